@@ -1,0 +1,128 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_lars import schedules
+from tf_lars.errors import InputError
+
+ALL = [
+    schedules.WarmupPolynomial(
+        peak_learning_rate=2.0,
+        total_steps=10,
+        warmup_steps=4,
+        power=1.5,
+        end_learning_rate=0.1,
+        initial_learning_rate=0.2,
+    ),
+    schedules.WarmupCosine(2.0, total_steps=10, warmup_steps=4, end_learning_rate=0.1),
+    schedules.WarmupStep(2.0, boundaries=[5, 8], decay_rate=0.5, warmup_steps=4),
+    schedules.WarmupConstant(2.0, warmup_steps=4, initial_learning_rate=0.2),
+]
+EACH = pytest.mark.parametrize("schedule", ALL, ids=lambda s: type(s).__name__)
+
+
+def _mlperf(step, base, warmup, total, power=2.0, end=0.0):
+    if step < warmup:
+        return base * step / warmup
+    return end + (base - end) * (1 - (step - warmup) / (total - warmup)) ** power
+
+
+@pytest.mark.parametrize("end", [0.0, 1e-4])
+def test_the_formula_of_mlperf(end):
+    schedule = schedules.WarmupPolynomial(
+        peak_learning_rate=31.2, total_steps=2815, warmup_steps=782, end_learning_rate=end
+    )
+    for step in (0, 1, 2, 390, 781, 782, 783, 1500, 2814, 2815):
+        expected = _mlperf(step, 31.2, 782, 2815, end=end)
+        np.testing.assert_allclose(schedule(step), expected, rtol=2e-6, atol=1e-12)
+
+
+def test_defaults_of_the_polynomial():
+    schedule = schedules.WarmupPolynomial(peak_learning_rate=3.0, total_steps=10)
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 5, 10, 11)], [3.0, 0.75, 0.0, 0.0], atol=1e-7
+    )
+
+
+def test_cosine_and_step():
+    cosine = schedules.WarmupCosine(2.0, total_steps=10, warmup_steps=2, end_learning_rate=0.5)
+    for step in range(2, 11):
+        expected = 0.5 + 1.5 * (1 + math.cos(math.pi * (step - 2) / 8)) / 2
+        np.testing.assert_allclose(cosine(step), expected, rtol=1e-6)
+    np.testing.assert_allclose(cosine(99), 0.5)
+    steps = schedules.WarmupStep(1.0, boundaries=[3, 5], warmup_steps=2)
+    rates = [float(steps(s)) for s in range(7)]
+    np.testing.assert_allclose(rates, [0, 0.5, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+
+
+@EACH
+def test_warmup_is_linear_and_meets_the_peak(schedule):
+    initial = schedule.initial_learning_rate
+    for step in range(4):
+        np.testing.assert_allclose(schedule(step), initial + (2 - initial) * step / 4, rtol=1e-6)
+    np.testing.assert_allclose(schedule(4), 2.0, rtol=1e-6)
+
+
+@EACH
+def test_serialization(schedule):
+    config = keras.optimizers.schedules.serialize(schedule)
+    restored = keras.optimizers.schedules.deserialize(config)
+    assert type(restored) is type(schedule)
+    assert restored.get_config() == schedule.get_config()
+
+
+@EACH
+def test_a_schedule_saved_with_its_optimizer(schedule, tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(schedule), "mse")
+    model.save(tmp_path / "model.keras")
+    optimizer = keras.models.load_model(tmp_path / "model.keras").optimizer
+    assert optimizer.get_config()["learning_rate"]["config"] == schedule.get_config()
+
+
+@EACH
+def test_the_value_is_a_traced_float32_tensor(schedule):
+    traces = []
+
+    @tf.function
+    def rate(step):
+        traces.append(1)
+        return schedule(step)
+
+    values = [rate(tf.constant(s, tf.int64)) for s in range(12)]
+    assert len(traces) == 1
+    assert values[0].dtype == tf.float32
+    np.testing.assert_allclose(values, [schedule(s) for s in range(12)], rtol=1e-6)
+
+
+def test_a_warmup_over_all_steps_has_no_decay():
+    schedule = schedules.WarmupPolynomial(1.0, total_steps=4, warmup_steps=4)
+    np.testing.assert_allclose([schedule(s) for s in (0, 2, 3, 4)], [0.0, 0.5, 0.75, 0.0])
+
+
+def test_scaling_rules():
+    assert schedules.linear_scaling(0.1, 8192) == pytest.approx(3.2)
+    assert schedules.linear_scaling(0.4, 64, reference_batch_size=128) == pytest.approx(0.2)
+    assert schedules.square_root_scaling(0.1, 1024) == pytest.approx(0.2)
+    for rule in (schedules.linear_scaling, schedules.square_root_scaling):
+        with pytest.raises(InputError, match="Received: batch_size=0"):
+            rule(0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schedules.WarmupPolynomial(1.0, total_steps=0), "total_steps=0"),
+        (lambda: schedules.WarmupCosine(1.0, 5, warmup_steps=6), "warmup_steps=6"),
+        (lambda: schedules.WarmupConstant(1.0, warmup_steps=-1), "warmup_steps=-1"),
+        (lambda: schedules.WarmupPolynomial(1.0, 5, power=0), "power=0"),
+        (lambda: schedules.WarmupStep(1.0, [5, 3]), r"boundaries=\[5, 3\]"),
+        (lambda: schedules.WarmupStep(1.0, [5], decay_rate=0), "decay_rate=0"),
+    ],
+)
+def test_what_cannot_work_is_refused(make, message):
+    with pytest.raises(InputError, match=f"Received: .*{message}"):
+        make()

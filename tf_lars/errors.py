@@ -1,0 +1,17 @@
+"""What a person did wrong, told in one sentence, and the exit codes of a training process."""
+
+EXIT_DONE = 0
+EXIT_BAD_INPUT = 2
+"""Bad flags or input: starting again cannot help, so nobody restarts it."""
+EXIT_PREEMPTED = 42
+"""Stopped from outside after saving a checkpoint: restart to go on."""
+EXIT_PEER_FAILED = 75
+"""Another worker failed: restart the whole group."""
+
+
+class InputError(ValueError):
+    """A setting or an input that cannot work.
+
+    The message is one sentence or two for a person: the rule, then "Received: ...", then the fix.
+    Launchers print it without a traceback and exit with `EXIT_BAD_INPUT`.
+    """

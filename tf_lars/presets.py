@@ -1,0 +1,71 @@
+"""The settings of well-known implementations of LARS, as arguments of `tf_lars.LARS`.
+
+A preset holds what the implementation's constructor has by default, so that
+`LARS.preset("optax", learning_rate=..., weight_decay=...)` steps as `optax.lars` does with the same
+two arguments. The learning rate is never part of it. `ADAPT_ALL` marks the implementations that
+adapt and decay biases and batch normalisation as well unless told otherwise; people who told them
+otherwise add `exclude_from_weight_decay=None, exclude_from_layer_adaptation=None`.
+"""
+
+from tf_lars.errors import InputError
+
+ADAPT_ALL = {"exclude_from_weight_decay": [], "exclude_from_layer_adaptation": []}
+
+PRESETS = {
+    # You et al., arXiv:1708.03888, algorithm 1.
+    "paper": {"momentum_form": "classic", "trust_norm": "separate"},
+    # mlcommons/training retired_benchmarks/resnet-tf2/tensorflow2/lars_optimizer.py, which reads an
+    # epsilon of 0 as 1e-7. Its launcher skips batch normalisation and biases.
+    "mlperf": {"momentum_form": "classic", "trust_norm": "separate", "epsilon": 1e-7},
+    # google-deepmind/optax optax/_src/alias.py
+    "optax": {"momentum_form": "classic", "trust_norm": "combined", **ADAPT_ALL},
+    # tensorflow/models official/modeling/optimization/lars.py; with classic_momentum=False it is
+    # momentum_form="popular".
+    "tf-models": {"momentum_form": "classic", "trust_norm": "combined", **ADAPT_ALL},
+    # google-research/simclr tf2/lars_optimizer.py; the same switch.
+    "simclr": {"momentum_form": "classic", "trust_norm": "combined", **ADAPT_ALL},
+    # huggingface/pytorch-image-models timm/optim/lars.py, made by timm's factory: momentum 0.9, and
+    # no decay, hence no adaptation, for parameters of rank 1.
+    "timm": {"momentum_form": "torch", "trust_norm": "separate", "epsilon": 1e-8},
+    # NVIDIA/apex apex/parallel/LARC.py over torch.optim.SGD, which owns the momentum. Where a norm
+    # is zero, apex leaves out the decay of that step too.
+    "apex": {
+        "momentum_form": "torch",
+        "trust_norm": "separate",
+        "trust_coefficient": 0.02,
+        "epsilon": 1e-8,
+        "clip_trust_ratio": True,
+        **ADAPT_ALL,
+    },
+    # facebookresearch/moco-v3 moco/optimizer.py
+    "moco-v3": {"momentum_form": "torch", "trust_norm": "combined"},
+    # Lightning-Universe/lightning-bolts pl_bolts/optimizers/lars.py. Parameters of a group without
+    # decay are not adapted: the rule by rank is that of a group for biases and normalisation.
+    # Where a norm is zero, bolts leaves out the decay of that step too.
+    "bolts": {
+        "momentum_form": "torch",
+        "trust_norm": "separate",
+        "momentum": 0.0,
+        "epsilon": 1e-8,
+    },
+    # tensorflow/tensorflow 1.15 tensorflow/contrib/opt/python/training/lars_optimizer.py
+    "contrib": {
+        "momentum_form": "contrib",
+        "trust_norm": "separate",
+        "weight_decay": 1e-4,
+        **ADAPT_ALL,
+    },
+}
+
+
+def settings(name):
+    """Returns the arguments of a preset as a new dict.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in PRESETS:
+        raise InputError(
+            f"A preset must be one of {', '.join(sorted(PRESETS))}. Received: {name!r}."
+        )
+    return dict(PRESETS[name])
