@@ -1,0 +1,116 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_lars.data.records import DatasetInfo
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def run(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.prepare_imagenet", *map(str, flags)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def table(output):
+    """The last lines of the output as lists of words."""
+    return [line.split() for line in output.splitlines()[-3:]]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """An image folder and what the program made of it, and said."""
+    images = tmp_path_factory.mktemp("images")
+    output_dir = tmp_path_factory.mktemp("data") / "new" / "out"
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (images / split / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = np.full((16, 16, 3), 40 * number, np.uint8)
+                Image.fromarray(pixels).save(images / split / name / f"{number}.jpg")
+    Image.fromarray(pixels).save(images / "train" / "cat" / "4.png")
+    (images / "val" / "dog" / "bad.jpg").write_bytes(b"bad")
+    result = run(
+        f"--input_dir={images}",
+        f"--output_dir={output_dir}",
+        "--train_shards=2",
+        "--max_bad_images=1",
+        "--num_processes=1",
+    )
+    return images, output_dir, result
+
+
+def test_a_folder_is_prepared_and_counted_in_a_table(folders):
+    _, output_dir, result = folders
+    assert result.returncode == 0, result.stderr
+    info = DatasetInfo.load(output_dir)
+    assert info.class_names == ("cat", "dog")
+    header, train, validation = table(result.stdout)
+    assert header == ["split", "examples", "shards", "MB", "re-encoded", "refused"]
+    assert train == ["train", "7", "2", "0.0", "1", "0"]
+    assert validation == ["validation", "6", "1", "0.0", "0", "1"]
+
+
+def test_verify_passes_a_sound_folder_and_names_a_damaged_shard(folders, tmp_path):
+    _, output_dir, _ = folders
+    assert run("--verify", f"--output_dir={output_dir}").returncode == 0
+    for path in output_dir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "train-00001-of-00002"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    result = run("--verify", f"--output_dir={tmp_path}")
+    assert result.returncode == 2
+    assert shard.name in result.stderr
+
+
+def test_the_digits_are_prepared_without_an_input(tmp_path):
+    pytest.importorskip("sklearn", reason="needs scikit-learn (extra `demo`)")
+    result = run("--dataset=digits", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert [row[:3] for row in table(result.stdout)[1:]] == [
+        ["train", "1,437", "1"],
+        ["validation", "360", "1"],
+    ]
+
+
+def test_help_needs_no_tensorflow():
+    program = (
+        "import sys\nfrom launch import prepare_imagenet\nprepare_imagenet.define()\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=True)
+    assert "--input_dir" in run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--output_dir is required"),
+        (["--output_dir=out"], "Exactly one of --input_dir, --dataset and --verify"),
+        (["--output_dir=out", "--input_dir=in", "--verify"], "--input_dir and --verify"),
+        (["--output_dir=out", "--verify", "--train_shards=2"], "goes with --input_dir only"),
+        (["--output_dir=out", "--input_dir=no_such_folder"], "which is no folder"),
+        (["--output_dir=no_such_folder", "--verify"], "data folder must exist"),
+        (["--output_dir=out", "--dataset=cifar"], "cifar"),
+        (["--train_shards=0"], "--train_shards=0"),
+        (["--num_processes=two"], "--num_processes"),
+        (["--no_such_flag"], "no_such_flag"),
+        (["out"], "'out'"),
+    ],
+)
+def test_wrong_flags_end_with_one_sentence_and_code_2(flags, message):
+    result = run(*flags)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (CHECKOUT / "out").exists()

@@ -1,0 +1,98 @@
+"""Training and evaluation data from arrays in memory, in the order of `tf_lars.data.order`."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_lars.data import order
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayTrainingInput:
+    """Shuffled batches `(x, y)` of two arrays, for `Trainer.fit`.
+
+    Attributes:
+      x: inputs, `[examples, ...]`.
+      y: targets, `[examples, ...]`.
+      global_batch_size: examples per optimizer step over all replicas.
+      seed: of the order.
+    """
+
+    x: Any
+    y: Any
+    global_batch_size: int
+    seed: int = 0
+
+    @property
+    def num_examples(self) -> int:
+        """Number of training examples."""
+        return len(self.x)
+
+    def dataset(
+        self, context: tf.distribute.InputContext, first_step: int, last_step: int
+    ) -> tf.data.Dataset:
+        """Returns this worker's batches, one per replica, for steps `[first_step, last_step)`."""
+        positions = order.training_positions(
+            num_examples=self.num_examples,
+            global_batch_size=self.global_batch_size,
+            seed=self.seed,
+            first_step=first_step,
+            last_step=last_step,
+            worker=context.input_pipeline_id,
+            num_workers=context.num_input_pipelines,
+        )
+        x, y = tf.constant(np.asarray(self.x)), tf.constant(np.asarray(self.y))
+        return (
+            positions.map(lambda _, index: (tf.gather(x, index), tf.gather(y, index)))
+            .unbatch()
+            .batch(
+                order.per_replica_batch_size(self.global_batch_size, context.num_replicas_in_sync),
+                drop_remainder=True,
+            )
+            .prefetch(2)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayEvaluationInput:
+    """Each example of two arrays once, as `(x, y, weight)`, for `Trainer.evaluate`.
+
+    Attributes:
+      x: inputs, `[examples, ...]`.
+      y: targets, `[examples, ...]`.
+      global_batch_size: examples per evaluation step over all replicas.
+    """
+
+    x: Any
+    y: Any
+    global_batch_size: int
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples."""
+        return len(self.x)
+
+    @property
+    def steps(self) -> int:
+        """Global batches that hold every example."""
+        return order.evaluation_steps(self.num_examples, self.global_batch_size)
+
+    def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """Returns this worker's batches, one per replica; all workers have equally many."""
+        positions = order.evaluation_positions(
+            num_examples=self.num_examples,
+            global_batch_size=self.global_batch_size,
+            worker=context.input_pipeline_id,
+            num_workers=context.num_input_pipelines,
+        )
+        x, y = tf.constant(np.asarray(self.x)), tf.constant(np.asarray(self.y))
+        return (
+            positions.map(lambda index, weight: (tf.gather(x, index), tf.gather(y, index), weight))
+            .unbatch()
+            .batch(
+                order.per_replica_batch_size(self.global_batch_size, context.num_replicas_in_sync),
+                drop_remainder=True,
+            )
+        )

@@ -1,0 +1,141 @@
+"""Files by path: local ones through the standard library, remote ones through TensorFlow.
+
+A program that looks at local files only so need not wait for TensorFlow.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tf_lars.errors import InputError
+
+_HASH_CHUNK = 1 << 20
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path names a remote file system, as in `gs://bucket/folder`."""
+    return "://" in path
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is such a folder."""
+    return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file or folder."""
+    return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def names(folder: str, hidden: bool = False) -> list[str]:
+    """The names of the files and folders in a folder, sorted; without hidden ones by default."""
+    found = _gfile().listdir(folder) if is_remote(folder) else os.listdir(folder)
+    return sorted(name for name in found if hidden or not name.startswith("."))
+
+
+def size(path: str) -> int | None:
+    """Bytes of a file; None if it does not exist."""
+    if not exists(path):
+        return None
+    return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
+
+
+def open_file(path: str, mode: str) -> Any:
+    """Opens a file, as the built-in `open` does."""
+    if is_remote(path):
+        return _gfile().GFile(path, mode)
+    return open(path, mode, encoding=None if "b" in mode else "utf-8")
+
+
+def rename(path: str, new_path: str) -> None:
+    """Gives a file a new name, in place of a file that has it."""
+    if is_remote(path):
+        _gfile().rename(path, new_path, overwrite=True)
+    else:
+        os.replace(path, new_path)
+
+
+def remove(path: str) -> None:
+    """Removes a file, if it exists."""
+    if exists(path):
+        (_gfile().remove if is_remote(path) else os.remove)(path)
+
+
+def make_folder(path: str) -> None:
+    """Makes a folder and those above it, where there are none."""
+    with writing(path):
+        if is_remote(path):
+            _gfile().makedirs(path)
+        else:
+            os.makedirs(path, exist_ok=True)
+
+
+def remove_folder(path: str) -> None:
+    """Removes a folder with all that it holds, if it exists."""
+    if is_folder(path):
+        (_gfile().rmtree if is_remote(path) else shutil.rmtree)(path)
+
+
+def hash_file(path: str) -> tuple[int, str]:
+    """Size in bytes and SHA-256 (hex) of a file."""
+    digest = hashlib.sha256()
+    num_bytes = 0
+    with open_file(path, "rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+            num_bytes += len(chunk)
+    return num_bytes, digest.hexdigest()
+
+
+def read_json(path: str) -> Any:
+    """The content of a JSON file."""
+    with open_file(path, "r") as file:
+        return json.loads(file.read())
+
+
+def write_json(path: str, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file that appears under its name when complete."""
+    temporary = temporary_path(path)
+    with writing(path):
+        with open_file(temporary, "w") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+        rename(temporary, path)
+
+
+def temporary_path(path: str) -> str:
+    """A hidden name in the same folder, for a file that is not complete yet."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.tmp")
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turns the file system's errors while `path` is written into an `InputError`."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _errors()):
+            raise
+        raise InputError(
+            f"The output folder must be writable. Received: {error} (while writing {path!r}). "
+            "Check its space and permissions, then run again."
+        ) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    if "tensorflow" not in sys.modules:
+        return (OSError,)
+    import tensorflow as tf
+
+    return (OSError, tf.errors.OpError)
+
+
+def _gfile() -> Any:
+    import tensorflow as tf
+
+    return tf.io.gfile

@@ -1,0 +1,119 @@
+"""Which example comes at which position: the order of training and of evaluation.
+
+Training reads one endless stream. Stream position q belongs to epoch `q // N` (N examples), and
+the example there is `permutation(seed, epoch)[q % N]`. Step t takes the positions
+`[t * B, (t + 1) * B)` (B = global batch), and replica r of R the r-th of R equal slices of them.
+So a global batch is a function of (seed, t) alone: any number of workers trains on the same
+batches, and a run resumes at any step without reading what it has already seen. An epoch is
+always N examples; the batch in which one epoch ends is filled up from the next.
+
+Evaluation takes the examples in their own order, each once; the last batch is padded to its full
+size with examples of weight 0.
+"""
+
+from typing import TYPE_CHECKING
+
+from tf_lars.errors import InputError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+CHUNK = 64
+"""Examples whose positions are computed and whose records are read in one call."""
+
+
+def epoch_end_steps(num_examples: int, global_batch_size: int, epochs: int) -> list[int]:
+    """Returns for each epoch the number of steps after which its last example has been used.
+
+    `ceil(e * N / B)` for e = 1 ... epochs; the last entry is the length of the run in steps.
+    """
+    return [-(-epoch * num_examples // global_batch_size) for epoch in range(1, epochs + 1)]
+
+
+def per_replica_batch_size(global_batch_size: int, num_replicas: int) -> int:
+    """Returns `global_batch_size / num_replicas`.
+
+    Raises:
+      InputError: the global batch is not positive or does not divide among the replicas.
+    """
+    if global_batch_size < 1 or global_batch_size % num_replicas:
+        nearest = max(1, round(global_batch_size / num_replicas)) * num_replicas
+        raise InputError(
+            f"The global batch must be a positive multiple of the number of replicas. Received: "
+            f"global_batch_size={global_batch_size} on {num_replicas} replicas. "
+            f"The nearest that divides is {nearest}."
+        )
+    return global_batch_size // num_replicas
+
+
+def training_positions(
+    *,
+    num_examples: int,
+    global_batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    worker: int,
+    num_workers: int,
+) -> "tf.data.Dataset":
+    """The examples that one worker trains on in steps `[first_step, last_step)`, in order.
+
+    Returns:
+      A dataset of `(epoch, index)`, two int64 vectors of up to `CHUNK` examples.
+    """
+    import tensorflow as tf
+
+    share = global_batch_size // num_workers
+    start, stop = first_step * share, last_step * share
+
+    def locate(chunk_start):
+        mine = tf.range(chunk_start, tf.minimum(chunk_start + CHUNK, stop))
+        step, place = mine // share, mine % share
+        position = step * global_batch_size + worker * share + place
+        epoch = position // num_examples
+        return epoch, permute(position % num_examples, seed, epoch, num_examples)
+
+    return tf.data.Dataset.range(start, stop, CHUNK).map(locate)
+
+
+def permute(place: "tf.Tensor", seed: int, epoch: "tf.Tensor", num_examples: int) -> "tf.Tensor":
+    """Returns the examples at some places of an epoch's permutation; all int64, `[n]`.
+
+    The permutation is computed element by element and never held in memory.
+    """
+    import tensorflow as tf
+
+    # tf.random.experimental.index_shuffle cannot take a seed per element, and runs 4 rounds of
+    # its cipher: at 100,000 examples that leaves a correlation of 0.18 between two epochs.
+    seeds = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, epoch], axis=1)
+    return tf.raw_ops.RandomIndexShuffle(
+        index=place, seed=seeds, max_index=tf.constant(num_examples - 1, tf.int64), rounds=16
+    )
+
+
+def evaluation_positions(
+    *, num_examples: int, global_batch_size: int, worker: int, num_workers: int
+) -> "tf.data.Dataset":
+    """The examples that one worker evaluates, in order, padded to whole global batches.
+
+    Returns:
+      A dataset of `(index, weight)`, an int64 and a float32 vector of up to `CHUNK` examples;
+      weight 0 marks padding (and repeats example 0).
+    """
+    import tensorflow as tf
+
+    share = global_batch_size // num_workers
+    stop = evaluation_steps(num_examples, global_batch_size) * share
+
+    def locate(chunk_start):
+        mine = tf.range(chunk_start, tf.minimum(chunk_start + CHUNK, stop))
+        position = mine // share * global_batch_size + worker * share + mine % share
+        real = position < num_examples
+        return tf.where(real, position, 0), tf.cast(real, tf.float32)
+
+    return tf.data.Dataset.range(0, stop, CHUNK).map(locate)
+
+
+def evaluation_steps(num_examples: int, global_batch_size: int) -> int:
+    """Returns the number of global batches that hold every example once."""
+    return -(-num_examples // global_batch_size)
