@@ -1,0 +1,169 @@
+"""The flags that all training programs share, and the frozen settings that they become."""
+
+import dataclasses
+import math
+
+from absl import flags
+
+from tf_lars.data import AUGMENTATIONS
+from tf_lars.errors import InputError
+
+OPTIMIZERS = ("lars", "sgd", "nesterov")
+PRECISIONS = ("float32", "bfloat16")
+RESUME = ("auto", "must", "never")
+SHORT_RUN_STEPS = 1000
+SHORT_RUN_EXAMPLES = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """What a training run is asked to do; each field is the flag of its name."""
+
+    model: str
+    data_dir: str
+    model_dir: str
+    global_batch_size: int
+    epochs: int
+    optimizer: str
+    learning_rate: float
+    warmup_epochs: float
+    end_learning_rate: float
+    decay_power: float
+    weight_decay: float
+    momentum: float
+    trust_coefficient: float
+    label_smoothing: float
+    image_size: int
+    augmentation: str
+    crop_fraction: float
+    batch_norm_examples: int | None
+    epochs_between_evaluations: int
+    evaluation_batch_size: int | None
+    seed: int
+    steps_per_loop: int | None
+    mixed_precision: str
+    resume: str
+
+    def __post_init__(self):
+        _check(self.optimizer in OPTIMIZERS, self, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
+        _check(
+            self.mixed_precision in PRECISIONS,
+            self,
+            "mixed_precision",
+            f"{' or '.join(PRECISIONS)}",
+        )
+        _check(
+            self.augmentation in AUGMENTATIONS,
+            self,
+            "augmentation",
+            f"one of {', '.join(AUGMENTATIONS)}",
+        )
+        _check(self.resume in RESUME, self, "resume", f"one of {', '.join(RESUME)}")
+        for name in ("data_dir", "model_dir"):
+            _check(bool(getattr(self, name)), self, name, "the path of a folder")
+        for name in ("global_batch_size", "epochs", "image_size", "epochs_between_evaluations"):
+            _check(getattr(self, name) >= 1, self, name, "at least 1")
+        for name in ("steps_per_loop", "evaluation_batch_size"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, self, name, "at least 1")
+        for name in ("learning_rate", "decay_power", "trust_coefficient"):
+            value = getattr(self, name)
+            _check(0 < value < math.inf, self, name, "above 0")
+        for name in ("weight_decay", "end_learning_rate", "warmup_epochs", "seed"):
+            _check(0 <= getattr(self, name) < math.inf, self, name, "0 or above")
+        for name in ("momentum", "label_smoothing"):
+            _check(0 <= getattr(self, name) < 1, self, name, "at least 0 and below 1")
+        _check(0 < self.crop_fraction <= 1, self, "crop_fraction", "above 0 and at most 1")
+        _check(
+            self.warmup_epochs <= self.epochs,
+            self,
+            "warmup_epochs",
+            f"at most {self.epochs} epochs",
+        )
+        if self.batch_norm_examples is not None:
+            _check(self.batch_norm_examples >= 0, self, "batch_norm_examples", "0 or above")
+
+
+def _check(right: bool, settings: TrainingSettings, name: str, rule: str) -> None:
+    if not right:
+        raise InputError(f"--{name} must be {rule}. Received: {getattr(settings, name)!r}.")
+
+
+def define() -> None:
+    """Defines the flags of `TrainingSettings`, and `--num_workers` by its own program."""
+    flags.DEFINE_string(
+        "model",
+        "resnet50",
+        "resnet18, 34, 50, 101 or 152; or small_resnetD[_wW] for small images, with depth D = 6n+2 "
+        "and width W.",
+    )
+    flags.DEFINE_string("data_dir", "", "Folder written by launch.prepare_imagenet.")
+    flags.DEFINE_string(
+        "model_dir", "", "Folder for checkpoints, TensorBoard, results.json and report.png."
+    )
+    flags.DEFINE_integer("global_batch_size", 256, "Examples per optimizer step, on all devices.")
+    flags.DEFINE_integer("epochs", 90, "Passes over the training data.")
+    flags.DEFINE_string("optimizer", "lars", f"One of {', '.join(OPTIMIZERS)}.")
+    flags.DEFINE_float("learning_rate", 10.0, "Rate at the end of the warm-up.")
+    flags.DEFINE_float("warmup_epochs", 5.0, "Epochs in which the rate rises linearly from 0.")
+    flags.DEFINE_float("end_learning_rate", 1e-4, "Rate at the end of training.")
+    flags.DEFINE_float("decay_power", 2.0, "Power of the polynomial decay after the warm-up.")
+    flags.DEFINE_float("weight_decay", 5e-5, "L2 decay, not of biases and batch normalisation.")
+    flags.DEFINE_float("momentum", 0.9, "Momentum.")
+    flags.DEFINE_float("trust_coefficient", 0.001, "Trust coefficient of LARS.")
+    flags.DEFINE_float("label_smoothing", 0.1, "Share of the label spread over all classes.")
+    flags.DEFINE_integer("image_size", 224, "Side of the square images, in pixels.")
+    flags.DEFINE_string(
+        "augmentation", "reference", "reference: random box and flip; none: centre crop."
+    )
+    flags.DEFINE_float(
+        "crop_fraction", 0.875, "Side of the evaluation's centre crop over the image's short side."
+    )
+    flags.DEFINE_integer(
+        "batch_norm_examples",
+        None,
+        "Training examples from which the statistics of batch normalisation are estimated before "
+        f"each evaluation; 0: use the moving averages. By default {SHORT_RUN_EXAMPLES:,} in a run "
+        f"of fewer than {SHORT_RUN_STEPS:,} steps, whose moving averages are useless, and else 0.",
+    )
+    flags.DEFINE_integer(
+        "epochs_between_evaluations", 1, "Evaluate after every so many epochs, and at the end."
+    )
+    flags.DEFINE_integer(
+        "evaluation_batch_size",
+        None,
+        "Images per evaluation step, on all devices. By default the global batch, at most 256 per "
+        "device.",
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
+    flags.DEFINE_integer(
+        "steps_per_loop",
+        None,
+        "Steps per call of the training loop. By default as many as take about two seconds.",
+    )
+    flags.DEFINE_string("mixed_precision", "float32", "float32 or bfloat16 arithmetic.")
+    flags.DEFINE_string(
+        "resume",
+        "auto",
+        "auto: go on from the newest checkpoint, if any; must: fail without one; never: start "
+        "anew and move older checkpoints aside.",
+    )
+
+
+def training_settings() -> TrainingSettings:
+    """Returns the settings that the flags give.
+
+    Raises:
+      InputError: a flag is out of its range.
+    """
+    names = [field.name for field in dataclasses.fields(TrainingSettings)]
+    return TrainingSettings(**{name: flags.FLAGS[name].value for name in names})
+
+
+def as_arguments(settings: TrainingSettings) -> list[str]:
+    """Returns the command-line arguments that give these settings."""
+    return [
+        f"--{name}={value}"
+        for name, value in dataclasses.asdict(settings).items()
+        if value is not None
+    ]

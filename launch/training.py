@@ -1,0 +1,268 @@
+"""One training process, alone or as a worker of a cluster, from the settings to the results."""
+
+import dataclasses
+import functools
+import math
+import os
+import re
+import statistics
+import time
+
+import models
+from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
+from tf_lars.data import order
+from tf_lars.data.records import DatasetInfo
+from tf_lars.distribute.cluster import Cluster
+from tf_lars.errors import EXIT_DONE, InputError
+
+
+class PeerFailure(RuntimeError):
+    """Another worker is gone, so this one cannot go on."""
+
+
+def check(settings: TrainingSettings, num_workers: int) -> None:
+    """Finds, within a moment and without TensorFlow, what would end the run later.
+
+    Raises:
+      InputError: no such model, no usable data, an unwritable folder, a batch that does not
+        divide.
+    """
+    if not models.known(settings.model):
+        raise InputError(models.unknown_name(settings.model))
+    DatasetInfo.load(settings.data_dir)
+    order.per_replica_batch_size(settings.global_batch_size, num_workers)
+    if settings.evaluation_batch_size:
+        order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)
+    try:
+        os.makedirs(settings.model_dir, exist_ok=True)
+        probe = os.path.join(settings.model_dir, f".writable-{os.getpid()}")
+        with open(probe, "w"):
+            os.remove(probe)
+    except OSError as error:
+        raise InputError(
+            f"--model_dir must be a folder that can be written to. Received: "
+            f"{settings.model_dir!r} ({error.strerror}). Name another."
+        ) from error
+
+
+def run(settings: TrainingSettings, cluster: Cluster) -> int:
+    """Trains, evaluates and writes the results; returns the exit code."""
+    start = time.time()
+    import keras
+    import tensorflow as tf
+
+    from tf_lars import Trainer
+    from tf_lars.checkpoints import CheckpointStore
+    from tf_lars.data.imagenet import EvaluationInput, TrainingInput, to_device_batch
+    from tf_lars.distribute import strategy as strategies
+    from tf_lars.tracking.progress import ProgressLine
+    from tf_lars.tracking.tensorboard import ScalarLogger
+
+    info = DatasetInfo.load(settings.data_dir)
+    training = TrainingInput(
+        settings.data_dir,
+        settings.global_batch_size,
+        settings.image_size,
+        settings.augmentation,
+        settings.crop_fraction,
+        settings.seed,
+    )
+    steps = order.epoch_end_steps(
+        training.num_examples, settings.global_batch_size, settings.epochs
+    )[-1]
+    strategy = strategies.create(cluster)
+    replicas = strategy.num_replicas_in_sync
+    replica_batch = order.per_replica_batch_size(settings.global_batch_size, replicas)
+    evaluation = EvaluationInput(
+        settings.data_dir,
+        settings.evaluation_batch_size or min(replica_batch, 256) * replicas,
+        settings.image_size,
+        settings.crop_fraction,
+    )
+    order.per_replica_batch_size(evaluation.global_batch_size, replicas)
+
+    keras.utils.set_random_seed(settings.seed)  # the same weights on all workers
+    if settings.mixed_precision == "bfloat16":
+        keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    with strategy.scope():
+        model = models.create(
+            settings.model, num_classes=info.num_classes, image_size=settings.image_size
+        )
+        model.compile(
+            _optimizer(settings, steps, training.num_examples),
+            loss=keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=settings.label_smoothing
+            ),
+            metrics=[
+                keras.metrics.CategoricalAccuracy(name="top1"),
+                keras.metrics.TopKCategoricalAccuracy(min(5, info.num_classes), name="top5"),
+            ],
+        )
+    trainer = Trainer(
+        model,
+        strategy,
+        prepare_batch=functools.partial(to_device_batch, num_classes=info.num_classes),
+        steps_per_loop=settings.steps_per_loop,
+    )
+    checkpoints = CheckpointStore(
+        os.path.join(settings.model_dir, "checkpoints"),
+        _identity(settings, info),
+        is_chief=cluster.is_chief,
+        resume=settings.resume,
+    )
+    watchers: list[keras.callbacks.Callback] = []
+    if cluster.is_chief:
+        _write_flags(settings)
+        print(_describe(settings, info, model, cluster, replicas, steps), flush=True)
+        watchers = [
+            _resumption_notice(checkpoints, trainer, steps),
+            ProgressLine(total_steps=steps, epochs=settings.epochs),
+            ScalarLogger(os.path.join(settings.model_dir, "tensorboard")),
+        ]
+    try:
+        history = trainer.fit(
+            training,
+            epochs=settings.epochs,
+            validation=evaluation,
+            epochs_between_evaluations=settings.epochs_between_evaluations,
+            batch_norm_examples=_batch_norm_examples(settings, steps),
+            callbacks=watchers,
+            checkpoints=checkpoints,
+        )
+        return _finish(settings, cluster, trainer, history, start)
+    except tf.errors.OpError as error:
+        raise _explained(error) from error
+
+
+def _explained(error) -> Exception:
+    """Returns what a person should read of an error from within TensorFlow's runtime."""
+    import tensorflow as tf
+
+    told = re.search(r"InputError: (.+)", error.message)  # raised by the input pipeline
+    if told:
+        return InputError(told[1])
+    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+        return PeerFailure(f"another worker is gone: {error.message.splitlines()[0]}")
+    return error
+
+
+def _optimizer(settings: TrainingSettings, steps: int, num_examples: int):
+    from tf_lars import LARS, schedules
+
+    warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
+    schedule = schedules.WarmupPolynomial(
+        peak_learning_rate=settings.learning_rate,
+        total_steps=steps,
+        warmup_steps=min(warmup_steps, steps),
+        power=settings.decay_power,
+        end_learning_rate=min(settings.end_learning_rate, settings.learning_rate),
+    )
+    # Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
+    adapt = settings.optimizer == "lars"
+    return LARS(
+        schedule,
+        momentum=settings.momentum,
+        nesterov=settings.optimizer == "nesterov",
+        weight_decay=settings.weight_decay,
+        trust_coefficient=settings.trust_coefficient,
+        exclude_from_layer_adaptation=None if adapt else [".*"],
+    )
+
+
+def _batch_norm_examples(settings: TrainingSettings, steps: int) -> int:
+    if settings.batch_norm_examples is not None:
+        return settings.batch_norm_examples
+    return SHORT_RUN_EXAMPLES if steps < SHORT_RUN_STEPS else 0
+
+
+_NOT_IDENTITY = frozenset(
+    {"data_dir", "model_dir", "resume", "steps_per_loop", "evaluation_batch_size"}
+)
+
+
+def _identity(settings: TrainingSettings, info: DatasetInfo) -> dict[str, object]:
+    """Returns what a run must have in common with a checkpoint to go on from it."""
+    fields = dataclasses.asdict(settings).items()
+    return {name: value for name, value in fields if name not in _NOT_IDENTITY} | {
+        "data": info.fingerprint
+    }
+
+
+def _write_flags(settings: TrainingSettings) -> None:
+    with open(os.path.join(settings.model_dir, "flags.txt"), "w") as file:
+        file.write("\n".join(as_arguments(settings)) + "\n")
+
+
+def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: int, steps: int):
+    """Returns the lines that say, before training, what will be done."""
+    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    batch, examples = settings.global_batch_size, info.splits["train"].num_examples
+    return "\n".join(
+        [
+            f"model       {settings.model}, {parameters:,} trainable parameters, "
+            f"{settings.image_size} px, {settings.mixed_precision}",
+            f"data        {info.name}: {examples:,} training and "
+            f"{info.splits['validation'].num_examples:,} validation images, "
+            f"{info.num_classes} classes",
+            f"replicas    {replicas} ({cluster.num_workers} worker processes, {cluster.source})",
+            f"batch       {batch:,} = {replicas} x {batch // replicas:,}",
+            f"steps       {steps:,} = {settings.epochs} epochs x {examples / batch:.2f}",
+            f"optimizer   {settings.optimizer}, rate {settings.learning_rate:g} after "
+            f"{settings.warmup_epochs:g} epochs of warm-up, then decay of power "
+            f"{settings.decay_power:g} to {settings.end_learning_rate:g}",
+        ]
+    )
+
+
+def _finish(settings, cluster: Cluster, trainer, history, start: float) -> int:
+    """Writes the results on the chief, after all workers have shown the same weights."""
+    from tf_lars.tracking import report, results
+
+    digest = results.weights_sha256(trainer.model)
+    digests = results.gather_digests(trainer.strategy, digest)
+    print(f"worker {cluster.rank}: weights_sha256 {digest}", flush=True)
+    if len(set(digests)) > 1:
+        raise RuntimeError(f"All replicas must end with the same weights. Received: {digests}.")
+    if not cluster.is_chief:
+        return EXIT_DONE
+    last = history[-1]
+    summary = {
+        "top1": last["val_top1"],
+        "top5": last["val_top5"],
+        "loss": last["val_loss"],
+        "eval_examples": last["val_examples"],
+        "steps": last["step"],
+        "epochs": last["epoch"],
+        "global_batch_size": settings.global_batch_size,
+        # The median epoch: the first one holds the time for tracing.
+        "images_per_second": statistics.median(e["images_per_second"] for e in history),
+        "weights_sha256": digest,
+        "replica_weights_sha256": digests,
+        "num_workers": cluster.num_workers,
+        "seconds": time.time() - start,
+    }
+    path = os.path.join(settings.model_dir, "results.json")
+    results.write(path, summary)
+    picture = os.path.join(settings.model_dir, "report.png")
+    report.draw(
+        history,
+        picture,
+        f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}",
+    )
+    print(f"\n{results.table(summary)}\n\nresults in {path}, picture in {picture}", flush=True)
+    return EXIT_DONE
+
+
+def _resumption_notice(checkpoints, trainer, steps: int):
+    """Returns a callback that says, when training begins, from where it goes on."""
+    import keras
+
+    def tell(logs=None):
+        if checkpoints.resumed_from:
+            left = "nothing is left to train" if trainer.step >= steps else f"of {steps:,}"
+            print(
+                f"going on from {checkpoints.resumed_from}, step {trainer.step:,} {left}",
+                flush=True,
+            )
+
+    return keras.callbacks.LambdaCallback(on_train_begin=tell)

@@ -1,0 +1,105 @@
+"""Several processes that end together, with real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tf_lars.distribute import supervisor
+
+
+def _run(tmp_path, *sources, **arguments):
+    commands = [[sys.executable, "-c", textwrap.dedent(source)] for source in sources]
+    return supervisor.run(commands, [{}] * len(commands), str(tmp_path), **arguments)
+
+
+def _alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+WAIT = "import signal; signal.pause()"
+
+
+def test_all_well_is_no_failure_and_each_rank_has_a_log(tmp_path, capfdbinary):
+    assert _run(tmp_path, "print('zero')", "print('one')") is None
+    assert (tmp_path / "rank-0.log").read_text() == "zero\n"
+    assert (tmp_path / "rank-1.log").read_text() == "one\n"
+    assert capfdbinary.readouterr().out == b"zero\n"
+
+
+def test_the_others_are_ended_when_one_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.2)
+    failure = _run(
+        tmp_path,
+        f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); {WAIT}",
+        "import sys; sys.exit(3)",
+    )
+    assert (failure.rank, failure.exit_code) == (1, 3)
+    assert "worker 1 ended with exit code 3" in str(failure)
+    if (tmp_path / "pid").exists():
+        assert not _alive(int((tmp_path / "pid").read_text()))
+
+
+def test_the_cause_is_reported_and_not_who_noticed_first(tmp_path):
+    noticed = "import sys; sys.exit(75)"
+    cause = "import sys; print('error: bad', file=sys.stderr); sys.exit(2)"
+    failure = _run(tmp_path, noticed, noticed, cause)
+    assert (failure.rank, failure.exit_code) == (2, 2)
+    assert supervisor.error_of(failure.log) == "error: bad"
+
+
+def test_a_killed_worker_is_named_with_its_signal(tmp_path):
+    failure = _run(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert "worker 0 was killed by SIGKILL" in str(failure)
+
+
+def test_without_an_error_line_the_end_of_the_log_is_shown(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("\n".join(f"line {i}" for i in range(40)))
+    assert supervisor.error_of(str(log), lines=2) == "line 38\nline 39"
+
+
+def test_workers_are_pinned_to_their_cores(tmp_path):
+    core = sorted(os.sched_getaffinity(0))[0]
+    source = f"import os; assert os.sched_getaffinity(0) == {{{core}}}"
+    assert _run(tmp_path, source, cpus=[[core]]) is None
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_when_the_supervisor_is_killed(tmp_path, how):
+    worker = (
+        "import os, signal; from tf_lars.distribute import supervisor; "
+        "supervisor.end_with_supervisor(); print(os.getpid(), flush=True); signal.pause()"
+    )
+    source = f"""
+        import sys
+        from tf_lars.distribute import supervisor
+        supervisor.run([[sys.executable, "-c", {worker!r}]] * 2, [{{}}, {{}}], {str(tmp_path)!r})
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(source)], stdout=subprocess.PIPE, text=True
+    )
+    pids = [int(process.stdout.readline())]
+    log = tmp_path / "rank-1.log"
+    while not log.read_text().strip():
+        os.sched_yield()
+    pids.append(int(log.read_text()))
+    process.send_signal(how)
+    process.wait(timeout=60)
+    for pid in pids:
+        # A pidfd becomes readable when its process ends.
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        import select
+
+        assert select.select([fd], [], [], 60)[0], f"worker {pid} is still alive"
+        os.close(fd)

@@ -1,0 +1,244 @@
+"""`python -m launch.local` as a person runs it: real processes, real digits."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tf_lars.data import digits
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 420
+
+
+def _command(*flags):
+    return [sys.executable, "-m", "launch.local", *flags]
+
+
+def _run(*flags, environment=None):
+    return subprocess.run(
+        _command(*flags),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def _workers_left(model_dir):
+    """Returns the command lines of worker processes of this run that still live."""
+    left = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if "launch.worker" in command and str(model_dir) in command:
+                left.append(command)
+    return left
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra `demo`)")
+    directory = tmp_path_factory.mktemp("data") / "digits"
+    digits.prepare(str(directory))
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def short_run(digits_dir):
+    """Flags of a small run on the digits."""
+    return [
+        "--flagfile=launch/recipes/digits.flags",
+        f"--data_dir={digits_dir}",
+        "--model=small_resnet8",
+        "--epochs=6",
+        "--warmup_epochs=1",
+    ]
+
+
+@pytest.fixture(scope="session")
+def finished(short_run, tmp_path_factory):
+    """A finished run of two workers: its folder and what it printed."""
+    model_dir = tmp_path_factory.mktemp("runs") / "finished"
+    done = _run(*short_run, f"--model_dir={model_dir}")
+    assert done.returncode == 0, done.stderr
+    return model_dir, done.stdout
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    model_dir, printed = finished
+    results = json.loads((model_dir / "results.json").read_text())
+    assert results["eval_examples"] == 360
+    assert (results["steps"], results["epochs"]) == (17, 6)
+    assert results["global_batch_size"] == 512
+    assert 0 <= results["top1"] <= results["top5"] <= 1
+    assert results["images_per_second"] > 0
+    for name in ("flags.txt", "report.png", "logs/rank-0.log", "logs/rank-1.log"):
+        assert (model_dir / name).stat().st_size > 0
+    assert list((model_dir / "checkpoints").glob("step-*/state.json"))
+    for line in ("epoch 6/6", "images/s", "ETA", "weights_sha256", "eval_examples"):
+        assert line in printed
+
+
+def test_both_workers_report_the_same_weights(finished):
+    model_dir, _ = finished
+    results = json.loads((model_dir / "results.json").read_text())
+    for rank in (0, 1):
+        log = (model_dir / "logs" / f"rank-{rank}.log").read_text()
+        assert f"worker {rank}: weights_sha256 {results['weights_sha256']}" in log
+    assert results["replica_weights_sha256"] == [results["weights_sha256"]] * 2
+
+
+def test_tensorboard_holds_the_scalars_by_step(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    model_dir, _ = finished
+    results = json.loads((model_dir / "results.json").read_text())
+    tags = {}
+    for run in ("train", "validation"):
+        events = EventAccumulator(str(model_dir / "tensorboard" / run))
+        events.Reload()
+        tags[run] = {
+            tag: [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
+            for tag in events.Tags()["tensors"]
+        }
+    assert set(tags["train"]) == {"loss", "top1", "top5", "learning_rate", "images_per_second"}
+    assert set(tags["validation"]) == {"loss", "top1", "top5"}
+    assert tags["validation"]["top1"][-1] == (17, pytest.approx(results["top1"]))
+    assert max(step for step, _ in tags["train"]["loss"]) == 17
+
+
+def test_a_finished_run_started_again_trains_no_further(finished, short_run):
+    model_dir, _ = finished
+    before = json.loads((model_dir / "results.json").read_text())
+    again = _run(*short_run, f"--model_dir={model_dir}")
+    assert again.returncode == 0, again.stderr
+    assert "nothing is left to train" in again.stdout
+    after = json.loads((model_dir / "results.json").read_text())
+    for name in ("weights_sha256", "top1", "loss", "steps"):
+        assert after[name] == before[name]
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, short_run, tmp_path):
+    flags = [*short_run, f"--model_dir={tmp_path / 'run'}"]
+    process = subprocess.Popen(
+        _command(*flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 2/6"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130
+    assert "the same command goes on from the last checkpoint" in errors
+    assert not _workers_left(tmp_path)
+
+    resumed = _run(*flags)
+    assert resumed.returncode == 0, resumed.stderr
+    assert re.search(r"going on from .*step-\d+, step \d+ of 17", resumed.stdout)
+    undisturbed = json.loads((finished[0] / "results.json").read_text())
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["weights_sha256"] == undisturbed["weights_sha256"]
+    assert results["steps"] == undisturbed["steps"]
+
+
+def test_a_killed_worker_ends_the_run_and_is_named(short_run, tmp_path):
+    process = subprocess.Popen(
+        _command(*short_run, f"--model_dir={tmp_path}"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 2/6"):
+            break
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if (
+                b"launch.worker" in command
+                and str(tmp_path).encode() in command
+                and b'"index": 1' in environment
+            ):
+                os.kill(int(entry.name), signal.SIGKILL)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "worker 1 was killed by SIGKILL" in errors
+    assert not _workers_left(tmp_path)
+
+
+def test_one_worker_trains_in_the_process_itself(short_run, tmp_path):
+    done = _run(*short_run, "--num_workers=1", "--epochs=2", f"--model_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "replicas    1" in done.stdout
+    assert not (tmp_path / "run" / "logs").exists()
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["eval_examples"] == 360
+
+
+def test_other_settings_do_not_go_on_from_a_checkpoint(finished, short_run):
+    model_dir, _ = finished
+    refused = _run(*short_run, "--seed=7", f"--model_dir={model_dir}")
+    assert refused.returncode == 2
+    assert "seed=0 (now 7)" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model=nonsense"], "The model must be one of"),
+        (["--data_dir=/nowhere"], "'/nowhere', which is no folder"),
+        (["--data_dir={empty}"], "holds nothing"),
+        (["--global_batch_size=511"], "multiple of the number of replicas"),
+        (["--global_batch_size=0"], "--global_batch_size must be at least 1"),
+        (["--model_dir=/proc/run"], "--model_dir must be a folder that can be written to"),
+        (["--model_dir="], "--model_dir must be the path of a folder"),
+        (["--num_workers=0"], "--num_workers must be at least 1"),
+        (["--optimizer=adam"], "--optimizer must be one of lars, sgd, nesterov"),
+        (["--epochs=many"], "epochs"),
+        (["--learning_rate=-1"], "--learning_rate must be above 0"),
+        (["--warmup_epochs=9"], "--warmup_epochs must be at most 6"),
+        (["--augmentation=much"], "--augmentation must be one of"),
+        (["--unknown_flag=1"], "unknown_flag"),
+        (["stray"], "stray"),
+        (["--resume=must"], "--resume=must needs a checkpoint"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(flags, message, short_run, tmp_path):
+    flags = [flag.format(empty=tmp_path) for flag in flags]
+    model_dir = [] if any("model_dir" in flag for flag in flags) else [f"--model_dir={tmp_path}/r"]
+    refused = _run(*short_run, *model_dir, *flags)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stdout + refused.stderr
+    assert not _workers_left(tmp_path)
+
+
+def test_a_damaged_record_ends_the_run_with_its_name(short_run, digits_dir, tmp_path):
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(digits_dir, data)
+    shard = data / "train-00000-of-00001"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    failed = _run(*short_run, f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}")
+    assert failed.returncode == 2
+    assert "A record must match its checksum" in failed.stderr
+    assert str(shard) in failed.stderr

@@ -1,0 +1,238 @@
+"""The training loop: one device, two logical CPUs and two real processes give the same result."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import training_cases as cases
+from tf_lars import Trainer
+from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
+from tf_lars.errors import InputError
+
+STARTER = """
+import sys
+from tf_lars.distribute import cluster, supervisor
+directory = sys.argv[1]
+ports = supervisor.free_ports(2)
+failure = supervisor.run(
+    [[sys.executable, "-m", "tests.training_cases", directory]] * 2,
+    [{"TF_CONFIG": cluster.local(ports, rank).tf_config()} for rank in range(2)],
+    directory,
+)
+if failure:
+    sys.exit(f"{failure}: {supervisor.error_of(failure.log, 60)}")
+"""
+
+
+@pytest.fixture(scope="session")
+def two_workers(tmp_path_factory):
+    """Results of all cases by (case, rank), from two processes that ran them together."""
+    directory = tmp_path_factory.mktemp("two_workers")
+    subprocess.run([sys.executable, "-c", STARTER, str(directory)], check=True, timeout=600)
+    return {
+        (case.__name__, rank): dict(np.load(directory / f"{case.__name__}-{rank}.npz"))
+        for case in cases.CASES
+        for rank in range(2)
+    }
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """Results of all cases by name, from this process on one device."""
+    directory = str(tmp_path_factory.mktemp("alone"))
+    return {case.__name__: case(tf.distribute.get_strategy(), directory) for case in cases.CASES}
+
+
+@pytest.fixture(scope="session")
+def on_two_cpus(mirrored, tmp_path_factory):
+    """Results of all cases by name, from MirroredStrategy on two logical CPUs."""
+    directory = str(tmp_path_factory.mktemp("mirrored"))
+    return {case.__name__: case(mirrored, directory) for case in cases.CASES}
+
+
+def _assert_close(results, expected, rtol):
+    for name, value in expected.items():
+        scale = np.max(np.abs(value))
+        np.testing.assert_allclose(results[name], value, rtol=0, atol=rtol * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("case", ["equality", "clipping"])
+def test_two_replicas_train_like_one_process_on_the_whole_batch(
+    case, alone, on_two_cpus, two_workers
+):
+    _assert_close(on_two_cpus[case], alone[case], 1e-5)
+    _assert_close(two_workers[case, 0], alone[case], 1e-5)
+
+
+def test_the_clip_holds_for_the_reduced_gradient(alone):
+    start = cases.weights(cases.trainer(tf.distribute.get_strategy(), cases.plain_model).model)
+    moved = sum(np.sum((alone["clipping"][name] - before) ** 2) for name, before in start.items())
+    assert 0 < np.sqrt(moved) <= 20 * 0.5 * 0.01 * 1.0001
+
+
+@pytest.mark.parametrize("case", [case.__name__ for case in cases.CASES])
+def test_both_workers_end_with_the_same_bits(case, two_workers):
+    first, second = two_workers[case, 0], two_workers[case, 1]
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(second[name], value, err_msg=name)
+
+
+def test_estimated_statistics_are_the_mean_over_the_batches(alone):
+    """The first layer's mean, from its definition: all examples weigh the same."""
+    t = cases.trainer(tf.distribute.get_strategy(), cases.small_resnet)
+    t.fit(ArrayTrainingInput(*cases.images(256), cases.BATCH), epochs=1)
+    stem = keras.Model(t.model.input, t.model.get_layer("stem_conv").output)
+    features = stem(cases.images(256)[0]).numpy()
+    name = next(
+        k for k in alone["batch_norm"] if k.startswith("estimated") and "stem_bn/moving_mean" in k
+    )
+    np.testing.assert_allclose(
+        alone["batch_norm"][name], features.mean((0, 1, 2)), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_estimating_statistics_leaves_the_weights_alone(alone, on_two_cpus, two_workers):
+    for results in (alone["batch_norm"], on_two_cpus["batch_norm"], two_workers["batch_norm", 1]):
+        assert results["weights stay"]
+
+
+def test_evaluation_counts_every_example_once(alone, on_two_cpus, two_workers):
+    expected = alone["evaluation"]
+    assert [expected[f"{n} examples"] for n in (1, 7, 64, 101)] == [1, 7, 64, 101]
+    for results in (on_two_cpus["evaluation"], two_workers["evaluation", 0]):
+        _assert_close(results, expected, 1e-5)
+
+
+def test_evaluation_agrees_with_keras(alone):
+    t = cases.trainer(tf.distribute.get_strategy(), cases.small_resnet)
+    x, y = cases.images(101, seed=2)
+    keras_says = t.model.evaluate(x, y, batch_size=101, verbose=0, return_dict=True)
+    assert alone["evaluation"]["101 loss"] == pytest.approx(keras_says["loss"], rel=1e-5)
+    assert alone["evaluation"]["101 accuracy"] == pytest.approx(keras_says["accuracy"])
+
+
+@pytest.mark.parametrize("where", ["alone", "on_two_cpus", "two_workers"])
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(where, request):
+    results = request.getfixturevalue(where)
+    results = results["resumption", 0] if where == "two_workers" else results["resumption"]
+    names = [name for name in results if name.startswith("w")]
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(results[name], results[f"undisturbed {name}"], err_msg=name)
+
+
+def test_keras_callbacks_see_epochs_loops_and_metrics(tmp_path):
+    t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model)
+    seen = []
+    log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: seen.append(("begin", epoch)),
+        on_train_batch_end=lambda batch, logs: seen.append(("loop", batch, sorted(logs))),
+        on_epoch_end=lambda epoch, logs: seen.append(("end", epoch)),
+    )
+    t = Trainer(t.model, steps_per_loop=2)
+    data = ArrayTrainingInput(*cases.images(320), cases.BATCH)
+    t.fit(data, epochs=2, callbacks=[watch, log])
+    assert [event[:2] for event in seen[:5]] == [
+        ("begin", 0),
+        ("loop", 1),
+        ("loop", 3),
+        ("loop", 4),
+        ("end", 0),
+    ]
+    assert seen[1][2] == ["accuracy", "images_per_second", "learning_rate", "loss"]
+    assert (tmp_path / "log.csv").read_text().count("\n") == 3
+
+
+def test_the_loop_is_traced_once():
+    t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model)
+    t.fit(ArrayTrainingInput(*cases.images(300), cases.BATCH), epochs=5)
+    assert t._loop.experimental_get_tracing_count() == 1
+
+
+def test_the_optimizer_reduces_by_itself_again_after_fit():
+    t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model)
+    t.fit(ArrayTrainingInput(*cases.images(64), cases.BATCH), epochs=1)
+    assert "_all_reduce_sum_gradients" not in vars(t.model.optimizer)
+
+
+def test_epochs_may_be_shorter_than_a_batch():
+    t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model)
+    history = t.fit(
+        ArrayTrainingInput(*cases.images(20), cases.BATCH),
+        epochs=8,
+        validation=ArrayEvaluationInput(*cases.images(10), 10),
+    )
+    assert [(h["epoch"], h["step"]) for h in history] == [(1, 1), (4, 2), (7, 3)]
+    assert t.step == 3
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_word():
+    t = cases.trainer(
+        tf.distribute.get_strategy(), cases.plain_model, lambda: keras.optimizers.SGD(1e30)
+    )
+    with pytest.raises(InputError, match="loss must stay finite"):
+        t.fit(ArrayTrainingInput(*cases.images(320), cases.BATCH), epochs=3)
+
+
+def test_a_batch_that_does_not_divide_is_refused(mirrored):
+    t = cases.trainer(mirrored, cases.plain_model)
+    with pytest.raises(InputError, match="multiple of the number of replicas"):
+        t.fit(ArrayTrainingInput(*cases.images(64), 63), epochs=1)
+
+
+def test_what_cannot_be_trained_is_refused():
+    with pytest.raises(InputError, match="compiled model"):
+        Trainer(cases.plain_model())
+    model = cases.plain_model()
+    model.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
+    with pytest.raises(InputError, match="sum_over_batch_size"):
+        Trainer(model)
+
+
+def test_a_subclassed_model_with_two_outputs_and_a_penalty_trains_and_evaluates(mirrored):
+    class Pair(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first = keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(0.1))
+            self.second = keras.layers.Dense(2)
+
+        def call(self, x):
+            return {"a": self.first(x), "b": self.second(x)}
+
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    y = {"a": x[:, :1], "b": x[:, :2]}
+
+    class Data(ArrayEvaluationInput):
+        def dataset(self, context):
+            return (
+                super()
+                .dataset(context)
+                .map(
+                    lambda x, index, w: (
+                        x,
+                        {k: tf.gather(tf.constant(v), index) for k, v in y.items()},
+                        w,
+                    )
+                )
+            )
+
+    results = []
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = Pair()
+            model.compile("sgd", {"a": "mse", "b": "mse"}, metrics={"a": ["mae"], "b": ["mae"]})
+            model(x[:2])
+        results.append(Trainer(model, strategy).evaluate(Data(x, np.arange(30), 8)))
+        expected = model.evaluate(x, y, batch_size=30, verbose=0, return_dict=True)
+        assert results[-1]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert results[-1]["a_mae"] == pytest.approx(expected["a_mae"], rel=1e-5)
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)
+    assert os.environ.get("TF_CONFIG") is None

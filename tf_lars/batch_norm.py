@@ -1,0 +1,88 @@
+"""Statistics of batch normalisation, made fit for evaluation and for checkpoints.
+
+Each replica normalises its own part of the batch, so its moving averages are its own; and they
+trail behind the weights: after 30 large steps on the digits, evaluation with them gave 88.6 % and
+with statistics estimated from the final weights 98 %.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+
+import keras
+import tensorflow as tf
+
+from tf_lars.evaluation import call_model
+
+
+class BatchNormStatistics:
+    """The moving means and variances of a model under a strategy.
+
+    Args:
+      model: built; its trainable weights stay as they are.
+      strategy: the one in whose scope the model was made.
+      prepare_batch: turns an element of the training data into `(x, y, sample_weight)`.
+    """
+
+    def __init__(
+        self, model: keras.Model, strategy: tf.distribute.Strategy, prepare_batch: Callable
+    ):
+        self._model = model
+        self._strategy = strategy
+        self._prepare_batch = prepare_batch
+        self._average = tf.function(lambda: strategy.run(self._average_in_replica))
+        self._estimate = tf.function(self._estimate_in_graph)
+
+    @property
+    def layers(self) -> list[keras.layers.BatchNormalization]:
+        """The model's layers of batch normalisation, those in nested models included."""
+        layers = self._model._flatten_layers()
+        return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+    def average(self) -> None:
+        """Replaces the statistics on each replica by their mean over the replicas."""
+        if self.layers and self._strategy.num_replicas_in_sync > 1:
+            self._average()
+
+    def estimate(self, dataset: Iterable, steps: int) -> None:
+        """Sets the statistics to the mean over batches under the present weights.
+
+        Means and variances are averaged over batches and replicas, each with equal weight
+        ("precise batch normalisation", Wu and Johnson 2021, section 3).
+
+        Args:
+          dataset: distributed training data with at least `steps` batches.
+          steps: number of global batches.
+        """
+        if self.layers:
+            self._estimate(iter(dataset), tf.constant(steps))
+            self.average()
+
+    def _average_in_replica(self) -> None:
+        variables = [v for layer in self.layers for v in (layer.moving_mean, layer.moving_variance)]
+        means = tf.distribute.get_replica_context().all_reduce(
+            "MEAN", [tf.identity(variable) for variable in variables]
+        )
+        for variable, mean in zip(variables, means, strict=True):
+            variable.assign(mean)
+
+    def _estimate_in_graph(self, iterator, steps) -> None:
+        def forward(batch):
+            call_model(self._model, self._prepare_batch(batch)[0], training=True)
+
+        for step in tf.range(steps):
+            # With momentum k / (k + 1) a moving average is the plain mean of all batches so far.
+            k = tf.cast(step, tf.float32)
+            with _momentum(self.layers, k / (k + 1)):
+                self._strategy.run(forward, args=(next(iterator),))
+
+
+@contextlib.contextmanager
+def _momentum(layers: list[keras.layers.BatchNormalization], value: tf.Tensor) -> Iterator[None]:
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = value
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, before, strict=True):
+            layer.momentum = momentum

@@ -1,0 +1,161 @@
+"""Checkpoints that are whole or not there, and that know which run they belong to.
+
+A checkpoint is a folder `step-00000084` with the weights and the optimizer's state, written by
+`tf.train.Checkpoint`, and `state.json`: the step, the history, the run's settings and the SHA-256
+of each file. It is written under another name and renamed when it is complete.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tf_lars.errors import InputError
+
+_PREFIX = "step-"
+_PARTIAL = ".writing-"
+_STATE = "state.json"
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+      directory: folder for them, created at need, and on a file system that all workers share.
+      settings: what a run must have in common with the checkpoint that it goes on from, by name.
+      is_chief: whether this process is the one that writes.
+      keep: how many of the newest to keep.
+      resume: "auto" goes on where there is a checkpoint, "must" insists on one, "never" starts
+        anew and moves older checkpoints aside.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        settings: Mapping[str, object],
+        *,
+        is_chief: bool = True,
+        keep: int = 3,
+        resume: str = "auto",
+    ):
+        self._directory = directory
+        self._settings = json.loads(json.dumps(dict(settings)))
+        self._is_chief = is_chief
+        self._keep = keep
+        self._resume = resume
+        self.resumed_from: str | None = None
+
+    def restore(self, model: keras.Model) -> list[dict[str, float]]:
+        """Restores the newest whole checkpoint into a built model and its optimizer.
+
+        Returns:
+          The history so far; empty where there is no checkpoint.
+
+        Raises:
+          InputError: the checkpoint belongs to a run with other settings, or `resume` is "must"
+            and there is none.
+        """
+        if self._is_chief:
+            for name in self._names(_PARTIAL):  # of a process that was killed as it wrote
+                shutil.rmtree(os.path.join(self._directory, name))
+        if self._resume == "never":
+            self._move_aside()
+            return []
+        for name in reversed(self._names()):
+            path = os.path.join(self._directory, name)
+            state = _whole_state(path)
+            if state is None:
+                logging.warning("Skipping the checkpoint %s: it is not whole.", path)
+                continue
+            self._check_settings(path, state["settings"])
+            status = tf.train.Checkpoint(model=model, optimizer=model.optimizer).read(
+                os.path.join(path, "checkpoint")
+            )
+            status.assert_existing_objects_matched().expect_partial()
+            self.resumed_from = path
+            return state["history"]
+        if self._resume == "must":
+            raise InputError(
+                f"--resume=must needs a checkpoint to go on from. Received: none that is whole in "
+                f"{self._directory}. Use --resume=auto to start anew."
+            )
+        return []
+
+    def save(self, model: keras.Model, step: int, history: list[dict[str, float]]) -> None:
+        """Writes a checkpoint. Every worker must call this, because all take part in reading."""
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        if not self._is_chief:
+            with tempfile.TemporaryDirectory() as unused:
+                checkpoint.write(os.path.join(unused, "checkpoint"))
+            return
+        os.makedirs(self._directory, exist_ok=True)
+        path = os.path.join(self._directory, f"{_PREFIX}{step:08d}")
+        partial = tempfile.mkdtemp(prefix=_PARTIAL, dir=self._directory)
+        checkpoint.write(os.path.join(partial, "checkpoint"))
+        state = {
+            "step": step,
+            "settings": self._settings,
+            "history": history,
+            "sha256": {name: _sha256(os.path.join(partial, name)) for name in os.listdir(partial)},
+        }
+        with open(os.path.join(partial, _STATE), "w") as file:
+            json.dump(state, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(partial, path)
+        for name in self._names()[: -self._keep]:
+            shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
+
+    def _names(self, prefix: str = _PREFIX) -> list[str]:
+        """Returns the names of the checkpoints, oldest first."""
+        if not os.path.isdir(self._directory):
+            return []
+        return sorted(name for name in os.listdir(self._directory) if name.startswith(prefix))
+
+    def _check_settings(self, path: str, saved: Mapping[str, object]) -> None:
+        different = [
+            f"{name}={saved.get(name)!r} (now {self._settings.get(name)!r})"
+            for name in sorted({*saved, *self._settings})
+            if saved.get(name) != self._settings.get(name)
+        ]
+        if different:
+            raise InputError(
+                f"A run can go on only from a checkpoint with the same settings. Received: {path} "
+                f"with {', '.join(different)}. Use those settings, another --model_dir, or "
+                "--resume=never to start anew."
+            )
+
+    def _move_aside(self) -> None:
+        if self._is_chief and self._names():
+            aside = f"{self._directory}-{time.strftime('%Y%m%d-%H%M%S')}"
+            os.rename(self._directory, aside)
+            logging.info("Earlier checkpoints are now in %s.", aside)
+
+
+def _whole_state(path: str) -> dict | None:
+    """Returns the state of a checkpoint, or None where anything is missing or damaged."""
+    try:
+        with open(os.path.join(path, _STATE)) as file:
+            state = json.load(file)
+        whole = all(
+            _sha256(os.path.join(path, name)) == digest for name, digest in state["sha256"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+    return state if whole else None
+
+
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

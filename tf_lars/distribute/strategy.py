@@ -1,0 +1,44 @@
+"""The tf.distribute strategy that joins the devices of a job."""
+
+import tensorflow as tf
+
+from tf_lars.distribute.cluster import Cluster
+
+BYTES_PER_PACK = 32 * 2**20
+"""Gradients are all-reduced in packs of at most this size.
+
+On two CPU processes over loopback, 102 MB in 160 tensors took 678 ms with packs of 32 MiB, and
+1,808 ms or more with TensorFlow's default.
+"""
+
+
+def communication_options() -> tf.distribute.experimental.CommunicationOptions:
+    """Returns how gradients are all-reduced: NCCL among GPUs, a ring among CPUs."""
+    gpus = tf.config.list_physical_devices("GPU")
+    implementation = tf.distribute.experimental.CommunicationImplementation
+    return tf.distribute.experimental.CommunicationOptions(
+        bytes_per_pack=BYTES_PER_PACK,
+        implementation=implementation.NCCL if gpus else implementation.RING,
+    )
+
+
+def create(cluster: Cluster) -> tf.distribute.Strategy:
+    """Returns the strategy for a cluster, over all accelerators of this process.
+
+    Several workers: MultiWorkerMirroredStrategy. One process with several GPUs:
+    MirroredStrategy. Otherwise TensorFlow's default strategy on the one device.
+    It must be called before anything else touches TensorFlow's devices, because a worker
+    joins the others here.
+    """
+    if cluster.workers:
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": list(cluster.workers)}),
+            task_type="worker",
+            task_id=cluster.rank,
+            rpc_layer="grpc",
+        )
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver, communication_options())
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()

@@ -1,0 +1,105 @@
+"""Exact evaluation: every example counted once, on any number of replicas, with static shapes."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+
+class EvaluationData(Protocol):
+    """What an `Evaluator` evaluates; `tf_lars.data.imagenet.EvaluationInput` is one."""
+
+    num_examples: int
+    steps: int
+
+    def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """Returns one worker's batches, one per local replica, `steps` for each of them.
+
+        Padding has the sample weight 0; every worker has equally many batches.
+        """
+
+
+class Evaluator:
+    """Runs a compiled model over evaluation data.
+
+    Args:
+      model: compiled Keras model.
+      strategy: the one in whose scope the model was made.
+      prepare_batch: turns an element of the data into `(x, y, sample_weight)`.
+    """
+
+    def __init__(
+        self, model: keras.Model, strategy: tf.distribute.Strategy, prepare_batch: Callable
+    ):
+        self._model = model
+        self._strategy = strategy
+        self._prepare_batch = prepare_batch
+        self._loop = tf.function(self._loop_in_graph)
+
+    def run(self, data: EvaluationData) -> dict[str, float]:
+        """Returns `loss`, the model's metrics, and `examples`, the number that were counted.
+
+        Raises:
+          RuntimeError: the count over all replicas is not the number of examples.
+        """
+        self._model.reset_metrics()
+        dataset = self._strategy.distribute_datasets_from_function(data.dataset)
+        results = self._loop(iter(dataset), tf.constant(data.steps))
+        logs = {name: float(value) for name, value in results.items()}
+        logs["examples"] = round(logs["examples"])
+        if logs["examples"] != data.num_examples:
+            raise RuntimeError(
+                f"Evaluation must count each of the {data.num_examples} examples once. Received: "
+                f"{logs['examples']} counted over all replicas."
+            )
+        return logs
+
+    def _loop_in_graph(self, iterator, steps):
+        for _ in tf.range(steps):
+            self._strategy.run(self._step, args=(next(iterator),))
+        # float32 counts whole numbers exactly up to 16.7 million examples.
+        count = self._model._loss_tracker.count
+        return self._model.get_metrics_result() | {"examples": tf.convert_to_tensor(count)}
+
+    def _step(self, batch) -> None:
+        model = self._model
+        x, y, sample_weight = self._prepare_batch(batch)
+        batch_size = tf.shape(tf.nest.flatten(x)[0])[0]
+        if sample_weight is None:
+            sample_weight = tf.ones([batch_size])
+        y_pred = call_model(model, x, training=False)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        loss = replicas * model.compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
+        )
+        # Keras divides the weighted sum by the batch size; the mean over the real examples
+        # divides by their number. Penalties of layers are no sum over examples.
+        penalties = tf.add_n(model.losses) if model.losses else 0.0
+        real = tf.reduce_sum(sample_weight)
+        data_loss = (loss - penalties) * tf.cast(batch_size, loss.dtype)
+        mean = tf.math.divide_no_nan(data_loss, tf.cast(real, loss.dtype)) + penalties
+        model._loss_tracker.update_state(mean, sample_weight=real)
+        update_metrics(model, y, y_pred, sample_weight)
+
+
+def call_model(model: keras.Model, x: Any, *, training: bool) -> Any:
+    """Calls a model, whether or not its `call` takes `training`."""
+    return model(x, training=training) if model._call_has_training_arg else model(x)
+
+
+def update_metrics(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> None:
+    """Adds a batch to all compiled metrics, weighted.
+
+    Keras ignores weights in what `compile(metrics=...)` names, and would count padding there.
+    """
+    compiled = model._compile_metrics
+    if compiled is None:
+        return
+    if not compiled.built:
+        compiled.build(y, y_pred)
+    targets, outputs = compiled._flatten_y(y), compiled._flatten_y(y_pred)
+    for metrics in (compiled._flat_metrics, compiled._flat_weighted_metrics):
+        for metric, target, output in zip(metrics, targets, outputs, strict=True):
+            if metric is not None:
+                metric.update_state(target, output, sample_weight)

@@ -1,0 +1,90 @@
+"""One line about where a run is: epoch, step, loss, accuracy, rate and time left."""
+
+import sys
+import time
+from typing import TextIO
+
+import keras
+
+
+class ProgressLine(keras.callbacks.Callback):
+    """Prints a line per call of the loop to a terminal, and a line per epoch to a file.
+
+    Args:
+      total_steps: steps of the whole run.
+      epochs: epochs of the whole run.
+      stream: where to print; standard output by default.
+      seconds_between_lines: in a file, lines within an epoch appear at most this often.
+    """
+
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        epochs: int,
+        stream: TextIO | None = None,
+        seconds_between_lines: float = 30.0,
+    ):
+        super().__init__()
+        self._total_steps = total_steps
+        self._epochs = epochs
+        self._stream = stream or sys.stdout
+        self._interval = seconds_between_lines
+        self._epoch = 0
+        self._first: tuple[float, int] | None = None
+        self._printed = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Remembers the epoch for the lines within it."""
+        self._epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Shows the state of the run after some steps."""
+        now, step = time.monotonic(), batch + 1
+        # Time is taken from the end of the first loop, which was spent on tracing.
+        self._first = self._first or (now, step)
+        if self._stream.isatty():
+            self._stream.write("\r\x1b[K" + self._line(step, now, logs))
+            self._stream.flush()
+        elif now - self._printed > self._interval:
+            self._printed = now
+            print(self._line(step, now, logs), file=self._stream, flush=True)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Shows the epoch's results."""
+        logs = logs or {}
+        self._printed = time.monotonic()
+        line = self._line(logs["step"], self._printed, logs)
+        if "val_loss" in logs:
+            line += f"  | validation: {_metrics(logs, 'val_')}"
+        if self._stream.isatty():
+            line = "\r\x1b[K" + line
+        print(line, file=self._stream, flush=True)
+
+    def _line(self, step: int, now: float, logs: dict) -> str:
+        return (
+            f"epoch {self._epoch}/{self._epochs}  step {step:.0f}/{self._total_steps}  "
+            f"{_metrics(logs)}  lr {logs['learning_rate']:.4g}  "
+            f"{logs['images_per_second']:,.0f} images/s  ETA {self._eta(step, now)}"
+        )
+
+    def _eta(self, step: int, now: float) -> str:
+        if self._first is None or step <= self._first[1]:
+            return "--:--"
+        start, first_step = self._first
+        return clock((now - start) / (step - first_step) * (self._total_steps - step))
+
+
+def _metrics(logs: dict, prefix: str = "") -> str:
+    parts = []
+    for name, label, form in (("loss", "loss", ".4f"), ("top1", "top-1", ".2%")):
+        if prefix + name in logs:
+            parts.append(f"{label} {logs[prefix + name]:{form}}")
+    return "  ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Returns a duration as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

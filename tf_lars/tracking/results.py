@@ -1,0 +1,53 @@
+"""results.json: what a run reached, in numbers that other programs read."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """Returns the SHA-256 over all trainable and then all non-trainable weights, in order.
+
+    Each weight counts as its float32 values in little-endian bytes, C order.
+    """
+    digest = hashlib.sha256()
+    for weight in [*model.trainable_weights, *model.non_trainable_weights]:
+        digest.update(np.asarray(weight.numpy(), "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def gather_digests(strategy: tf.distribute.Strategy, digest: str) -> list[str]:
+    """Returns the hexadecimal digests of all replicas, in order; every worker must call this."""
+    own = tf.constant([list(bytes.fromhex(digest))], tf.int32)
+
+    @tf.function
+    def gather():
+        return strategy.run(lambda: tf.distribute.get_replica_context().all_gather(own, axis=0))
+
+    gathered = strategy.experimental_local_results(gather())[0].numpy()
+    return [bytes(row.tolist()).hex() for row in gathered]
+
+
+def table(results: Mapping[str, object]) -> str:
+    """Returns the results as lines of a name and a value."""
+    lines = []
+    for name, value in results.items():
+        if isinstance(value, list):
+            continue
+        text = f"{value:,.4f}" if isinstance(value, float) else str(value)
+        lines.append(f"{name:<18} {text}")
+    return "\n".join(lines)
+
+
+def write(path: str, results: Mapping[str, object]) -> None:
+    """Writes the results as JSON, whole or not at all."""
+    partial = f"{path}.partial"
+    with open(partial, "w") as file:
+        json.dump(dict(results), file, indent=2)
+        file.write("\n")
+    os.replace(partial, path)

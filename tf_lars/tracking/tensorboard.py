@@ -1,0 +1,54 @@
+"""Scalars for TensorBoard, by optimizer step."""
+
+import os
+
+import keras
+import tensorflow as tf
+
+
+class ScalarLogger(keras.callbacks.Callback):
+    """Writes the scalars of training and of validation, as two runs that share their charts.
+
+    | tag | run | when | meaning |
+    |---|---|---|---|
+    | `loss` | train, validation | each loop; each evaluation | mean over the epoch so far; exact |
+    | `top1`, `top5`, other metrics | train, validation | the same | the same |
+    | `learning_rate` | train | each loop | rate of the next step |
+    | `images_per_second` | train | each loop | over all replicas, without evaluation |
+
+    Args:
+      directory: folder for the event files.
+    """
+
+    def __init__(self, directory: str):
+        super().__init__()
+        self._writers = {
+            run: tf.summary.create_file_writer(os.path.join(directory, run))
+            for run in ("train", "validation")
+        }
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Writes the scalars of training."""
+        self._write("train", int(batch) + 1, logs or {})
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the scalars of validation, where there was one."""
+        logs = logs or {}
+        scalars = {
+            name.removeprefix("val_"): value
+            for name, value in logs.items()
+            if name.startswith("val_") and name != "val_examples"
+        }
+        self._write("validation", int(logs["step"]), scalars)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def on_train_end(self, logs=None):
+        """Closes the event files."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _write(self, run: str, step: int, scalars: dict[str, float]) -> None:
+        with self._writers[run].as_default(step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)

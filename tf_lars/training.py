@@ -1,0 +1,295 @@
+"""The training loop: a compiled Keras model, trained synchronously on any number of replicas.
+
+Keras's own `fit` crashes under MultiWorkerMirroredStrategy and runs one step per call; `Trainer`
+runs many steps per call of one `tf.function`, with `strategy.run` inside, and the result is that
+of one process on the whole global batch.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_lars.batch_norm import BatchNormStatistics
+from tf_lars.checkpoints import CheckpointStore
+from tf_lars.data import order
+from tf_lars.distribute.strategy import communication_options
+from tf_lars.errors import InputError
+from tf_lars.evaluation import EvaluationData, Evaluator, call_model, update_metrics
+
+Batch = tuple[Any, Any, Any]
+"""`(x, y, sample_weight)`; the last two may be None."""
+
+LOOP_SECONDS = 2.0
+"""How long one call of the loop should take where `steps_per_loop` is not given."""
+
+
+class TrainingData(Protocol):
+    """What `Trainer.fit` trains on; `tf_lars.data.imagenet.TrainingInput` is one."""
+
+    num_examples: int
+    global_batch_size: int
+
+    def dataset(
+        self, context: tf.distribute.InputContext, first_step: int, last_step: int
+    ) -> tf.data.Dataset:
+        """Returns one worker's batches, one per local replica, for those steps."""
+
+
+class Trainer:
+    """Trains and evaluates a compiled Keras model under a tf.distribute strategy.
+
+    The global batch is the only batch that counts: the loss is the mean over it, gradients are
+    summed over the replicas in one all-reduce, and the optimizer's `iterations` counts optimizer
+    steps. Gradients are clipped, where the optimizer does so, after they have been reduced.
+
+    Args:
+      model: compiled, created in the strategy's scope. Losses must have the reduction
+        "sum_over_batch_size", Keras's default. All metrics see the weights of an evaluation
+        batch, so that padding counts nowhere.
+      strategy: of `tf_lars.distribute.strategy.create`, or any synchronous strategy; by default
+        the strategy in scope.
+      prepare_batch: turns an element of the data into `(x, y, sample_weight)` on the device; by
+        default an element is such a tuple already.
+      steps_per_loop: optimizer steps in each call of the `tf.function`. By default as many as
+        take about two seconds, the same number on all workers.
+
+    Raises:
+      InputError: the model is not compiled, or a loss has another reduction.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy | None = None,
+        *,
+        prepare_batch: Callable[[Any], Batch] | None = None,
+        steps_per_loop: int | None = None,
+    ):
+        if not model.compiled or model.optimizer is None:
+            raise InputError(
+                "Trainer needs a compiled model. Received: one without an optimizer. Call "
+                "model.compile(optimizer=..., loss=...) in the strategy's scope first."
+            )
+        reduction = getattr(model.loss, "reduction", "sum_over_batch_size")
+        if reduction not in ("sum_over_batch_size", "mean"):
+            raise InputError(
+                'A loss must have the reduction "sum_over_batch_size", so that it is a mean over '
+                f"the global batch. Received: {reduction!r}."
+            )
+        if steps_per_loop is not None and steps_per_loop < 1:
+            raise InputError(f"steps_per_loop must be at least 1. Received: {steps_per_loop}.")
+        self.model = model
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.images_per_second = 0.0
+        self._prepare_batch = prepare_batch or keras.utils.unpack_x_y_sample_weight
+        self._steps_per_loop = steps_per_loop
+        self._evaluator = Evaluator(model, self.strategy, self._prepare_batch)
+        self._batch_norm = BatchNormStatistics(model, self.strategy, self._prepare_batch)
+        self._options = communication_options()
+        self._loop = tf.function(self._loop_in_graph)
+        self._timed_images = 0
+        self._timed_seconds = 0.0
+
+    def fit(
+        self,
+        data: TrainingData,
+        *,
+        epochs: int,
+        validation: EvaluationData | None = None,
+        epochs_between_evaluations: int = 1,
+        batch_norm_examples: int = 0,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        checkpoints: CheckpointStore | None = None,
+    ) -> list[dict[str, float]]:
+        """Trains to the end of the last epoch, from the newest checkpoint where there is one.
+
+        Args:
+          data: training data; its `global_batch_size` must divide among the replicas.
+          epochs: passes over the data. The run takes `ceil(epochs * N / B)` steps.
+          validation: evaluated, each example once, at the end of an epoch.
+          epochs_between_evaluations: evaluate after every so many epochs, and after the last.
+          batch_norm_examples: before an evaluation, estimate the statistics of batch
+            normalisation anew from about so many training examples. 0 keeps the moving averages,
+            which are right after a few hundred steps and useless before.
+          callbacks: Keras callbacks. A batch, for them, is one call of the loop.
+          checkpoints: written at the end of each epoch; the newest is restored first.
+
+        Returns:
+          One dictionary per epoch, those before a resumption included: `epoch` (from 1), `step`,
+          `loss` and the model's metrics, the same with `val_`, `learning_rate`,
+          `images_per_second`.
+
+        Raises:
+          InputError: the batch does not divide, the checkpoint is of another run, or the loss is
+            no longer finite.
+        """
+        order.per_replica_batch_size(data.global_batch_size, self.strategy.num_replicas_in_sync)
+        ends = order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
+        self._build(data)
+        history = checkpoints.restore(self.model) if checkpoints else []
+        step = self.step
+        self.model.stop_training = False
+        watchers = keras.callbacks.CallbackList(
+            list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=ends[-1]
+        )
+        watchers.on_train_begin()
+        iterator = iter(self._distribute(data, step, ends[-1]))
+        with _gradients_reduced_by_caller(self.model.optimizer):
+            for epoch, end in enumerate(ends):
+                if end <= step or self.model.stop_training:
+                    continue
+                watchers.on_epoch_begin(epoch)
+                logs = self._train_epoch(iterator, data.global_batch_size, step, end, watchers)
+                step = end
+                last = end == ends[-1] or self.model.stop_training
+                if validation and (last or (epoch + 1) % epochs_between_evaluations == 0):
+                    self._settle_batch_norm(data, batch_norm_examples)
+                    results = self._evaluator.run(validation)
+                    logs |= {f"val_{name}": value for name, value in results.items()}
+                logs |= {"epoch": epoch + 1, "step": step}
+                watchers.on_epoch_end(epoch, logs)
+                history.append(logs)
+                if checkpoints:
+                    self._batch_norm.average()
+                    checkpoints.save(self.model, step, history)
+        watchers.on_train_end(history[-1] if history else {})
+        return history
+
+    def evaluate(self, data: EvaluationData) -> dict[str, float]:
+        """Returns the loss and metrics over the data, each example counted once."""
+        return self._evaluator.run(data)
+
+    @property
+    def step(self) -> int:
+        """Number of optimizer steps taken."""
+        return int(self.model.optimizer.iterations.numpy())
+
+    def _build(self, data: TrainingData) -> None:
+        """Creates all variables now, in the strategy's scope, instead of while a step is traced."""
+        replicas = self.strategy.num_replicas_in_sync
+        context = tf.distribute.InputContext(1, 0, replicas)
+        spec = data.dataset(context, 0, 1).element_spec
+        batch = tf.function(self._prepare_batch).get_concrete_function(spec).structured_outputs
+        with self.strategy.scope():
+            self.model._symbolic_build(data_batch=batch)
+
+    def _distribute(self, data: TrainingData, first_step: int, last_step: int):
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: data.dataset(context, first_step, last_step)
+        )
+
+    def _train_epoch(
+        self,
+        iterator: Iterator,
+        global_batch_size: int,
+        step: int,
+        end: int,
+        watchers: keras.callbacks.CallbackList,
+    ) -> dict[str, float]:
+        self.model.reset_metrics()
+        seconds, images, logs = 0.0, 0, {}
+        while step < end and not self.model.stop_training:
+            count = min(self._next_loop_length(global_batch_size), end - step)
+            watchers.on_train_batch_begin(step)
+            traced = self._loop.experimental_get_tracing_count()
+            start = time.perf_counter()
+            results = self._loop(iterator, tf.constant(count))
+            logs = {name: float(value) for name, value in results.items()}
+            # All workers agree on the time, and so on the length of the next loop.
+            elapsed = self._agree(time.perf_counter() - start)
+            step += count
+            seconds, images = seconds + elapsed, images + count * global_batch_size
+            if traced == self._loop.experimental_get_tracing_count():
+                self._timed_images += count * global_batch_size
+                self._timed_seconds += elapsed
+                self.images_per_second = self._timed_images / self._timed_seconds
+            logs |= {
+                "learning_rate": float(
+                    keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+                ),
+                "images_per_second": count * global_batch_size / elapsed,
+            }
+            if not np.isfinite(logs["loss"]):
+                raise InputError(
+                    f"The loss must stay finite. Received: {logs['loss']} by step {step}. Use a "
+                    "lower learning rate or a longer warm-up."
+                )
+            watchers.on_train_batch_end(step - 1, logs)
+        return logs | {"images_per_second": images / seconds}
+
+    def _next_loop_length(self, global_batch_size: int) -> int:
+        if self._steps_per_loop:
+            return self._steps_per_loop
+        return max(1, round(LOOP_SECONDS * self.images_per_second / global_batch_size))
+
+    def _agree(self, value: float) -> float:
+        """Returns the mean of a number over the workers, bit for bit the same on all."""
+        if self.strategy.num_replicas_in_sync == 1:
+            return value
+        return float(_mean_over_replicas(self.strategy, tf.constant(value, tf.float32)))
+
+    def _loop_in_graph(self, iterator, steps):
+        for _ in tf.range(steps):
+            self.strategy.run(self._train_step, args=(next(iterator),))
+        return self.model.get_metrics_result()
+
+    def _train_step(self, batch) -> None:
+        model, optimizer = self.model, self.model.optimizer
+        x, y, sample_weight = self._prepare_batch(batch)
+        with tf.GradientTape() as tape:
+            y_pred = call_model(model, x, training=True)
+            # Keras divides by the number of replicas: the sum over replicas is the global mean.
+            loss = model.compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+            )
+            scaled = optimizer.scale_loss(loss)
+        variables = model.trainable_variables
+        optimizer.apply(self._all_reduce(tape.gradient(scaled, variables)), variables)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        model._loss_tracker.update_state(loss * replicas)
+        update_metrics(model, y, y_pred, sample_weight)
+
+    def _all_reduce(self, gradients: list) -> list:
+        """Sums the gradients over the replicas, in one all-reduce."""
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync == 1:
+            return gradients
+        present = [g for g in gradients if g is not None]
+        reduced = iter(context.all_reduce("SUM", present, self._options))
+        return [None if g is None else next(reduced) for g in gradients]
+
+    def _settle_batch_norm(self, data: TrainingData, examples: int) -> None:
+        """Makes the statistics of batch normalisation fit for evaluation."""
+        if not examples:
+            self._batch_norm.average()
+            return
+        steps = order.evaluation_steps(min(examples, data.num_examples), data.global_batch_size)
+        self._batch_norm.estimate(self._distribute(data, 0, steps), steps)
+
+
+@tf.function
+def _mean_over_replicas(strategy, value):
+    return strategy.reduce("MEAN", strategy.run(tf.identity, args=(value,)), axis=None)
+
+
+@contextlib.contextmanager
+def _gradients_reduced_by_caller(optimizer: keras.optimizers.Optimizer):
+    """Keeps a Keras optimizer from summing gradients over the replicas once more.
+
+    Keras clips before it reduces, which moves the weights further than the clip allows, and
+    reduces in one pack. Reduced gradients given to `apply` are clipped as they should be.
+    """
+    wrapped = getattr(optimizer, "inner_optimizer", None)
+    optimizers = [optimizer] if wrapped is None else [optimizer, wrapped]
+    for one in optimizers:
+        one._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+    try:
+        yield
+    finally:
+        for one in optimizers:
+            del one._all_reduce_sum_gradients
