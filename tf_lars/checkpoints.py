@@ -75,10 +75,16 @@ class CheckpointStore:
                 logging.warning("Skipping the checkpoint %s: it is not whole.", path)
                 continue
             self._check_settings(path, state["settings"])
-            status = tf.train.Checkpoint(model=model, optimizer=model.optimizer).read(
-                os.path.join(path, "checkpoint")
-            )
-            status.assert_existing_objects_matched().expect_partial()
+            checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+            try:
+                status = checkpoint.read(os.path.join(path, "checkpoint"))
+                status.assert_existing_objects_matched().expect_partial()
+            except (ValueError, AssertionError) as error:
+                raise InputError(
+                    f"A run can go on only with the model and optimizer of its checkpoint. "
+                    f"Received: another model or optimizer than that of {path} ({error}). Use "
+                    "that one, another folder, or --resume=never to start anew."
+                ) from error
             self.resumed_from = path
             return state["history"]
         if self._resume == "must":

@@ -82,6 +82,68 @@ class Exclusions:
         return self.patterns is None and rank <= 1
 
 
+class ExcludingOptimizer:
+    """What LARS on Keras 3 and on Keras 2 share: its two lists of exclusions.
+
+    A class that mixes it in has an attribute `built`.
+    """
+
+    built: bool
+    _decay_exclusions: Exclusions
+    _adaptation_exclusions: Exclusions
+
+    def _set_exclusions(self, from_weight_decay, from_layer_adaptation):
+        self._decay_exclusions = Exclusions("exclude_from_weight_decay", from_weight_decay)
+        self._adaptation_exclusions = Exclusions(
+            "exclude_from_layer_adaptation", from_layer_adaptation
+        )
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Excludes variables from weight decay, besides those that the argument of this name does.
+
+        Args:
+            var_list: variables.
+            var_names: regular expressions searched for in the variables' paths.
+
+        Raises:
+            InputError: the optimizer is built already.
+        """
+        self._decay_exclusions = self._also(self._decay_exclusions, var_list, var_names)
+
+    def exclude_from_layer_adaptation(self, var_list=None, var_names=None):
+        """Excludes variables from adaptation, besides those that the argument of this name does.
+
+        Args:
+            var_list: variables.
+            var_names: regular expressions searched for in the variables' paths.
+
+        Raises:
+            InputError: the optimizer is built already.
+        """
+        self._adaptation_exclusions = self._also(self._adaptation_exclusions, var_list, var_names)
+
+    def _also(self, exclusions, variables, patterns):
+        if self.built:
+            raise InputError(
+                f"`{exclusions.argument}()` must come before the optimizer is built. "
+                "Received: a built optimizer. Call it before the first step."
+            )
+        return exclusions.also(variables or (), patterns or ())
+
+    def _exclusions_config(self):
+        """Returns the two arguments, and what the methods added, if they did."""
+        both = (self._decay_exclusions, self._adaptation_exclusions)
+        config = {e.argument: None if e.patterns is None else list(e.patterns) for e in both}
+        if any(e.more_patterns or e.paths for e in both):
+            config["more_exclusions"] = [e.get_config() for e in both]
+        return config
+
+    def _restore_exclusions(self, more_exclusions):
+        decay, adaptation = more_exclusions
+        self._decay_exclusions = dataclasses.replace(self._decay_exclusions, **decay)
+        self._adaptation_exclusions = dataclasses.replace(self._adaptation_exclusions, **adaptation)
+
+
 def _the_one(argument, path, paths):
     """Returns the one of `paths` that `path` stands for.
 

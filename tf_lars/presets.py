@@ -7,11 +7,13 @@ adapt and decay biases and batch normalisation as well unless told otherwise; pe
 otherwise add `exclude_from_weight_decay=None, exclude_from_layer_adaptation=None`.
 """
 
+from typing import Any
+
 from tf_lars.errors import InputError
 
-ADAPT_ALL = {"exclude_from_weight_decay": [], "exclude_from_layer_adaptation": []}
+ADAPT_ALL: dict[str, Any] = {"exclude_from_weight_decay": [], "exclude_from_layer_adaptation": []}
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     # You et al., arXiv:1708.03888, algorithm 1.
     "paper": {"momentum_form": "classic", "trust_norm": "separate"},
     # mlcommons/training retired_benchmarks/resnet-tf2/tensorflow2/lars_optimizer.py, which reads an

@@ -20,6 +20,15 @@ from tf_lars.data.reader import RecordReader
 from tf_lars.data.records import DatasetInfo
 from tf_lars.errors import InputError
 
+# Szegedy et al. 2015, with the area of MLPerf's ResNet-50.
+REFERENCE_BOX = {
+    "min_object_covered": 0.1,
+    "aspect_ratio_range": (3 / 4, 4 / 3),
+    "area_range": (0.08, 1.0),
+    "max_attempts": 10,
+    "use_image_if_no_bounding_boxes": True,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingInput:
@@ -202,11 +211,7 @@ def _random_box(encoded, size: int, key) -> tf.Tensor:
         shape,
         bounding_boxes=tf.zeros([1, 0, 4]),
         seed=key,
-        min_object_covered=0.1,
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        area_range=(0.08, 1.0),
-        max_attempts=10,
-        use_image_if_no_bounding_boxes=True,
+        **REFERENCE_BOX,
     )
     return _crop_and_resize(encoded, begin[0], begin[1], extent[0], extent[1], size)
 

@@ -23,13 +23,14 @@ def weights_sha256(model: keras.Model) -> str:
 
 def gather_digests(strategy: tf.distribute.Strategy, digest: str) -> list[str]:
     """Returns the hexadecimal digests of all replicas, in order; every worker must call this."""
-    own = tf.constant([list(bytes.fromhex(digest))], tf.int32)
+    own = tf.constant([list(bytes.fromhex(digest))])
 
-    @tf.function
-    def gather():
-        return strategy.run(lambda: tf.distribute.get_replica_context().all_gather(own, axis=0))
+    def gather(value):
+        # Under MirroredStrategy, a tensor that is not the replica's own counts once only.
+        return tf.distribute.get_replica_context().all_gather(tf.identity(value), axis=0)
 
-    gathered = strategy.experimental_local_results(gather())[0].numpy()
+    replicas = tf.function(lambda: strategy.run(gather, args=(own,)))()
+    gathered = strategy.experimental_local_results(replicas)[0].numpy()
     return [bytes(row.tolist()).hex() for row in gathered]
 
 

@@ -1,0 +1,135 @@
+"""Checkpoints: whole or not there, and only for the run that wrote them."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from tf_lars import LARS
+from tf_lars.checkpoints import CheckpointStore
+from tf_lars.errors import InputError
+
+SETTINGS = {"model": "m", "batch": 8}
+
+
+def _model(units=3):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units)])
+    model.compile(LARS(0.5), "mse")
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _train(model, steps=1):
+    for _ in range(steps):
+        model.train_on_batch(np.ones((2, 4)), np.ones((2, 3)))
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A folder with the checkpoints of steps 1 and 2, and the weights at each."""
+    directory = str(tmp_path / "checkpoints")
+    store, model, weights = CheckpointStore(directory, SETTINGS), _model(), {}
+    for step in (1, 2):
+        _train(model)
+        store.save(model, step, [{"epoch": e, "step": e} for e in range(1, step + 1)])
+        weights[step] = [w.numpy() for w in [*model.weights, *model.optimizer.variables]]
+    return directory, weights
+
+
+def _restored(directory, **arguments):
+    model = _model()
+    store = CheckpointStore(directory, SETTINGS, **arguments)
+    history = store.restore(model)
+    weights = [w.numpy() for w in [*model.weights, *model.optimizer.variables]]
+    return store, history, weights
+
+
+def test_the_newest_is_restored_with_optimizer_and_history(two):
+    directory, expected = two
+    store, history, weights = _restored(directory)
+    assert store.resumed_from.endswith("step-00000002")
+    assert [h["epoch"] for h in history] == [1, 2]
+    for one, other in zip(weights, expected[2], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "part", ["checkpoint.index", "checkpoint.data-00000-of-00001", "state.json"]
+)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_torn_checkpoint_is_skipped_for_the_one_before(two, part, share):
+    directory, expected = two
+    path = f"{directory}/step-00000002/{part}"
+    content = open(path, "rb").read()  # noqa: SIM115
+    with open(path, "wb") as file:
+        file.write(content[: int(share * len(content))])
+    store, history, weights = _restored(directory)
+    assert store.resumed_from.endswith("step-00000001")
+    assert [h["epoch"] for h in history] == [1]
+    np.testing.assert_array_equal(weights[0], expected[1][0])
+
+
+def test_a_missing_part_is_a_torn_checkpoint(two):
+    directory, _ = two
+    shutil.os.remove(f"{directory}/step-00000002/checkpoint.index")
+    assert _restored(directory)[0].resumed_from.endswith("step-00000001")
+
+
+def test_other_settings_are_refused_with_the_difference(two):
+    directory, _ = two
+    store = CheckpointStore(directory, {"model": "m", "batch": 16})
+    with pytest.raises(InputError, match=r"batch=8 \(now 16\)"):
+        store.restore(_model())
+
+
+def test_another_model_under_the_same_settings_is_refused(two):
+    directory, _ = two
+    with pytest.raises(InputError, match="another model"):
+        CheckpointStore(directory, SETTINGS).restore(_model(units=5))
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    directory = tmp_path / "checkpoints"
+    store, model = CheckpointStore(str(directory), SETTINGS, keep=2), _model()
+    for step in (1, 2, 3, 10):
+        store.save(model, step, [])
+    assert sorted(p.name for p in directory.iterdir()) == ["step-00000003", "step-00000010"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(two):
+    directory, _ = two
+    left = f"{directory}/.writing-abc"
+    shutil.copytree(f"{directory}/step-00000002", left)
+    _restored(directory)
+    assert sorted(shutil.os.listdir(directory)) == ["step-00000001", "step-00000002"]
+
+
+def test_never_starts_anew_and_keeps_the_old_ones_aside(two):
+    directory, _ = two
+    store, history, _ = _restored(directory, resume="never")
+    assert (history, store.resumed_from) == ([], None)
+    parent = directory.rsplit("/", 1)[0]
+    (aside,) = [name for name in shutil.os.listdir(parent) if name.startswith("checkpoints-")]
+    assert sorted(shutil.os.listdir(f"{parent}/{aside}")) == ["step-00000001", "step-00000002"]
+
+
+def test_must_insists(tmp_path):
+    with pytest.raises(InputError, match="--resume=must"):
+        _restored(str(tmp_path / "none"), resume="must")
+
+
+def test_others_than_the_chief_write_nothing(tmp_path):
+    directory = tmp_path / "checkpoints"
+    CheckpointStore(str(directory), SETTINGS, is_chief=False).save(_model(), 1, [])
+    assert not directory.exists()
+
+
+def test_the_state_says_what_it_belongs_to(two):
+    directory, _ = two
+    with open(f"{directory}/step-00000002/state.json") as file:
+        state = json.load(file)
+    assert state["settings"] == SETTINGS
+    assert state["step"] == 2
+    assert set(state["sha256"]) == {"checkpoint.index", "checkpoint.data-00000-of-00001"}

@@ -1,0 +1,80 @@
+"""The wheel: what is in it, and that it works by itself."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+USE = """
+import keras
+import numpy as np
+from tf_lars import LARS, Trainer, schedules
+
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+schedule = schedules.WarmupPolynomial(1.0, total_steps=10, warmup_steps=2)
+model.compile(optimizer=LARS(schedule, weight_decay=1e-4), loss="mse")
+model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+print("steps", int(model.optimizer.iterations.numpy()))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of the sources in an environment of its own."""
+    directory = tmp_path_factory.mktemp("wheel")
+    sources = directory / "sources"
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in tracked:
+        if (ROOT / name).is_file():
+            (sources / name).parent.mkdir(parents=True, exist_ok=True)
+            (sources / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(directory), str(sources)],
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+def test_tf_lars_is_the_only_package_in_the_wheel(wheel):
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"tf_lars"}
+
+
+def test_every_module_is_in_the_wheel(wheel):
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "tf_lars").rglob("*.py")}
+    assert sources <= set(zipfile.ZipFile(wheel).namelist())
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, timeout=120)
+    python = str(environment / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True, timeout=900)
+    done = subprocess.run(
+        [python, "-c", USE], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "steps 1" in done.stdout
+
+
+def test_importing_the_package_does_not_import_tensorflow():
+    source = "import sys, tf_lars; assert 'tensorflow' not in sys.modules; print(dir(tf_lars))"
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True
+    )
+    for name in ("LARS", "Trainer", "schedules"):
+        assert name in done.stdout

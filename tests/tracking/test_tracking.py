@@ -1,0 +1,101 @@
+"""Progress lines, the report's picture and the hash of the weights."""
+
+import hashlib
+import io
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from tf_lars.tracking import report, results
+from tf_lars.tracking.progress import ProgressLine, clock
+
+LOGS = {"loss": 0.5, "top1": 0.25, "learning_rate": 3.0, "images_per_second": 1234.5}
+
+
+def _history(epochs=4):
+    return [
+        LOGS | {"epoch": e, "step": 10 * e, "top5": 0.5, "val_loss": 0.4, "val_top1": 0.3}
+        for e in range(1, epochs + 1)
+    ]
+
+
+def test_a_file_gets_a_line_per_epoch_with_rate_time_left_and_validation():
+    stream = io.StringIO()
+    line = ProgressLine(total_steps=20, epochs=2, stream=stream)
+    for epoch in range(2):
+        line.on_epoch_begin(epoch)
+        for step in range(10 * epoch, 10 * epoch + 10):
+            line.on_train_batch_end(step, LOGS)
+        line.on_epoch_end(epoch, LOGS | {"step": 10 * (epoch + 1), "val_loss": 0.4, "val_top1": 1})
+    first, second = stream.getvalue().splitlines()
+    assert first.startswith(
+        "epoch 1/2  step 10/20  loss 0.5000  top-1 25.00%  lr 3  1,234 images/s"
+    )
+    assert "ETA 0:00" in second
+    assert "validation: loss 0.4000  top-1 100.00%" in second
+
+
+def test_a_terminal_gets_one_line_that_is_written_over():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    line = ProgressLine(total_steps=20, epochs=2, stream=stream)
+    line.on_epoch_begin(0)
+    line.on_train_batch_end(4, LOGS)
+    line.on_train_batch_end(9, LOGS)
+    assert stream.getvalue().count("\r") == 2
+    assert "\n" not in stream.getvalue()
+
+
+def test_durations_are_readable():
+    assert [clock(s) for s in (0, 61, 3600, 36_610)] == ["0:00", "1:01", "1:00:00", "10:10:10"]
+
+
+def test_the_report_is_a_picture_of_the_history(tmp_path):
+    empty, full = tmp_path / "empty.png", tmp_path / "full.png"
+    report.draw(_history(1), str(empty), "one epoch")
+    report.draw(_history(), str(full), "four epochs")
+    picture = np.asarray(Image.open(full).convert("RGB"))
+    assert picture.shape[0] > 300
+    assert picture.shape[1] > 900
+    assert (picture != np.asarray(Image.open(empty).convert("RGB"))).any()
+    blue, green = (31, 119, 180), (44, 160, 44)
+    for colour in (blue, green):
+        assert (np.abs(picture.astype(int) - colour).sum(-1) < 20).sum() > 100
+
+
+def test_the_weights_hash_is_that_of_the_float32_bytes_in_order():
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    )
+    norm, dense = model.layers
+    expected = hashlib.sha256()
+    for weight in (
+        norm.gamma,
+        norm.beta,
+        dense.kernel,
+        dense.bias,
+        norm.moving_mean,
+        norm.moving_variance,
+    ):
+        expected.update(weight.numpy().astype("<f4").tobytes())
+    assert results.weights_sha256(model) == expected.hexdigest()
+
+
+def test_digests_are_gathered_from_all_replicas(mirrored):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert results.gather_digests(mirrored, digest) == [digest] * 2
+    assert results.gather_digests(tf.distribute.get_strategy(), digest) == [digest]
+
+
+def test_results_are_json_and_a_table(tmp_path):
+    path = tmp_path / "results.json"
+    results.write(str(path), {"top1": 0.5, "steps": 85})
+    assert json.loads(path.read_text()) == {"top1": 0.5, "steps": 85}
+    assert results.table({"top1": 0.5, "steps": 85}).split() == ["top1", "0.5000", "steps", "85"]
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
