@@ -42,4 +42,4 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         # absl's own parser handles --help; its error path exits with 1 and a page of text.
         return flags.FLAGS(argv)
     except flags.Error as error:
-        fail(InputError(f"{error} See --help for the flags."))
+        fail(InputError(f"{str(error).rstrip('.')}. See --help for the flags."))

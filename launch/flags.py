@@ -40,6 +40,7 @@ class TrainingSettings:
     epochs_between_evaluations: int
     evaluation_batch_size: int | None
     seed: int
+    micro_batch_size: int | None
     steps_per_loop: int | None
     mixed_precision: str
     resume: str
@@ -63,7 +64,7 @@ class TrainingSettings:
             _check(bool(getattr(self, name)), self, name, "the path of a folder")
         for name in ("global_batch_size", "epochs", "image_size", "epochs_between_evaluations"):
             _check(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("steps_per_loop", "evaluation_batch_size"):
+        for name in ("steps_per_loop", "evaluation_batch_size", "micro_batch_size"):
             value = getattr(self, name)
             _check(value is None or value >= 1, self, name, "at least 1")
         for name in ("learning_rate", "decay_power", "trust_coefficient"):
@@ -136,6 +137,12 @@ def define() -> None:
         "device.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
+    flags.DEFINE_integer(
+        "micro_batch_size",
+        None,
+        "Images that a device takes through the network at once, to save memory; gradients are "
+        "summed over the parts. By default its whole share of the global batch.",
+    )
     flags.DEFINE_integer(
         "steps_per_loop",
         None,

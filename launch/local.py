@@ -11,9 +11,7 @@ from absl import flags as absl_flags
 from launch import app, flags, training
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import supervisor
-from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
-
-EXIT_INTERRUPTED = 130
+from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, InputError
 
 NUM_WORKERS = absl_flags.DEFINE_integer(
     "num_workers",
@@ -74,4 +72,5 @@ def _shares_of_cores(num_workers: int) -> list[list[int]] | None:
 
 if __name__ == "__main__":
     flags.define()
+    absl_flags.adopt_module_key_flags(flags)  # --help lists them too
     app.run(main)

@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from launch import app
-from tf_lars.errors import EXIT_DONE, InputError
+from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 
 if TYPE_CHECKING:
     from tf_lars.data.records import DatasetInfo
-
-EXIT_INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
 
 FLAGS = flags.FLAGS
 

@@ -102,6 +102,7 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         model,
         strategy,
         prepare_batch=functools.partial(to_device_batch, num_classes=info.num_classes),
+        micro_batch_size=settings.micro_batch_size,
         steps_per_loop=settings.steps_per_loop,
     )
     checkpoints = CheckpointStore(

@@ -2,6 +2,8 @@
 
 import sys
 
+from absl import flags as absl_flags
+
 from launch import app, flags, training
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import supervisor
@@ -23,4 +25,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     flags.define()
+    absl_flags.adopt_module_key_flags(flags)  # --help lists them too
     app.run(main)

@@ -69,6 +69,21 @@ def test_two_replicas_train_like_one_process_on_the_whole_batch(
     _assert_close(two_workers[case, 0], alone[case], 1e-5)
 
 
+def test_micro_batches_add_up_to_the_same_steps(alone, on_two_cpus, two_workers):
+    for results in (
+        alone["micro_batches"],
+        on_two_cpus["micro_batches"],
+        two_workers["micro_batches", 0],
+    ):
+        _assert_close(results, alone["equality"], 1e-5)
+
+
+def test_a_micro_batch_that_does_not_divide_is_refused():
+    t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model, micro_batch_size=7)
+    with pytest.raises(InputError, match="must divide the 64 examples"):
+        t.fit(ArrayTrainingInput(*cases.images(64), cases.BATCH), epochs=1)
+
+
 def test_the_clip_holds_for_the_reduced_gradient(alone):
     start = cases.weights(cases.trainer(tf.distribute.get_strategy(), cases.plain_model).model)
     moved = sum(np.sum((alone["clipping"][name] - before) ** 2) for name, before in start.items())
@@ -185,6 +200,18 @@ def test_a_batch_that_does_not_divide_is_refused(mirrored):
     t = cases.trainer(mirrored, cases.plain_model)
     with pytest.raises(InputError, match="multiple of the number of replicas"):
         t.fit(ArrayTrainingInput(*cases.images(64), 63), epochs=1)
+
+
+def test_batches_without_a_static_size_are_refused():
+    class Data(ArrayTrainingInput):
+        def dataset(self, context, first_step, last_step):
+            return super().dataset(context, first_step, last_step).unbatch().batch(self.size)
+
+        size = 64
+
+    t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model)
+    with pytest.raises(InputError, match="drop_remainder=True"):
+        t.fit(Data(*cases.images(64), cases.BATCH), epochs=1)
 
 
 def test_what_cannot_be_trained_is_refused():

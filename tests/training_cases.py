@@ -44,7 +44,7 @@ def plain_model():
     )
 
 
-def trainer(strategy, build, optimizer=None):
+def trainer(strategy, build, optimizer=None, **arguments):
     """Returns a Trainer of a freshly built and compiled model."""
     keras.backend.clear_session()  # the same names in every process
     keras.utils.set_random_seed(0)
@@ -59,7 +59,7 @@ def trainer(strategy, build, optimizer=None):
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-    return Trainer(model, strategy)
+    return Trainer(model, strategy, **arguments)
 
 
 def small_resnet():
@@ -75,6 +75,13 @@ def weights(model):
 def equality(strategy, directory):
     """20 LARS steps without batch normalisation."""
     t = trainer(strategy, plain_model)
+    history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
+    return weights(t.model) | {"loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
+
+
+def micro_batches(strategy, directory):
+    """The same 20 steps in parts of 8 examples."""
+    t = trainer(strategy, plain_model, micro_batch_size=8)
     history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
     return weights(t.model) | {"loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
 
@@ -153,7 +160,7 @@ def resumption(strategy, directory):
     }
 
 
-CASES = (equality, clipping, batch_norm, evaluation, resumption)
+CASES = (equality, micro_batches, clipping, batch_norm, evaluation, resumption)
 
 
 def main():

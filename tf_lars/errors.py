@@ -7,6 +7,8 @@ EXIT_PREEMPTED = 42
 """Stopped from outside after saving a checkpoint: restart to go on."""
 EXIT_PEER_FAILED = 75
 """Another worker failed: restart the whole group."""
+EXIT_INTERRUPTED = 130
+"""Stopped by Ctrl-C; a shell reports the same of any program that it ends."""
 
 
 class InputError(ValueError):

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from tf_lars.distribute.strategy import distribute
+
 
 class EvaluationData(Protocol):
     """What an `Evaluator` evaluates; `tf_lars.data.imagenet.EvaluationInput` is one."""
@@ -44,7 +46,7 @@ class Evaluator:
           RuntimeError: the count over all replicas is not the number of examples.
         """
         self._model.reset_metrics()
-        dataset = self._strategy.distribute_datasets_from_function(data.dataset)
+        dataset = distribute(self._strategy, data.dataset)
         results = self._loop(iter(dataset), tf.constant(data.steps))
         logs = {name: float(value) for name, value in results.items()}
         logs["examples"] = round(logs["examples"])

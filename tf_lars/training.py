@@ -17,7 +17,7 @@ import tensorflow as tf
 from tf_lars.batch_norm import BatchNormStatistics
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data import order
-from tf_lars.distribute.strategy import communication_options
+from tf_lars.distribute.strategy import communication_options, distribute
 from tf_lars.errors import InputError
 from tf_lars.evaluation import EvaluationData, Evaluator, call_model, update_metrics
 
@@ -55,6 +55,10 @@ class Trainer:
         the strategy in scope.
       prepare_batch: turns an element of the data into `(x, y, sample_weight)` on the device; by
         default an element is such a tuple already.
+      micro_batch_size: examples that a replica takes through the network at once; it must divide
+        the replica's share of the global batch, and by default is all of it. Gradients of the
+        parts are summed before the one all-reduce, so the step is the same but for batch
+        normalisation, which normalises each part by itself.
       steps_per_loop: optimizer steps in each call of the `tf.function`. By default as many as
         take about two seconds, the same number on all workers.
 
@@ -68,6 +72,7 @@ class Trainer:
         strategy: tf.distribute.Strategy | None = None,
         *,
         prepare_batch: Callable[[Any], Batch] | None = None,
+        micro_batch_size: int | None = None,
         steps_per_loop: int | None = None,
     ):
         if not model.compiled or model.optimizer is None:
@@ -81,12 +86,17 @@ class Trainer:
                 'A loss must have the reduction "sum_over_batch_size", so that it is a mean over '
                 f"the global batch. Received: {reduction!r}."
             )
-        if steps_per_loop is not None and steps_per_loop < 1:
-            raise InputError(f"steps_per_loop must be at least 1. Received: {steps_per_loop}.")
+        for name, value in (
+            ("steps_per_loop", steps_per_loop),
+            ("micro_batch_size", micro_batch_size),
+        ):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1. Received: {value}.")
         self.model = model
         self.strategy = strategy or tf.distribute.get_strategy()
         self.images_per_second = 0.0
         self._prepare_batch = prepare_batch or keras.utils.unpack_x_y_sample_weight
+        self._micro_batch_size = micro_batch_size
         self._steps_per_loop = steps_per_loop
         self._evaluator = Evaluator(model, self.strategy, self._prepare_batch)
         self._batch_norm = BatchNormStatistics(model, self.strategy, self._prepare_batch)
@@ -128,7 +138,14 @@ class Trainer:
           InputError: the batch does not divide, the checkpoint is of another run, or the loss is
             no longer finite.
         """
-        order.per_replica_batch_size(data.global_batch_size, self.strategy.num_replicas_in_sync)
+        share = order.per_replica_batch_size(
+            data.global_batch_size, self.strategy.num_replicas_in_sync
+        )
+        if share % (self._micro_batch_size or share):
+            raise InputError(
+                f"micro_batch_size must divide the {share} examples of each replica. Received: "
+                f"{self._micro_batch_size}."
+            )
         ends = order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
         self._build(data)
         history = checkpoints.restore(self.model) if checkpoints else []
@@ -174,13 +191,18 @@ class Trainer:
         replicas = self.strategy.num_replicas_in_sync
         context = tf.distribute.InputContext(1, 0, replicas)
         spec = data.dataset(context, 0, 1).element_spec
+        if any(leaf.shape.rank == 0 or leaf.shape[0] is None for leaf in tf.nest.flatten(spec)):
+            raise InputError(
+                f"Training batches must have a static size. Received: {spec}. Batch with "
+                "drop_remainder=True."
+            )
         batch = tf.function(self._prepare_batch).get_concrete_function(spec).structured_outputs
         with self.strategy.scope():
             self.model._symbolic_build(data_batch=batch)
 
     def _distribute(self, data: TrainingData, first_step: int, last_step: int):
-        return self.strategy.distribute_datasets_from_function(
-            lambda context: data.dataset(context, first_step, last_step)
+        return distribute(
+            self.strategy, lambda context: data.dataset(context, first_step, last_step)
         )
 
     def _train_epoch(
@@ -239,20 +261,37 @@ class Trainer:
         return self.model.get_metrics_result()
 
     def _train_step(self, batch) -> None:
-        model, optimizer = self.model, self.model.optimizer
-        x, y, sample_weight = self._prepare_batch(batch)
+        batch = self._prepare_batch(batch)
+        size = tf.nest.flatten(batch[0])[0].shape[0]
+        parts = size // (self._micro_batch_size or size)
+        if parts == 1:
+            gradients = self._gradients(batch, 1)
+        else:
+            variables = self.model.trainable_variables
+            gradients = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+            for i in tf.range(parts):
+                more = self._gradients(_part(batch, i, size // parts), parts)
+                gradients = [
+                    total if g is None else total + g
+                    for total, g in zip(gradients, more, strict=True)
+                ]
+        self.model.optimizer.apply(self._all_reduce(gradients), self.model.trainable_variables)
+
+    def _gradients(self, batch: Batch, parts: int) -> list:
+        """Returns the gradients of one part of the replica's batch, as its share of the mean."""
+        x, y, sample_weight = batch
+        model = self.model
         with tf.GradientTape() as tape:
             y_pred = call_model(model, x, training=True)
             # Keras divides by the number of replicas: the sum over replicas is the global mean.
             loss = model.compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
-            scaled = optimizer.scale_loss(loss)
-        variables = model.trainable_variables
-        optimizer.apply(self._all_reduce(tape.gradient(scaled, variables)), variables)
+            scaled = model.optimizer.scale_loss(loss / parts)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         model._loss_tracker.update_state(loss * replicas)
         update_metrics(model, y, y_pred, sample_weight)
+        return tape.gradient(scaled, model.trainable_variables)
 
     def _all_reduce(self, gradients: list) -> list:
         """Sums the gradients over the replicas, in one all-reduce."""
@@ -270,6 +309,19 @@ class Trainer:
             return
         steps = order.evaluation_steps(min(examples, data.num_examples), data.global_batch_size)
         self._batch_norm.estimate(self._distribute(data, 0, steps), steps)
+
+
+def _part(batch: Batch, i: tf.Tensor, size: int) -> Batch:
+    """Returns the i-th `size` examples of a batch."""
+
+    def cut(t):
+        return (
+            None
+            if t is None
+            else tf.ensure_shape(t[i * size : (i + 1) * size], [size, *t.shape[1:]])
+        )
+
+    return tf.nest.map_structure(cut, batch)
 
 
 @tf.function

@@ -1,5 +1,7 @@
 """The tf.distribute strategy that joins the devices of a job."""
 
+from collections.abc import Callable, Iterable
+
 import tensorflow as tf
 
 from tf_lars.distribute.cluster import Cluster
@@ -20,6 +22,18 @@ def communication_options() -> tf.distribute.experimental.CommunicationOptions:
         bytes_per_pack=BYTES_PER_PACK,
         implementation=implementation.NCCL if gpus else implementation.RING,
     )
+
+
+def distribute(
+    strategy: tf.distribute.Strategy,
+    dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+) -> Iterable:
+    """Returns a distributed dataset of which the caller takes no more than there is.
+
+    For a dataset that may end, TensorFlow asks all workers before each step whether they still
+    have a batch, and forgets the batch's static size. One that repeats never ends.
+    """
+    return strategy.distribute_datasets_from_function(lambda context: dataset(context).repeat())
 
 
 def create(cluster: Cluster) -> tf.distribute.Strategy:
