@@ -101,7 +101,7 @@ def batch_norm(strategy, directory):
     t.fit(data, epochs=1, validation=validation)
     result = {f"averaged {k}": v for k, v in weights(t.model).items() if "moving" in k}
     before = weights(t.model)
-    t._settle_batch_norm(data, 256)
+    t._batch_norm_settler(data, 256)()
     after = weights(t.model)
     result |= {f"estimated {k}": v for k, v in after.items() if "moving" in k}
     result["weights stay"] = all(

@@ -1,6 +1,6 @@
 """Exact evaluation: every example counted once, on any number of replicas, with static shapes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import keras
@@ -38,6 +38,8 @@ class Evaluator:
         self._strategy = strategy
         self._prepare_batch = prepare_batch
         self._loop = tf.function(self._loop_in_graph)
+        self._data: EvaluationData | None = None
+        self._dataset: Iterable = ()
 
     def run(self, data: EvaluationData) -> dict[str, float]:
         """Returns `loss`, the model's metrics, and `examples`, the number that were counted.
@@ -45,9 +47,10 @@ class Evaluator:
         Raises:
           RuntimeError: the count over all replicas is not the number of examples.
         """
+        if data is not self._data:  # building the pipeline takes longer than a small evaluation
+            self._data, self._dataset = data, distribute(self._strategy, data.dataset)
         self._model.reset_metrics()
-        dataset = distribute(self._strategy, data.dataset)
-        results = self._loop(iter(dataset), tf.constant(data.steps))
+        results = self._loop(iter(self._dataset), tf.constant(data.steps))
         logs = {name: float(value) for name, value in results.items()}
         logs["examples"] = round(logs["examples"])
         if logs["examples"] != data.num_examples:

@@ -155,6 +155,7 @@ class Trainer:
             list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=ends[-1]
         )
         watchers.on_train_begin()
+        settle_batch_norm = self._batch_norm_settler(data, batch_norm_examples)
         iterator = iter(self._distribute(data, step, ends[-1]))
         with _gradients_reduced_by_caller(self.model.optimizer):
             for epoch, end in enumerate(ends):
@@ -165,7 +166,7 @@ class Trainer:
                 step = end
                 last = end == ends[-1] or self.model.stop_training
                 if validation and (last or (epoch + 1) % epochs_between_evaluations == 0):
-                    self._settle_batch_norm(data, batch_norm_examples)
+                    settle_batch_norm()
                     results = self._evaluator.run(validation)
                     logs |= {f"val_{name}": value for name, value in results.items()}
                 logs |= {"epoch": epoch + 1, "step": step}
@@ -302,13 +303,13 @@ class Trainer:
         reduced = iter(context.all_reduce("SUM", present, self._options))
         return [None if g is None else next(reduced) for g in gradients]
 
-    def _settle_batch_norm(self, data: TrainingData, examples: int) -> None:
-        """Makes the statistics of batch normalisation fit for evaluation."""
+    def _batch_norm_settler(self, data: TrainingData, examples: int) -> Callable[[], None]:
+        """Returns what makes the statistics of batch normalisation fit for evaluation."""
         if not examples:
-            self._batch_norm.average()
-            return
+            return self._batch_norm.average
         steps = order.evaluation_steps(min(examples, data.num_examples), data.global_batch_size)
-        self._batch_norm.estimate(self._distribute(data, 0, steps), steps)
+        dataset = self._distribute(data, 0, steps)
+        return lambda: self._batch_norm.estimate(dataset, steps)
 
 
 def _part(batch: Batch, i: tf.Tensor, size: int) -> Batch:

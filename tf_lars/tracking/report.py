@@ -21,7 +21,9 @@ def draw(history: Sequence[dict[str, float]], path: str, title: str) -> None:
             axes, history, f"val_{name}", color=colour, marker="o", ms=3, label=f"{label}validation"
         )
     _plot(rate, history, "learning_rate", color="tab:green")
-    loss.set_yscale("log")
+    losses = [entry[name] for entry in history for name in ("loss", "val_loss") if name in entry]
+    if 0 < 20 * min(losses) < max(losses):
+        loss.set_yscale("log")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
     final = [entry["val_top1"] for entry in history if "val_top1" in entry]
     if final:
@@ -31,6 +33,7 @@ def draw(history: Sequence[dict[str, float]], path: str, title: str) -> None:
             xytext=(-4, -14),
             textcoords="offset points",
             ha="right",
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
         )
     for axes, heading in (
         (loss, "loss"),
