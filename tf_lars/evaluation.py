@@ -105,6 +105,7 @@ def update_metrics(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) 
         compiled.build(y, y_pred)
     targets, outputs = compiled._flatten_y(y), compiled._flatten_y(y_pred)
     for metrics in (compiled._flat_metrics, compiled._flat_weighted_metrics):
-        for metric, target, output in zip(metrics, targets, outputs, strict=True):
+        # Keras up to 3.12 lists fewer entries than outputs where there are no metrics.
+        for metric, target, output in zip(metrics, targets, outputs, strict=False):
             if metric is not None:
                 metric.update_state(target, output, sample_weight)

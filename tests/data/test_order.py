@@ -16,11 +16,8 @@ def _examples(dataset, column=1):
 
 
 def _training(worker=0, num_workers=1, first_step=0, **arguments):
-    return _examples(
-        order.training_positions(
-            worker=worker, num_workers=num_workers, first_step=first_step, **arguments
-        )
-    )
+    context = tf.distribute.InputContext(num_workers, worker, num_workers)
+    return _examples(order.training_positions(context, first_step=first_step, **arguments))
 
 
 def test_an_epoch_is_a_permutation_and_the_next_one_is_another():
@@ -69,10 +66,9 @@ def test_evaluation_counts_every_example_once(num_examples, num_workers):
     seen, chunks = [], []
     for worker in range(num_workers):
         dataset = order.evaluation_positions(
+            tf.distribute.InputContext(num_workers, worker, num_workers),
             num_examples=num_examples,
             global_batch_size=batch,
-            worker=worker,
-            num_workers=num_workers,
         )
         index, weight = _examples(dataset, 0), _examples(dataset, 1)
         seen += list(index[weight == 1])

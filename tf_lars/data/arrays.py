@@ -35,13 +35,12 @@ class ArrayTrainingInput:
     ) -> tf.data.Dataset:
         """Returns this worker's batches, one per replica, for steps `[first_step, last_step)`."""
         positions = order.training_positions(
+            context,
             num_examples=self.num_examples,
             global_batch_size=self.global_batch_size,
             seed=self.seed,
             first_step=first_step,
             last_step=last_step,
-            worker=context.input_pipeline_id,
-            num_workers=context.num_input_pipelines,
         )
         x, y = tf.constant(np.asarray(self.x)), tf.constant(np.asarray(self.y))
         return (
@@ -82,10 +81,9 @@ class ArrayEvaluationInput:
     def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
         """Returns this worker's batches, one per replica; all workers have equally many."""
         positions = order.evaluation_positions(
+            context,
             num_examples=self.num_examples,
             global_batch_size=self.global_batch_size,
-            worker=context.input_pipeline_id,
-            num_workers=context.num_input_pipelines,
         )
         x, y = tf.constant(np.asarray(self.x)), tf.constant(np.asarray(self.y))
         return (

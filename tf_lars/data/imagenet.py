@@ -72,13 +72,12 @@ class TrainingInput:
             self.global_batch_size, context.num_replicas_in_sync
         )
         positions = order.training_positions(
+            context,
             num_examples=self.num_examples,
             global_batch_size=self.global_batch_size,
             seed=self.seed,
             first_step=first_step,
             last_step=last_step,
-            worker=context.input_pipeline_id,
-            num_workers=context.num_input_pipelines,
         )
         read = _reading(self.data_dir, "train")
 
@@ -137,10 +136,9 @@ class EvaluationInput:
             self.global_batch_size, context.num_replicas_in_sync
         )
         positions = order.evaluation_positions(
+            context,
             num_examples=self.num_examples,
             global_batch_size=self.global_batch_size,
-            worker=context.input_pipeline_id,
-            num_workers=context.num_input_pipelines,
         )
         read = _reading(self.data_dir, "validation")
 

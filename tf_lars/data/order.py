@@ -47,23 +47,30 @@ def per_replica_batch_size(global_batch_size: int, num_replicas: int) -> int:
 
 
 def training_positions(
+    context: "tf.distribute.InputContext",
     *,
     num_examples: int,
     global_batch_size: int,
     seed: int,
     first_step: int,
     last_step: int,
-    worker: int,
-    num_workers: int,
 ) -> "tf.data.Dataset":
     """The examples that one worker trains on in steps `[first_step, last_step)`, in order.
+
+    Args:
+      context: which worker this is, of how many.
+      num_examples: N.
+      global_batch_size: B, over all workers.
+      seed: of the permutations.
+      first_step: the first step wanted.
+      last_step: the step after the last one wanted.
 
     Returns:
       A dataset of `(epoch, index)`, two int64 vectors of up to `CHUNK` examples.
     """
     import tensorflow as tf
 
-    share = global_batch_size // num_workers
+    worker, share = _share(context, global_batch_size)
     start, stop = first_step * share, last_step * share
 
     def locate(chunk_start):
@@ -92,9 +99,14 @@ def permute(place: "tf.Tensor", seed: int, epoch: "tf.Tensor", num_examples: int
 
 
 def evaluation_positions(
-    *, num_examples: int, global_batch_size: int, worker: int, num_workers: int
+    context: "tf.distribute.InputContext", *, num_examples: int, global_batch_size: int
 ) -> "tf.data.Dataset":
     """The examples that one worker evaluates, in order, padded to whole global batches.
+
+    Args:
+      context: which worker this is, of how many.
+      num_examples: N.
+      global_batch_size: over all workers.
 
     Returns:
       A dataset of `(index, weight)`, an int64 and a float32 vector of up to `CHUNK` examples;
@@ -102,7 +114,7 @@ def evaluation_positions(
     """
     import tensorflow as tf
 
-    share = global_batch_size // num_workers
+    worker, share = _share(context, global_batch_size)
     stop = evaluation_steps(num_examples, global_batch_size) * share
 
     def locate(chunk_start):
@@ -117,3 +129,8 @@ def evaluation_positions(
 def evaluation_steps(num_examples: int, global_batch_size: int) -> int:
     """Returns the number of global batches that hold every example once."""
     return -(-num_examples // global_batch_size)
+
+
+def _share(context: "tf.distribute.InputContext", global_batch_size: int) -> tuple[int, int]:
+    """Returns this worker's number, and its part of a global batch."""
+    return context.input_pipeline_id, global_batch_size // context.num_input_pipelines
