@@ -30,19 +30,13 @@ class Exclusions:
     def __post_init__(self):
         object.__setattr__(self, "paths", tuple(self.paths))
         for field in ("patterns", "more_patterns"):
-            patterns = getattr(self, field)
-            if isinstance(patterns, str):
-                raise InputError(
-                    f"`{self.argument}` must be a list of regular expressions, or None. "
-                    f"Received: {patterns!r}. Write [{patterns!r}]."
-                )
-            if patterns is not None:
-                object.__setattr__(self, field, tuple(patterns))
-        for pattern in self._all_patterns():
-            _require_regular_expression(self.argument, pattern)
+            if getattr(self, field) is not None:
+                checked = _regular_expressions(self.argument, getattr(self, field))
+                object.__setattr__(self, field, checked)
 
     def also(self, variables=(), patterns=()):
         """Returns these exclusions with some variables and patterns more."""
+        patterns = _regular_expressions(self.argument, patterns)
         return dataclasses.replace(
             self,
             more_patterns=(*self.more_patterns, *patterns),
@@ -160,10 +154,19 @@ def _the_one(argument, path, paths):
     return found[0]
 
 
-def _require_regular_expression(argument, pattern):
+def _regular_expressions(argument, patterns):
+    """Returns the patterns as a tuple, once they are known to be regular expressions."""
+    if isinstance(patterns, str):
+        raise InputError(
+            f"`{argument}` must be a list of regular expressions, or None. "
+            f"Received: {patterns!r}. Write [{patterns!r}]."
+        )
+    patterns = tuple(patterns)
     try:
-        re.compile(pattern)
+        for pattern in patterns:
+            re.compile(pattern)
     except (re.error, TypeError) as error:
         raise InputError(
             f"`{argument}` must hold regular expressions. Received: {pattern!r} ({error})."
         ) from error
+    return patterns

@@ -66,6 +66,12 @@ def _scale(gradient, factor):
     return tf.cast(tf.cast(gradient, dtype) * tf.cast(factor, dtype), gradient.dtype)
 
 
+def require(holds, argument, rule, value):
+    """Raises an InputError that names the argument, its rule and its value, unless it holds."""
+    if not holds:
+        raise InputError(f"`{argument}` must be {rule}. Received: {argument}={value!r}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class LarsRule:
     """The settings of LARS that hold for all variables, and the step that they define.
@@ -92,26 +98,30 @@ class LarsRule:
     clip_trust_ratio: bool = False
 
     def __post_init__(self):
-        _require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1", self.momentum)
-        _require(
+        require(0 <= self.momentum < 1, "momentum", "at least 0 and below 1", self.momentum)
+        require(
             0 < self.trust_coefficient < math.inf,
             "trust_coefficient",
             "above 0 (0.001 is usual)",
             self.trust_coefficient,
         )
-        _require(0 <= self.epsilon < math.inf, "epsilon", "at least 0", self.epsilon)
-        _require(
+        require(0 <= self.epsilon < math.inf, "epsilon", "at least 0", self.epsilon)
+        require(
             self.momentum_form in MOMENTUM_FORMS,
             "momentum_form",
             f"one of {MOMENTUM_FORMS}",
             self.momentum_form,
         )
-        _require(
+        require(
             self.trust_norm in TRUST_NORMS,
             "trust_norm",
             f"one of {TRUST_NORMS}",
             self.trust_norm,
         )
+
+    @property
+    def _separate(self):
+        return self.trust_norm == "separate" and self.momentum_form != "popular"
 
     def trust_ratio(self, weight_norm, update_norm, learning_rate, weight_decay):
         """Returns r, elementwise over scalars or vectors of norms.
@@ -122,12 +132,14 @@ class LarsRule:
             learning_rate: a, used by `clip_trust_ratio` alone.
             weight_decay: b of these variables; 0 where they are excluded from decay.
         """
-        denominator = update_norm + self.epsilon if self.epsilon else update_norm
-        if self.trust_norm == "separate" and self.momentum_form != "popular":
-            denominator += weight_decay * weight_norm
-        defined = (weight_norm > 0) & (update_norm > 0)
-        ratio = self.trust_coefficient * weight_norm / tf.where(defined, denominator, 1.0)
-        ratio = tf.where(defined, ratio, 1.0)
+        # k*|w| / (|g| + epsilon + b*|w|) with |w| divided out: TensorFlow adds a sum of three terms
+        # in any order, not the same in every process, and the weights of workers would part.
+        norm = update_norm + self.epsilon if self.epsilon else update_norm
+        denominator = tf.math.divide_no_nan(norm, weight_norm)
+        if self._separate:
+            denominator += weight_decay
+        ratio = tf.math.divide_no_nan(self.trust_coefficient, denominator)
+        ratio = tf.where(tf.minimum(weight_norm, update_norm) > 0, ratio, 1.0)
         # With a = 0, the first step of a warm-up, r/a is infinite and the limit 1 is right.
         return tf.minimum(ratio / learning_rate, 1.0) if self.clip_trust_ratio else ratio
 
@@ -164,10 +176,16 @@ class LarsRule:
         return step(variable, velocity, g, a, weight_decay, adapt)
 
     def _classic(self, w, v, g, a, b, adapt):
-        u = g if self._folds_decay(adapt) else _decayed(g, b, w)
-        r = self._ratio(w, g, u, a, b, adapt)
-        if b and self._folds_decay(adapt):
-            _descend(v, a * r * (b / self.momentum), w)
+        if self.nesterov or (adapt and self.trust_norm == "combined"):
+            u = _decayed(g, b, w)
+            r = self._ratio(w, g, u, a, b, adapt)
+        else:
+            # Nothing asks for u itself: b*w goes into the velocity just before the kernel multiplies
+            # that by m and adds g. That is two passes over memory less than forming u.
+            u = g
+            r = self._ratio(w, g, u, a, b, adapt)
+            if b:
+                _descend(v, a * r * (b / self.momentum), w)
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=w.handle,
             accum=v.handle,
@@ -179,10 +197,8 @@ class LarsRule:
         return r
 
     def _torch(self, w, v, g, a, b, adapt):
-        u = g if self._folds_decay(adapt) else _decayed(g, b, w)
+        u = _decayed(g, b, w)
         r = self._ratio(w, g, u, a, b, adapt)
-        if b and self._folds_decay(adapt):
-            _descend(v, -r * (b / self.momentum), w)
         self._apply_momentum(w, v, a, r * u if adapt else u)
         return r
 
@@ -199,8 +215,7 @@ class LarsRule:
             v.assign(m * v + u)
             d = m * v + u
         else:
-            # Not m*v + (g + b*w): TensorFlow would join the two sums into one on some replicas and
-            # not on others, and their weights would part in the last bit.
+            # Not m*v + (g + b*w): again a sum of three terms.
             if b:
                 _descend(v, -b / m, w)
             v.assign(m * v + g)
@@ -219,10 +234,10 @@ class LarsRule:
         """The step as its equations read, in float32, for variables of 16 bits."""
         m, form = self.momentum, self.momentum_form
         w = tf.cast(variable, g.dtype)
-        v = 0.0 if velocity is None else tf.convert_to_tensor(velocity)
+        v = 0.0 if velocity is None else tf.cast(velocity, g.dtype)
         u = _decayed(g, b, w)
         if form == "popular":
-            v = m * v + u
+            v = u - (-m) * v  # m*v + u would be a sum of three terms
             d = m * v + u if self.nesterov else v
             r = self._ratio(w, g, d, a, b, adapt)
             w -= a * r * d
@@ -237,22 +252,13 @@ class LarsRule:
                 w -= c * (u + m * v) if self.nesterov else c * v
         variable.assign(tf.cast(w, variable.dtype))
         if velocity is not None:
-            velocity.assign(v)
+            velocity.assign(tf.cast(v, velocity.dtype))
         return r
 
     def _ratio(self, w, g, u, a, b, adapt):
         if not adapt:
             return 1.0
-        separate = self.trust_norm == "separate" and self.momentum_form != "popular"
-        return self.trust_ratio(l2_norm(w), l2_norm(g if separate else u), a, b)
-
-    def _folds_decay(self, adapt):
-        """Whether u need not be formed, because neither the norm nor Nesterov's step asks for it.
-
-        b*w then goes into the velocity just before the kernel multiplies that by m and adds g:
-        one pass over memory less.
-        """
-        return not self.nesterov and not (adapt and self.trust_norm == "combined")
+        return self.trust_ratio(l2_norm(w), l2_norm(g if self._separate else u), a, b)
 
     def _apply_momentum(self, w, v, learning_rate, gradient):
         tf.raw_ops.ResourceApplyMomentum(
@@ -274,8 +280,3 @@ def _descend(x, rate, direction):
     tf.raw_ops.ResourceApplyGradientDescent(
         var=x.handle, alpha=tf.cast(rate, x.dtype), delta=tf.convert_to_tensor(direction)
     )
-
-
-def _require(holds, argument, rule, value):
-    if not holds:
-        raise InputError(f"`{argument}` must be {rule}. Received: {argument}={value!r}.")

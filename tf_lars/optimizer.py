@@ -8,21 +8,29 @@ import tensorflow as tf
 
 from tf_lars import presets
 from tf_lars.errors import InputError
-from tf_lars.exclusions import Exclusions
+from tf_lars.exclusions import ExcludingOptimizer
 from tf_lars.lars_rule import (
     LarsRule,
     clip_by_global_norm,
     clip_by_norm,
     densify,
     l2_norm,
+    require,
     velocity_dtype,
 )
 from tf_lars.layer_statistics import LayerRecords
 from tf_lars.variables import native_variable, variable_path
 
+if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "tf_lars.LARS needs Keras 3 on TensorFlow. "
+        f"Received: keras {keras.__version__}, backend {keras.backend.backend()}. "
+        "For Keras 2 there is tf_lars.keras2.LARS; the backend is set by KERAS_BACKEND=tensorflow."
+    )
+
 
 @keras.saving.register_keras_serializable(package="tf_lars")
-class LARS(keras.optimizers.Optimizer):
+class LARS(ExcludingOptimizer, keras.optimizers.Optimizer):
     """Layer-wise Adaptive Rate Scaling.
 
     Every variable takes its step at a rate of its own, a*r, where the trust ratio r compares the
@@ -111,10 +119,9 @@ class LARS(keras.optimizers.Optimizer):
         super().__init__(
             learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
         )
-        _require_not_negative("weight_decay", weight_decay)
-        _require_not_negative(
-            "excluded_learning_rate_multiplier", excluded_learning_rate_multiplier
-        )
+        multiplier = excluded_learning_rate_multiplier
+        require(weight_decay >= 0, "weight_decay", "at least 0", weight_decay)
+        require(multiplier >= 0, "excluded_learning_rate_multiplier", "at least 0", multiplier)
         self.rule = LarsRule(
             momentum=momentum,
             trust_coefficient=trust_coefficient,
@@ -124,11 +131,8 @@ class LARS(keras.optimizers.Optimizer):
             trust_norm=trust_norm,
             clip_trust_ratio=clip_trust_ratio,
         )
-        self.excluded_learning_rate_multiplier = excluded_learning_rate_multiplier
-        self._decay_exclusions = Exclusions("exclude_from_weight_decay", exclude_from_weight_decay)
-        self._adaptation_exclusions = Exclusions(
-            "exclude_from_layer_adaptation", exclude_from_layer_adaptation
-        )
+        self.excluded_learning_rate_multiplier = multiplier
+        self._set_exclusions(exclude_from_weight_decay, exclude_from_layer_adaptation)
         self._records = None
 
     @classmethod
@@ -143,38 +147,6 @@ class LARS(keras.optimizers.Optimizer):
             InputError: an unknown name.
         """
         return cls(**{**presets.settings(name), **overrides})
-
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """Excludes variables from weight decay, besides those that the argument of this name does.
-
-        Args:
-            var_list: variables.
-            var_names: regular expressions searched for in the variables' paths.
-
-        Raises:
-            InputError: the optimizer is built already.
-        """
-        self._decay_exclusions = self._also(self._decay_exclusions, var_list, var_names)
-
-    def exclude_from_layer_adaptation(self, var_list=None, var_names=None):
-        """Excludes variables from adaptation, besides those that the argument of this name does.
-
-        Args:
-            var_list: variables.
-            var_names: regular expressions searched for in the variables' paths.
-
-        Raises:
-            InputError: the optimizer is built already.
-        """
-        self._adaptation_exclusions = self._also(self._adaptation_exclusions, var_list, var_names)
-
-    def _also(self, exclusions, variables, patterns):
-        if self.built:
-            raise InputError(
-                f"`{exclusions.argument}()` must come before the optimizer is built. "
-                "Received: a built optimizer. Call it before the first step."
-            )
-        return exclusions.also(variables or (), patterns or ())
 
     def build(self, variables):
         """Makes the velocities, and settles which variables are excluded from what.
@@ -275,14 +247,13 @@ class LARS(keras.optimizers.Optimizer):
         if not self.gradient_accumulation_steps:
             self._backend_update_step(grads, trainable_variables, self.learning_rate)
             return
-        self._merge(
-            self._distributed_accumulation, _dense(grads, trainable_variables), self.learning_rate
-        )
+        dense = _dense(_pairs(grads, trainable_variables))
+        self._merge(self._distributed_accumulation, dense, self.learning_rate)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        pairs = [(g, native_variable(v)) for g, v in zip(grads, trainable_variables, strict=True)]
-        reduced = _dense(*zip(*self._all_reduce_sum_gradients(pairs), strict=True))
-        self._merge(self._distributed_tf_update_step, self._clipped(reduced), learning_rate)
+        reduced = self._all_reduce_sum_gradients(_pairs(grads, trainable_variables))
+        clipped = self._clipped(_dense(reduced))
+        self._merge(self._distributed_tf_update_step, clipped, learning_rate)
 
     def _merge(self, fn, grads_and_vars, learning_rate):
         tf.__internal__.distribute.interim.maybe_merge_call(
@@ -294,9 +265,9 @@ class LARS(keras.optimizers.Optimizer):
         return list(zip(self._clip_gradients(gradients), variables, strict=True))
 
     def _clip_gradients(self, grads):
-        if self.clipnorm:
+        if (self.clipnorm or 0) > 0:
             return [clip_by_norm(g, self.clipnorm) for g in grads]
-        if self.global_clipnorm:
+        if (self.global_clipnorm or 0) > 0:
             return clip_by_global_norm(grads, self.global_clipnorm)
         return super()._clip_gradients(grads)
 
@@ -341,24 +312,21 @@ class LARS(keras.optimizers.Optimizer):
         first = tf.equal(self.iterations, 0)
         m = tf.cast(tf.where(first, 0.0, self.ema_momentum), variable.dtype)
         average.assign(m * average + (1 - m) * variable)
-        if self.ema_overwrite_frequency:
-            tf.cond(
-                tf.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0),
-                lambda: variable.assign(average),
-                lambda: tf.convert_to_tensor(variable),
-            )
+        if not self.ema_overwrite_frequency:
+            return
+
+        def overwrite():
+            variable.assign(average)
+
+        last = tf.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
+        tf.cond(last, overwrite, lambda: None)
 
     def get_config(self):
         """Returns the constructor's arguments, and the exclusions that methods have added."""
         config = super().get_config()
         config.update(dataclasses.asdict(self.rule))
         config["excluded_learning_rate_multiplier"] = self.excluded_learning_rate_multiplier
-        both = (self._decay_exclusions, self._adaptation_exclusions)
-        for exclusions in both:
-            patterns = exclusions.patterns
-            config[exclusions.argument] = None if patterns is None else list(patterns)
-        if any(exclusions.more_patterns or exclusions.paths for exclusions in both):
-            config["more_exclusions"] = [exclusions.get_config() for exclusions in both]
+        config.update(self._exclusions_config())
         return config
 
     @classmethod
@@ -368,20 +336,13 @@ class LARS(keras.optimizers.Optimizer):
         more = config.pop("more_exclusions", None)
         optimizer = super().from_config(config, custom_objects)
         if more:
-            decay, adaptation = more
-            optimizer._decay_exclusions = dataclasses.replace(optimizer._decay_exclusions, **decay)
-            optimizer._adaptation_exclusions = dataclasses.replace(
-                optimizer._adaptation_exclusions, **adaptation
-            )
+            optimizer._restore_exclusions(more)
         return optimizer
 
 
-def _dense(gradients, variables):
-    return [
-        (densify(g, v.shape), native_variable(v)) for g, v in zip(gradients, variables, strict=True)
-    ]
+def _pairs(gradients, variables):
+    return [(g, native_variable(v)) for g, v in zip(gradients, variables, strict=True)]
 
 
-def _require_not_negative(argument, value):
-    if not value >= 0:
-        raise InputError(f"`{argument}` must be at least 0. Received: {argument}={value}.")
+def _dense(grads_and_vars):
+    return [(densify(g, v.shape), v) for g, v in grads_and_vars]

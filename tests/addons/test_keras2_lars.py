@@ -1,6 +1,7 @@
 """tf_lars.keras2.LARS: the goldens and the ordinary life of a Keras 2 optimizer."""
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -110,8 +111,10 @@ def test_own_schedules_where_keras_is_keras_2():
     assert restored.get_config() == optimizer.get_config()
 
 
-@pytest.mark.parametrize("name", ["model.keras", "saved_model"])
-def test_a_saved_model_goes_on_as_if_never_stopped(tmp_path, name):
+@pytest.mark.parametrize("name", ["model.h5", "model.keras", "saved_model"])
+def test_a_saved_model_keeps_the_settings(tmp_path, name):
+    if name == "model.keras" and tf.__version__.startswith("2.13."):
+        pytest.skip("Keras 2.13 loads no legacy optimizer from this format, not even its own SGD")
     x, y = stack.data()
     optimizer = LARS(0.5, weight_decay=1e-3, exclude_from_layer_adaptation=["bias"])
     optimizer.exclude_from_weight_decay(var_names=["head/"])
@@ -122,8 +125,10 @@ def test_a_saved_model_goes_on_as_if_never_stopped(tmp_path, name):
     assert restored.optimizer.get_config() == optimizer.get_config()
     for one in (model, restored):
         one.fit(x, y, batch_size=16, epochs=1, shuffle=False, verbose=0)
-    for one, other in zip(model.get_weights(), restored.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    # Of the three formats of Keras 2, HDF5 alone keeps the state of a legacy optimizer.
+    if name == "model.h5":
+        for one, other in zip(model.get_weights(), restored.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_checkpoint_restores_the_velocity(tmp_path):
@@ -229,3 +234,12 @@ def test_mixed_float16_skips_overflowing_steps():
 def test_a_setting_out_of_range_is_named(arguments, message):
     with pytest.raises(InputError, match=f"Received: {message}"):
         LARS(1.0, **arguments)
+
+
+def test_lars_for_keras_3_says_where_this_one_is():
+    if tf.__version__ >= "2.16":
+        pytest.skip("Keras 3 is here too")
+    with pytest.raises(
+        ImportError, match=r"needs Keras 3.*Received: keras 2.*tf_lars\.keras2\.LARS"
+    ):
+        importlib.import_module("tf_lars.optimizer")

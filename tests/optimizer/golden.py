@@ -7,8 +7,6 @@ import pathlib
 import numpy as np
 import pytest
 
-from tf_lars.optimizer import LARS
-
 FOLDER = pathlib.Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 TOLERANCE = 2e-6
 
@@ -49,7 +47,7 @@ def learning_rates():
 
 
 def arguments(config):
-    """The arguments of `LARS` for a configuration, without the learning rate."""
+    """The arguments of `LARS` for a configuration, but for the learning rate."""
     c = manifest()["configs"][config]
     return {
         "momentum": c["momentum"],
@@ -63,10 +61,6 @@ def arguments(config):
         "exclude_from_weight_decay": c["exclude_wd"],
         "exclude_from_layer_adaptation": c["exclude_adapt"],
     }
-
-
-def optimizer(config):
-    return LARS(learning_rate=0.0, **arguments(config))
 
 
 def relative_error(value, reference):

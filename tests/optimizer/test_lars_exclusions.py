@@ -167,6 +167,8 @@ def test_exclusions_must_come_before_build():
 def test_what_is_no_list_of_patterns_is_refused(value, message):
     with pytest.raises(InputError, match=message):
         LARS(1.0, exclude_from_weight_decay=value)
+    with pytest.raises(InputError, match=message):
+        LARS(1.0).exclude_from_layer_adaptation(var_names=value)
 
 
 def test_plain_tensorflow_variables():

@@ -1,8 +1,10 @@
-import golden
 import numpy as np
 import pytest
 import tensorflow as tf
-from numpy_lars import NumpyLars
+
+from tests.optimizer import golden
+from tests.optimizer.numpy_lars import NumpyLars
+from tf_lars.optimizer import LARS
 
 pytestmark = golden.needs_golden
 
@@ -39,7 +41,7 @@ def test_one_replica(config, mode):
         tf.Variable(w, name=name)
         for name, w in zip(golden.names(), golden.initial_weights(), strict=True)
     ]
-    optimizer = golden.optimizer(config)
+    optimizer = LARS(learning_rate=0.0, **golden.arguments(config))
     optimizer.build(variables)
 
     def apply(*gradients):
@@ -62,7 +64,7 @@ def test_two_replicas(config, mirrored):
             tf.Variable(w, name=name)
             for name, w in zip(golden.names(), golden.initial_weights(), strict=True)
         ]
-        optimizer = golden.optimizer(config)
+        optimizer = LARS(learning_rate=0.0, **golden.arguments(config))
         optimizer.build(variables)
 
     @tf.function

@@ -7,8 +7,8 @@ import tensorflow as tf
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from numpy_lars import NumpyLars
 
+from tests.optimizer.numpy_lars import NumpyLars
 from tf_lars.errors import InputError
 from tf_lars.lars_rule import MOMENTUM_FORMS, TRUST_NORMS, LarsRule
 from tf_lars.optimizer import LARS

@@ -1,74 +1,20 @@
 """LARS in two real processes under MultiWorkerMirroredStrategy."""
 
-import contextlib
 import itertools
-import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
-import time
 
-import golden
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import two_workers
 
+from tests.optimizer import golden, two_processes, two_workers
 from tf_lars.optimizer import LARS
-
-SECONDS = 300
-
-
-def _free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
     """The results of both workers, as dicts of arrays."""
-    folder = tmp_path_factory.mktemp("workers")
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(2)]}
-    root = pathlib.Path(__file__).resolve().parents[2]
-    processes, logs = [], []
-    try:
-        for index in range(2):
-            task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-            environment = {
-                **os.environ,
-                "TF_CONFIG": json.dumps(task),
-                "CUDA_VISIBLE_DEVICES": "-1",
-                "PYTHONPATH": str(root),
-            }
-            logs.append(folder / f"worker{index}.log")
-            with logs[-1].open("w") as log:
-                processes.append(
-                    subprocess.Popen(
-                        [sys.executable, two_workers.__file__, str(folder)],
-                        env=environment,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        deadline = time.monotonic() + SECONDS
-        for process, log in zip(processes, logs, strict=True):
-            code = process.wait(timeout=max(deadline - time.monotonic(), 1))
-            assert code == 0, log.read_text()[-4000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    results = []
-    for index in range(2):
-        with np.load(folder / f"worker{index}.npz") as file:
-            results.append(dict(file))
-    return results
+    return two_processes.run("tests.optimizer.two_workers", tmp_path_factory.mktemp("workers"))
 
 
 def test_both_workers_have_the_same_weights(workers):

@@ -1,4 +1,4 @@
-"""One of two real workers: python two_workers.py <folder>, with TF_CONFIG in the environment.
+"""One of two real workers: python -m tests.optimizer.two_workers <folder>, with TF_CONFIG set.
 
 Takes every step that test_lars_two_workers.py asks about and leaves the numbers in
 <folder>/worker<i>.npz; the test compares them.
@@ -9,11 +9,11 @@ import os
 import pathlib
 import sys
 
-import golden
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tests.optimizer import golden
 from tf_lars.loss_scale import LossScaleOptimizer
 from tf_lars.optimizer import LARS
 
@@ -44,7 +44,7 @@ def _golden(strategy, worker):
         for config in golden.configs():
             named = zip(golden.names(), golden.initial_weights(), strict=True)
             variables = [tf.Variable(w, name=n) for n, w in named]
-            optimizer = golden.optimizer(config)
+            optimizer = LARS(learning_rate=0.0, **golden.arguments(config))
             optimizer.build(variables)
             sets[config] = optimizer, variables
 

@@ -1,0 +1,66 @@
+"""Two real workers of one cluster on this machine."""
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+SECONDS = 300
+
+
+def run(module, folder):
+    """Runs `python -m module folder` twice, and returns what they left in worker<i>.npz.
+
+    Raises:
+        AssertionError: a worker failed; with the end of its output.
+        subprocess.TimeoutExpired: after `SECONDS`.
+    """
+    root = pathlib.Path(__file__).resolve().parents[2]
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(2)]}
+    processes = []
+    try:
+        for index in range(2):
+            task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+            environment = {
+                **os.environ,
+                "TF_CONFIG": json.dumps(task),
+                "CUDA_VISIBLE_DEVICES": "-1",
+            }
+            with (folder / f"worker{index}.log").open("w") as log:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", module, str(folder)],
+                        cwd=root,
+                        env=environment,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        deadline = time.monotonic() + SECONDS
+        for index, process in enumerate(processes):
+            code = process.wait(timeout=max(deadline - time.monotonic(), 1))
+            assert code == 0, (folder / f"worker{index}.log").read_text()[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [_load(folder / f"worker{index}.npz") for index in range(2)]
+
+
+def _free_ports(count):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _load(path):
+    with np.load(path) as file:
+        return dict(file)

@@ -1,0 +1,199 @@
+"""LARS for Keras 2: TensorFlow 2.13 to 2.15, and tf_keras under newer TensorFlow.
+
+Here tensorflow-addons lives. Its wrappers (MovingAverage, Lookahead, SWA) take no optimizer but the
+legacy one of Keras 2, so that is the base.
+"""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tf_lars import presets
+from tf_lars.errors import InputError
+from tf_lars.exclusions import ExcludingOptimizer
+from tf_lars.lars_rule import LarsRule, densify, require
+
+
+def _keras2():
+    """Returns the Keras 2 of this environment."""
+    if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 16):
+        return tf.keras
+    try:
+        import tf_keras
+    except ImportError as error:
+        raise ImportError(
+            "tf_lars.keras2 needs Keras 2, which TensorFlow contains up to 2.15. "
+            f"Received: TensorFlow {tf.__version__} without tf_keras. "
+            "Install tf_keras, or use tf_lars.LARS, which is for Keras 3."
+        ) from error
+    return tf_keras
+
+
+_KERAS: Any = _keras2()
+
+
+@_KERAS.utils.register_keras_serializable(package="tf_lars")
+class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
+    """Layer-wise Adaptive Rate Scaling for Keras 2.
+
+    It computes what `tf_lars.LARS` does, by the same `tf_lars.lars_rule`; see there for the
+    equations and for the arguments not explained here. Gradients are summed over the replicas
+    first, then clipped, then applied. The velocity has the dtype of its variable, also with 16
+    bits. Mixed precision is Keras 2's own: `mixed_precision.LossScaleOptimizer(LARS(...))`.
+
+    `tf.train.Checkpoint` and `model.save("model.h5")` keep the velocity. The formats .keras and
+    SavedModel keep the settings of a legacy optimizer and lose its state, LARS's too.
+
+    Args:
+        learning_rate: a number, a schedule of the same Keras, or a function without arguments;
+            1.0 unless given.
+        momentum, weight_decay, trust_coefficient, epsilon, nesterov, momentum_form, trust_norm,
+            clip_trust_ratio, exclude_from_weight_decay, exclude_from_layer_adaptation,
+            excluded_learning_rate_multiplier: as in `tf_lars.LARS`.
+        name: "LARS" unless given.
+        **kwargs: `clipnorm`, `global_clipnorm`, `clipvalue`, `decay` or `lr` of the legacy base.
+
+    Raises:
+        InputError: a setting out of its range, a schedule of another Keras, a pattern that matches
+            no variable, or TensorFlow 1 behaviour.
+    """
+
+    _HAS_AGGREGATE_GRAD = True
+
+    def __init__(
+        self,
+        learning_rate=1.0,
+        momentum=0.9,
+        weight_decay=0.0,
+        trust_coefficient=0.001,
+        epsilon=0.0,
+        nesterov=False,
+        momentum_form="classic",
+        trust_norm="separate",
+        clip_trust_ratio=False,
+        exclude_from_weight_decay=None,
+        exclude_from_layer_adaptation=None,
+        excluded_learning_rate_multiplier=1.0,
+        name="LARS",
+        **kwargs,
+    ):
+        self.built = False
+        self._seen = {}
+        self._excluded = {}
+        super().__init__(name, **kwargs)
+        learning_rate = kwargs.get("lr", learning_rate)
+        schedule = _KERAS.optimizers.schedules.LearningRateSchedule
+        if hasattr(learning_rate, "get_config") and not isinstance(learning_rate, schedule):
+            raise InputError(
+                f"A schedule must be of the Keras that the optimizer is of, {_KERAS.__name__}. "
+                f"Received: learning_rate={learning_rate!r}."
+            )
+        self._set_hyper("learning_rate", learning_rate)
+        self._set_hyper("decay", self._initial_decay)
+        multiplier = excluded_learning_rate_multiplier
+        require(weight_decay >= 0, "weight_decay", "at least 0", weight_decay)
+        require(multiplier >= 0, "excluded_learning_rate_multiplier", "at least 0", multiplier)
+        self.weight_decay = weight_decay
+        self.excluded_learning_rate_multiplier = multiplier
+        self.rule = LarsRule(
+            momentum=momentum,
+            trust_coefficient=trust_coefficient,
+            epsilon=epsilon,
+            nesterov=nesterov,
+            momentum_form=momentum_form,
+            trust_norm=trust_norm,
+            clip_trust_ratio=clip_trust_ratio,
+        )
+        self._set_exclusions(exclude_from_weight_decay, exclude_from_layer_adaptation)
+
+    @classmethod
+    def preset(cls, name, **overrides):
+        """Returns LARS as a well-known implementation has it; see `tf_lars.LARS.preset`."""
+        return cls(**{**presets.settings(name), **overrides})
+
+    def _create_slots(self, var_list):
+        if not tf.compat.v1.executing_eagerly_outside_functions():
+            raise InputError(
+                "tf_lars.keras2.LARS needs TensorFlow 2 behaviour. Received: graphs with sessions. "
+                "Leave out `tf.compat.v1.disable_eager_execution()`."
+            )
+        self._settle_exclusions(var_list)
+        if self.rule.momentum:
+            for variable in var_list:
+                self.add_slot(variable, "velocity")
+
+    def _settle_exclusions(self, var_list):
+        # The base comes here at every step, with the variables that have gradients then.
+        known = {_key(v): v for v in var_list}
+        if known.keys() <= self._excluded.keys():
+            return
+        self._seen = {**self._seen, **known}
+        variables = list(self._seen.values())
+        pairs = zip(
+            self._decay_exclusions.resolve(variables),
+            self._adaptation_exclusions.resolve(variables),
+            strict=True,
+        )
+        self._excluded = dict(zip(self._seen, pairs, strict=True))
+        self.built = True
+
+    def _transform_gradients(self, grads_and_vars):
+        # Before the base clips: the norm of slices that repeat rows is not that of their sum.
+        return super()._transform_gradients([(densify(g, v.shape), v) for g, v in grads_and_vars])
+
+    def _resource_apply_dense(self, grad, var, apply_state=None):
+        place = var.device, var.dtype.base_dtype
+        coefficients = (apply_state or {}).get(place) or self._fallback_apply_state(*place)
+        no_decay, no_adaptation = self._excluded[_key(var)]
+        rate = coefficients["lr_t"]
+        if no_adaptation and self.excluded_learning_rate_multiplier != 1:
+            rate *= self.excluded_learning_rate_multiplier
+        self.rule.update(
+            var,
+            self.get_slot(var, "velocity") if self.rule.momentum else None,
+            grad,
+            rate,
+            0.0 if no_decay else self.weight_decay,
+            not no_adaptation,
+        )
+        # The kernels have no output; a tf.function orders what follows by the variables.
+        return tf.no_op()
+
+    def _resource_apply_sparse_duplicate_indices(self, grad, var, indices, apply_state=None):
+        # Reached from the wrappers of tensorflow-addons alone.
+        dense = densify(tf.IndexedSlices(grad, indices), var.shape)
+        return self._resource_apply_dense(dense, var, apply_state)
+
+    def _resource_apply_sparse(self, grad, var, indices, apply_state=None):
+        return self._resource_apply_sparse_duplicate_indices(grad, var, indices, apply_state)
+
+    def get_config(self):
+        """Returns the constructor's arguments, and the exclusions that methods have added."""
+        return {
+            **super().get_config(),
+            "learning_rate": self._serialize_hyperparameter("learning_rate"),
+            "decay": self._initial_decay,
+            "weight_decay": self.weight_decay,
+            **dataclasses.asdict(self.rule),
+            "excluded_learning_rate_multiplier": self.excluded_learning_rate_multiplier,
+            **self._exclusions_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Returns the optimizer that `get_config` describes, without its state."""
+        config = dict(config)
+        more = config.pop("more_exclusions", None)
+        optimizer = super().from_config(config, custom_objects)
+        if more:
+            optimizer._restore_exclusions(more)
+        return optimizer
+
+
+def _key(variable):
+    """Returns one key for a mirrored variable and for each of its copies."""
+    mirrored = isinstance(variable, tf.distribute.DistributedValues)
+    if not mirrored and hasattr(variable.handle, "_distributed_container"):
+        variable = variable.handle._distributed_container()
+    return variable._unique_id
