@@ -180,8 +180,8 @@ class LarsRule:
             u = _decayed(g, b, w)
             r = self._ratio(w, g, u, a, b, adapt)
         else:
-            # Nothing asks for u itself: b*w goes into the velocity just before the kernel multiplies
-            # that by m and adds g. That is two passes over memory less than forming u.
+            # Nothing asks for u itself: b*w goes into the velocity before the kernel multiplies it
+            # by m and adds g, which moves three fifths of the bytes of forming u.
             u = g
             r = self._ratio(w, g, u, a, b, adapt)
             if b:
