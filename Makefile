@@ -1,17 +1,22 @@
 # Everything runs in .venv, which the first target that needs it creates with pip alone.
 PYTHON ?= python3
+# tensorflow-addons ends with Python 3.11.
+PYTHON311 ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 
-.PHONY: help setup train test test-all lint bench clean
+.PHONY: help setup train test test-all test-addons lint bench bench-optimizer clean
 
 help:
 	@echo "make setup     create $(VENV) with everything that training and the tests need"
 	@echo "make train     train on handwritten digits with two workers (SEED=$(SEED))"
 	@echo "make test      run the tests          make test-all  run the slow ones too"
-	@echo "make lint      ruff and mypy          make bench     run the benchmarks"
-	@echo "make clean     remove $(VENV), data/digits and runs/"
+	@echo "make test-addons      the tests of Keras 2 and tensorflow-addons, in .venv-addons"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     run the benchmarks, beside the peers that $(VENV) has"
+	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
+	@echo "make clean     remove $(VENV) and its like, data/digits and runs/"
 
 setup: $(VENV)/installed
 
@@ -33,10 +38,33 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest
 
+test-addons: .venv-addons/installed
+	.venv-addons/bin/python -m pytest tests/addons
+
+.venv-addons/installed: setup.cfg pyproject.toml
+	$(PYTHON311) -m venv .venv-addons
+	.venv-addons/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[addons]" pytest
+	@touch $@
+
+bench: setup
+	$(BIN)/python -m benchmarks.optimizer_step --output_dir=runs/benchmarks
+
+bench-optimizer: .venv-bench/installed
+	.venv-bench/bin/python -m benchmarks.optimizer_step --all_forms
+
+# tf-models-official asks for packages that it needs nowhere near its optimizer.
+.venv-bench/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+		tf_keras==2.21.0 optax==0.2.8 jax==0.10.2 torch==2.13.0 gin-config pyyaml
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		tf-models-official==2.20.0 timm==1.0.31
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) data/digits runs
+	rm -rf $(VENV) .venv-addons .venv-bench data/digits runs

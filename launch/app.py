@@ -42,4 +42,5 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         # absl's own parser handles --help; its error path exits with 1 and a page of text.
         return flags.FLAGS(argv)
     except flags.Error as error:
-        fail(InputError(f"{str(error).rstrip('.')}. See --help for the flags."))
+        reason = str(error).removeprefix("ERROR:: ").rstrip(".")  # absl's prefix for flagfiles
+        fail(InputError(f"{reason}. See --help for the flags."))

@@ -70,8 +70,9 @@ class TrainingSettings:
         for name in ("learning_rate", "decay_power", "trust_coefficient"):
             value = getattr(self, name)
             _check(0 < value < math.inf, self, name, "above 0")
-        for name in ("weight_decay", "end_learning_rate", "warmup_epochs", "seed"):
+        for name in ("weight_decay", "end_learning_rate", "warmup_epochs"):
             _check(0 <= getattr(self, name) < math.inf, self, name, "0 or above")
+        _check(0 <= self.seed < 2**32, self, "seed", "at least 0 and below 2**32")
         for name in ("momentum", "label_smoothing"):
             _check(0 <= getattr(self, name) < 1, self, name, "at least 0 and below 1")
         _check(0 < self.crop_fraction <= 1, self, "crop_fraction", "above 0 and at most 1")
@@ -98,7 +99,7 @@ def define() -> None:
         "resnet18, 34, 50, 101 or 152; or small_resnetD[_wW] for small images, with depth D = 6n+2 "
         "and width W.",
     )
-    flags.DEFINE_string("data_dir", "", "Folder written by launch.prepare_imagenet.")
+    flags.DEFINE_string("data_dir", "", "Local folder written by launch.prepare_imagenet.")
     flags.DEFINE_string(
         "model_dir", "", "Folder for checkpoints, TensorBoard, results.json and report.png."
     )

@@ -33,11 +33,7 @@ def main() -> int:
             return training.run(settings, clusters.Cluster())
         return _supervise(settings, num_workers)
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; the same command goes on from the last checkpoint in "
-            f"{os.path.join(settings.model_dir, 'checkpoints')}",
-            file=sys.stderr,
-        )
+        print(f"\n{training.interrupted(settings)}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -47,7 +43,7 @@ def _supervise(settings: flags.TrainingSettings, num_workers: int) -> int:
     failure = supervisor.run(
         [command] * num_workers,
         [{"TF_CONFIG": clusters.local(ports, rank).tf_config()} for rank in range(num_workers)],
-        os.path.join(settings.model_dir, "logs"),
+        os.path.join(settings.model_dir, training.LOGS),
         cpus=_shares_of_cores(num_workers),
     )
     if failure is None:

@@ -6,14 +6,16 @@ import math
 import os
 import re
 import statistics
-import time
 
 import models
 from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
-from tf_lars.data import order
+from tf_lars.data import order, reader, records
 from tf_lars.data.records import DatasetInfo
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import EXIT_DONE, InputError
+
+CHECKPOINTS, TENSORBOARD, LOGS = "checkpoints", "tensorboard", "logs"
+"""Folders in the model folder."""
 
 
 class PeerFailure(RuntimeError):
@@ -29,25 +31,27 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
     """
     if not models.known(settings.model):
         raise InputError(models.unknown_name(settings.model))
-    DatasetInfo.load(settings.data_dir)
+    for split in records.SPLITS:
+        reader.open_split(settings.data_dir, split)
     order.per_replica_batch_size(settings.global_batch_size, num_workers)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)
-    try:
-        os.makedirs(settings.model_dir, exist_ok=True)
-        probe = os.path.join(settings.model_dir, f".writable-{os.getpid()}")
-        with open(probe, "w"):
-            os.remove(probe)
-    except OSError as error:
-        raise InputError(
-            f"--model_dir must be a folder that can be written to. Received: "
-            f"{settings.model_dir!r} ({error.strerror}). Name another."
-        ) from error
+    for name in ("", CHECKPOINTS, TENSORBOARD, LOGS if num_workers > 1 else ""):
+        folder = os.path.join(settings.model_dir, name)
+        try:
+            os.makedirs(folder, exist_ok=True)
+            probe = os.path.join(folder, f".writable-{os.getpid()}")
+            with open(probe, "w"):
+                os.remove(probe)
+        except OSError as error:
+            raise InputError(
+                f"--model_dir must be a folder that can be written to, and so must what is in it. "
+                f"Received: {folder!r} ({error.strerror}). Name another --model_dir."
+            ) from error
 
 
 def run(settings: TrainingSettings, cluster: Cluster) -> int:
     """Trains, evaluates and writes the results; returns the exit code."""
-    start = time.time()
     import keras
     import tensorflow as tf
 
@@ -106,19 +110,18 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         steps_per_loop=settings.steps_per_loop,
     )
     checkpoints = CheckpointStore(
-        os.path.join(settings.model_dir, "checkpoints"),
+        os.path.join(settings.model_dir, CHECKPOINTS),
         _identity(settings, info),
         is_chief=cluster.is_chief,
         resume=settings.resume,
     )
     watchers: list[keras.callbacks.Callback] = []
     if cluster.is_chief:
-        _write_flags(settings)
         print(_describe(settings, info, model, cluster, replicas, steps), flush=True)
         watchers = [
-            _resumption_notice(checkpoints, trainer, steps),
+            _beginning(settings, checkpoints, trainer, steps),
             ProgressLine(total_steps=steps, epochs=settings.epochs),
-            ScalarLogger(os.path.join(settings.model_dir, "tensorboard")),
+            ScalarLogger(os.path.join(settings.model_dir, TENSORBOARD)),
         ]
     try:
         history = trainer.fit(
@@ -130,7 +133,7 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
             callbacks=watchers,
             checkpoints=checkpoints,
         )
-        return _finish(settings, cluster, trainer, history, start)
+        return _finish(settings, cluster, trainer, history)
     except tf.errors.OpError as error:
         raise _explained(error) from error
 
@@ -215,7 +218,7 @@ def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: in
     )
 
 
-def _finish(settings, cluster: Cluster, trainer, history, start: float) -> int:
+def _finish(settings, cluster: Cluster, trainer, history) -> int:
     """Writes the results on the chief, after all workers have shown the same weights."""
     from tf_lars.tracking import report, results
 
@@ -240,7 +243,8 @@ def _finish(settings, cluster: Cluster, trainer, history, start: float) -> int:
         "weights_sha256": digest,
         "replica_weights_sha256": digests,
         "num_workers": cluster.num_workers,
-        "seconds": time.time() - start,
+        # Training and evaluation, before and after any interruption, without the start-up.
+        "seconds": sum(e["seconds"] for e in history),
     }
     path = os.path.join(settings.model_dir, "results.json")
     results.write(path, summary)
@@ -254,11 +258,19 @@ def _finish(settings, cluster: Cluster, trainer, history, start: float) -> int:
     return EXIT_DONE
 
 
-def _resumption_notice(checkpoints, trainer, steps: int):
-    """Returns a callback that says, when training begins, from where it goes on."""
+def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
+    """Returns a callback for when the checkpoint is restored, and nothing was refused.
+
+    It writes the flags, makes room for new event files, and says from where training goes on.
+    """
     import keras
 
-    def tell(logs=None):
+    from tf_lars.checkpoints import move_aside
+
+    def begin(logs=None):
+        _write_flags(settings)
+        if settings.resume == "never":
+            move_aside(os.path.join(settings.model_dir, TENSORBOARD))
         if checkpoints.resumed_from:
             left = "nothing is left to train" if trainer.step >= steps else f"of {steps:,}"
             print(
@@ -266,4 +278,13 @@ def _resumption_notice(checkpoints, trainer, steps: int):
                 flush=True,
             )
 
-    return keras.callbacks.LambdaCallback(on_train_begin=tell)
+    return keras.callbacks.LambdaCallback(on_train_begin=begin)
+
+
+def interrupted(settings: TrainingSettings) -> str:
+    """Returns what a person who has stopped a run should know."""
+    folder = os.path.join(settings.model_dir, CHECKPOINTS)
+    if not any(name.startswith("step-") for name in os.listdir(folder)):
+        return "interrupted before the first checkpoint; the same command starts anew"
+    command = "with --resume=auto the" if settings.resume == "never" else "the"
+    return f"interrupted; {command} same command goes on from the last checkpoint in {folder}"

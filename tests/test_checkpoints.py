@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, and only for the run that wrote them."""
 
 import json
+import os
 import shutil
 
 import keras
@@ -73,8 +74,21 @@ def test_a_torn_checkpoint_is_skipped_for_the_one_before(two, part, share):
 
 def test_a_missing_part_is_a_torn_checkpoint(two):
     directory, _ = two
-    shutil.os.remove(f"{directory}/step-00000002/checkpoint.index")
+    os.remove(f"{directory}/step-00000002/checkpoint.index")
     assert _restored(directory)[0].resumed_from.endswith("step-00000001")
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"sha256": []}', '{"sha256": {}}'])
+def test_a_state_of_another_shape_is_a_torn_checkpoint(two, content):
+    directory, _ = two
+    with open(f"{directory}/step-00000002/state.json", "w") as file:
+        file.write(content)
+    assert _restored(directory)[0].resumed_from.endswith("step-00000001")
+
+
+def test_others_may_read_checkpoints_as_the_umask_has_it(two):
+    directory, _ = two
+    assert os.stat(f"{directory}/step-00000002").st_mode == os.stat(directory).st_mode
 
 
 def test_other_settings_are_refused_with_the_difference(two):
@@ -103,7 +117,7 @@ def test_what_a_killed_process_left_half_written_is_removed(two):
     left = f"{directory}/.writing-abc"
     shutil.copytree(f"{directory}/step-00000002", left)
     _restored(directory)
-    assert sorted(shutil.os.listdir(directory)) == ["step-00000001", "step-00000002"]
+    assert sorted(os.listdir(directory)) == ["step-00000001", "step-00000002"]
 
 
 def test_never_starts_anew_and_keeps_the_old_ones_aside(two):
@@ -111,8 +125,8 @@ def test_never_starts_anew_and_keeps_the_old_ones_aside(two):
     store, history, _ = _restored(directory, resume="never")
     assert (history, store.resumed_from) == ([], None)
     parent = directory.rsplit("/", 1)[0]
-    (aside,) = [name for name in shutil.os.listdir(parent) if name.startswith("checkpoints-")]
-    assert sorted(shutil.os.listdir(f"{parent}/{aside}")) == ["step-00000001", "step-00000002"]
+    (aside,) = [name for name in os.listdir(parent) if name.startswith("checkpoints-")]
+    assert sorted(os.listdir(f"{parent}/{aside}")) == ["step-00000001", "step-00000002"]
 
 
 def test_must_insists(tmp_path):

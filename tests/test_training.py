@@ -1,8 +1,6 @@
 """The training loop: one device, two logical CPUs and two real processes give the same result."""
 
 import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -10,35 +8,23 @@ import pytest
 import tensorflow as tf
 
 from tests import training_cases as cases
+from tests import two_processes
 from tf_lars import Trainer
+from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.errors import InputError
-
-STARTER = """
-import sys
-from tf_lars.distribute import cluster, supervisor
-directory = sys.argv[1]
-ports = supervisor.free_ports(2)
-failure = supervisor.run(
-    [[sys.executable, "-m", "tests.training_cases", directory]] * 2,
-    [{"TF_CONFIG": cluster.local(ports, rank).tf_config()} for rank in range(2)],
-    directory,
-)
-if failure:
-    sys.exit(f"{failure}: {supervisor.error_of(failure.log, 60)}")
-"""
 
 
 @pytest.fixture(scope="session")
 def two_workers(tmp_path_factory):
     """Results of all cases by (case, rank), from two processes that ran them together."""
-    directory = tmp_path_factory.mktemp("two_workers")
-    subprocess.run([sys.executable, "-c", STARTER, str(directory)], check=True, timeout=600)
-    return {
-        (case.__name__, rank): dict(np.load(directory / f"{case.__name__}-{rank}.npz"))
-        for case in cases.CASES
-        for rank in range(2)
-    }
+    workers = two_processes.run("tests.training_cases", tmp_path_factory.mktemp("two_workers"))
+    results = {(case.__name__, rank): {} for case in cases.CASES for rank in range(2)}
+    for rank, worker in enumerate(workers):
+        for key, value in worker.items():
+            case, name = key.split("|")
+            results[case, rank][name] = value
+    return results
 
 
 @pytest.fixture(scope="session")
@@ -184,8 +170,56 @@ def test_epochs_may_be_shorter_than_a_batch():
         epochs=8,
         validation=ArrayEvaluationInput(*cases.images(10), 10),
     )
-    assert [(h["epoch"], h["step"]) for h in history] == [(1, 1), (4, 2), (7, 3)]
+    assert [(h["epoch"], h["step"]) for h in history] == [(3, 1), (6, 2), (8, 3)]
+    assert all("val_loss" in entry for entry in history)
     assert t.step == 3
+
+
+class StopAt(keras.callbacks.Callback):
+    """Stops training after a step, or after an epoch."""
+
+    def __init__(self, step=None, epoch=None):
+        super().__init__()
+        self.step, self.epoch = step, epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self.step:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epoch:
+            self.model.stop_training = True
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_from_there_and_ends_as_if_undisturbed(tmp_path):
+    data = ArrayTrainingInput(*cases.images(320), cases.BATCH)
+
+    def run(name, callbacks):
+        t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model, steps_per_loop=1)
+        store = CheckpointStore(str(tmp_path / name), {})
+        return t, t.fit(data, epochs=3, callbacks=callbacks, checkpoints=store)
+
+    undisturbed, expected = run("undisturbed", [])
+    stopped, history = run("stopped", [StopAt(step=7)])
+    assert stopped.step == 7
+    assert [(h["epoch"], h["step"]) for h in history] == [(1, 5), (1.4, 7)]
+    resumed, history = run("stopped", [])
+    assert [(h["epoch"], h["step"]) for h in history] == [(1, 5), (2, 10), (3, 15)]
+    assert history[-1]["loss"] == expected[-1]["loss"]
+    for name, value in cases.weights(undisturbed.model).items():
+        np.testing.assert_array_equal(cases.weights(resumed.model)[name], value)
+
+
+def test_a_run_that_a_callback_stops_is_evaluated_at_its_end():
+    t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model)
+    history = t.fit(
+        ArrayTrainingInput(*cases.images(64), cases.BATCH),
+        epochs=9,
+        validation=ArrayEvaluationInput(*cases.images(10), 10),
+        epochs_between_evaluations=3,
+        callbacks=[StopAt(epoch=4)],
+    )
+    assert [h["epoch"] for h in history if "val_loss" in h] == [3, 4]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_word():
@@ -220,6 +254,12 @@ def test_what_cannot_be_trained_is_refused():
     model = cases.plain_model()
     model.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
     with pytest.raises(InputError, match="sum_over_batch_size"):
+        Trainer(model)
+    model.compile("sgd", [keras.losses.MeanSquaredError(reduction="sum")])
+    with pytest.raises(InputError, match="sum_over_batch_size"):
+        Trainer(model)
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=2), "mse")
+    with pytest.raises(InputError, match="set micro_batch_size"):
         Trainer(model)
 
 
@@ -260,6 +300,7 @@ def test_a_subclassed_model_with_two_outputs_and_a_penalty_trains_and_evaluates(
         results.append(Trainer(model, strategy).evaluate(Data(x, np.arange(30), 8)))
         expected = model.evaluate(x, y, batch_size=30, verbose=0, return_dict=True)
         assert results[-1]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-        assert results[-1]["a_mae"] == pytest.approx(expected["a_mae"], rel=1e-5)
+        for name in ("a_mae", "b_mae", "a_loss", "b_loss"):
+            assert results[-1][name] == pytest.approx(expected[name], rel=1e-5), name
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)
     assert os.environ.get("TF_CONFIG") is None

@@ -66,7 +66,8 @@ class CheckpointStore:
             for name in self._names(_PARTIAL):  # of a process that was killed as it wrote
                 shutil.rmtree(os.path.join(self._directory, name))
         if self._resume == "never":
-            self._move_aside()
+            if self._is_chief:
+                move_aside(self._directory)
             return []
         for name in reversed(self._names()):
             path = os.path.join(self._directory, name)
@@ -103,7 +104,8 @@ class CheckpointStore:
             return
         os.makedirs(self._directory, exist_ok=True)
         path = os.path.join(self._directory, f"{_PREFIX}{step:08d}")
-        partial = tempfile.mkdtemp(prefix=_PARTIAL, dir=self._directory)
+        partial = os.path.join(self._directory, f"{_PARTIAL}{os.getpid()}")
+        os.mkdir(partial)  # tempfile.mkdtemp would keep it from all other users for good
         checkpoint.write(os.path.join(partial, "checkpoint"))
         state = {
             "step": step,
@@ -139,11 +141,13 @@ class CheckpointStore:
                 "--resume=never to start anew."
             )
 
-    def _move_aside(self) -> None:
-        if self._is_chief and self._names():
-            aside = f"{self._directory}-{time.strftime('%Y%m%d-%H%M%S')}"
-            os.rename(self._directory, aside)
-            logging.info("Earlier checkpoints are now in %s.", aside)
+
+def move_aside(directory: str) -> None:
+    """Gives a folder that holds anything another name, with the time in it."""
+    if os.path.isdir(directory) and os.listdir(directory):
+        aside = f"{directory}-{time.strftime('%Y%m%d-%H%M%S')}"
+        os.rename(directory, aside)
+        logging.info("%s is now %s.", directory, aside)
 
 
 def _whole_state(path: str) -> dict | None:
@@ -151,10 +155,15 @@ def _whole_state(path: str) -> dict | None:
     try:
         with open(os.path.join(path, _STATE)) as file:
             state = json.load(file)
-        whole = all(
+        whole = {"settings", "history"} <= state.keys() and all(
             _sha256(os.path.join(path, name)) == digest for name, digest in state["sha256"].items()
         )
-    except (OSError, ValueError, KeyError):
+    except PermissionError as error:
+        raise InputError(
+            f"A run goes on only from checkpoints that it may read. Received: {error}. Change the "
+            "permissions, name another folder, or start as the user who wrote it."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return state if whole else None
 

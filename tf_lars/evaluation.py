@@ -64,8 +64,13 @@ class Evaluator:
         for _ in tf.range(steps):
             self._strategy.run(self._step, args=(next(iterator),))
         # float32 counts whole numbers exactly up to 16.7 million examples.
-        count = self._model._loss_tracker.count
-        return self._model.get_metrics_result() | {"examples": tf.convert_to_tensor(count)}
+        count = tf.convert_to_tensor(self._model._loss_tracker.count)
+        # The losses of single outputs, where there are several: Keras counts padding in them.
+        outputs = {
+            metric.name: tf.convert_to_tensor(metric.total) / count
+            for metric in self._model._compile_loss.metrics
+        }
+        return self._model.get_metrics_result() | outputs | {"examples": count}
 
     def _step(self, batch) -> None:
         model = self._model

@@ -63,7 +63,8 @@ class Trainer:
         take about two seconds, the same number on all workers.
 
     Raises:
-      InputError: the model is not compiled, or a loss has another reduction.
+      InputError: the model is not compiled, a loss has another reduction, or the optimizer
+        accumulates gradients.
     """
 
     def __init__(
@@ -80,11 +81,19 @@ class Trainer:
                 "Trainer needs a compiled model. Received: one without an optimizer. Call "
                 "model.compile(optimizer=..., loss=...) in the strategy's scope first."
             )
-        reduction = getattr(model.loss, "reduction", "sum_over_batch_size")
-        if reduction not in ("sum_over_batch_size", "mean"):
+        for loss in tf.nest.flatten(model.loss):
+            reduction = getattr(loss, "reduction", "sum_over_batch_size")
+            if reduction not in ("sum_over_batch_size", "mean"):
+                raise InputError(
+                    'A loss must have the reduction "sum_over_batch_size", so that it is a mean '
+                    f"over the global batch. Received: {reduction!r}."
+                )
+        if model.optimizer.gradient_accumulation_steps:
             raise InputError(
-                'A loss must have the reduction "sum_over_batch_size", so that it is a mean over '
-                f"the global batch. Received: {reduction!r}."
+                "Trainer accumulates gradients itself. Received: an optimizer with "
+                f"gradient_accumulation_steps={model.optimizer.gradient_accumulation_steps}. "
+                "Leave that out, name the whole batch as the global batch, and set "
+                "micro_batch_size."
             )
         for name, value in (
             ("steps_per_loop", steps_per_loop),
@@ -118,6 +127,11 @@ class Trainer:
     ) -> list[dict[str, float]]:
         """Trains to the end of the last epoch, from the newest checkpoint where there is one.
 
+        Training goes on from the optimizer's `iterations`: a model that has been trained for two
+        epochs already goes on with the third. When a callback stops training within an epoch, the
+        last entry of the history is of that part of an epoch, with a fraction as `epoch`; a
+        checkpoint holds the whole epochs only.
+
         Args:
           data: training data; its `global_batch_size` must divide among the replicas.
           epochs: passes over the data. The run takes `ceil(epochs * N / B)` steps.
@@ -126,13 +140,15 @@ class Trainer:
           batch_norm_examples: before an evaluation, estimate the statistics of batch
             normalisation anew from about so many training examples. 0 keeps the moving averages,
             which are right after a few hundred steps and useless before.
-          callbacks: Keras callbacks. A batch, for them, is one call of the loop.
+          callbacks: Keras callbacks. A batch, for them, is one call of the loop. One that may
+            stop training belongs on every worker.
           checkpoints: written at the end of each epoch; the newest is restored first.
 
         Returns:
           One dictionary per epoch, those before a resumption included: `epoch` (from 1), `step`,
           `loss` and the model's metrics, the same with `val_`, `learning_rate`,
-          `images_per_second`.
+          `images_per_second`, `seconds` (all of the epoch, with its evaluation). Of epochs that
+          end in the same step there is one for the last of them.
 
         Raises:
           InputError: the batch does not divide, the checkpoint is of another run, or the loss is
@@ -147,6 +163,7 @@ class Trainer:
                 f"{self._micro_batch_size}."
             )
         ends = order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
+        epoch_of = {end: epoch for epoch, end in enumerate(ends, start=1)}
         self._build(data)
         history = checkpoints.restore(self.model) if checkpoints else []
         step = self.step
@@ -156,25 +173,32 @@ class Trainer:
         )
         watchers.on_train_begin()
         settle_batch_norm = self._batch_norm_settler(data, batch_norm_examples)
+
         iterator = iter(self._distribute(data, step, ends[-1]))
         with _gradients_reduced_by_caller(self.model.optimizer):
-            for epoch, end in enumerate(ends):
+            evaluated = order.whole_epochs(step, data.num_examples, data.global_batch_size)
+            for end, epoch in epoch_of.items():
                 if end <= step or self.model.stop_training:
                     continue
-                watchers.on_epoch_begin(epoch)
+                start = time.perf_counter()
+                watchers.on_epoch_begin(epoch - 1)
                 logs = self._train_epoch(iterator, data.global_batch_size, step, end, watchers)
-                step = end
-                last = end == ends[-1] or self.model.stop_training
-                if validation and (last or (epoch + 1) % epochs_between_evaluations == 0):
-                    settle_batch_norm()
-                    results = self._evaluator.run(validation)
-                    logs |= {f"val_{name}": value for name, value in results.items()}
-                logs |= {"epoch": epoch + 1, "step": step}
-                watchers.on_epoch_end(epoch, logs)
+                step = int(logs["step"])
+                whole = step == end
+                passes = step * data.global_batch_size / data.num_examples
+                logs["epoch"] = epoch if whole else passes
+                due = epoch // epochs_between_evaluations > evaluated // epochs_between_evaluations
+                if validation and (due or end == ends[-1] or self.model.stop_training):
+                    logs |= self._validate(validation, settle_batch_norm)
+                evaluated = epoch
+                logs["seconds"] = time.perf_counter() - start
+                watchers.on_epoch_end(epoch - 1, logs)
+                if validation and self.model.stop_training and "val_loss" not in logs:
+                    logs |= self._validate(validation, settle_batch_norm)
                 history.append(logs)
                 if checkpoints:
                     self._batch_norm.average()
-                    checkpoints.save(self.model, step, history)
+                    checkpoints.save(self.model, step, history if whole else history[:-1])
         watchers.on_train_end(history[-1] if history else {})
         return history
 
@@ -243,7 +267,11 @@ class Trainer:
                     "lower learning rate or a longer warm-up."
                 )
             watchers.on_train_batch_end(step - 1, logs)
-        return logs | {"images_per_second": images / seconds}
+        return logs | {"step": step, "images_per_second": images / seconds}
+
+    def _validate(self, data: EvaluationData, settle_batch_norm: Callable) -> dict[str, float]:
+        settle_batch_norm()
+        return {f"val_{name}": value for name, value in self._evaluator.run(data).items()}
 
     def _next_loop_length(self, global_batch_size: int) -> int:
         if self._steps_per_loop:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import two_processes
 from tests.addons import (
     stack,  # noqa: F401  (skips this module where there is no Keras 2)
     two_workers,
 )
-from tests.optimizer import golden, two_processes
+from tests.optimizer import golden
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -29,22 +30,36 @@ WAIT = "import signal; signal.pause()"
 
 def test_all_well_is_no_failure_and_each_rank_has_a_log(tmp_path, capfdbinary):
     assert _run(tmp_path, "print('zero')", "print('one')") is None
-    assert (tmp_path / "rank-0.log").read_text() == "zero\n"
-    assert (tmp_path / "rank-1.log").read_text() == "one\n"
+    for rank, said in enumerate(("zero", "one")):
+        header, *lines = (tmp_path / f"rank-{rank}.log").read_text().splitlines()
+        assert header.startswith("--- started")
+        assert lines == [said]
     assert capfdbinary.readouterr().out == b"zero\n"
 
 
 def test_the_others_are_ended_when_one_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.2)
+    os.mkfifo(tmp_path / "pid")
     failure = _run(
         tmp_path,
         f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); {WAIT}",
-        "import sys; sys.exit(3)",
+        f"""
+        import sys
+        pid = open({str(tmp_path / "pid")!r}).read()  # waits until the other has written it
+        open({str(tmp_path / "seen")!r}, "w").write(pid)
+        sys.exit(3)
+        """,
     )
     assert (failure.rank, failure.exit_code) == (1, 3)
     assert "worker 1 ended with exit code 3" in str(failure)
-    if (tmp_path / "pid").exists():
-        assert not _alive(int((tmp_path / "pid").read_text()))
+    assert not _alive(int((tmp_path / "seen").read_text()))
+
+
+def test_a_start_adds_to_the_log_and_only_its_own_error_is_told(tmp_path):
+    assert _run(tmp_path, "import sys; sys.exit('error: the first')").exit_code == 1
+    failure = _run(tmp_path, "import sys; sys.exit('the second')")
+    assert supervisor.error_of(failure.log) == "the second"
+    assert "error: the first" in (tmp_path / "rank-0.log").read_text()
 
 
 def test_the_cause_is_reported_and_not_who_noticed_first(tmp_path):
@@ -88,9 +103,11 @@ def test_workers_end_when_the_supervisor_is_killed(tmp_path, how):
     )
     pids = [int(process.stdout.readline())]
     log = tmp_path / "rank-1.log"
-    while not log.read_text().strip():
+    deadline = time.monotonic() + 60
+    while len(log.read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline, "worker 1 has not started"
         os.sched_yield()
-    pids.append(int(log.read_text()))
+    pids.append(int(log.read_text().splitlines()[1]))
     process.send_signal(how)
     process.wait(timeout=60)
     for pid in pids:

@@ -132,7 +132,13 @@ def test_a_finished_run_started_again_trains_no_further(finished, short_run):
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, short_run, tmp_path):
     flags = [*short_run, f"--model_dir={tmp_path / 'run'}"]
     process = subprocess.Popen(
-        _command(*flags), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        _command(*flags),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stdout:
         if line.startswith("epoch 2/6"):
@@ -190,11 +196,29 @@ def test_one_worker_trains_in_the_process_itself(short_run, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["eval_examples"] == 360
 
 
+def _content(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.parent.name != "logs"}
+
+
 def test_other_settings_do_not_go_on_from_a_checkpoint(finished, short_run):
     model_dir, _ = finished
+    before = _content(model_dir)
     refused = _run(*short_run, "--seed=7", f"--model_dir={model_dir}")
     assert refused.returncode == 2
     assert "seed=0 (now 7)" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert _content(model_dir) == before
+    log = (model_dir / "logs" / "rank-0.log").read_text()
+    assert "epoch 6/6" in log
+    assert "seed=0 (now 7)" in log
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "logs"])
+def test_a_file_in_the_place_of_a_folder_is_refused(name, short_run, tmp_path):
+    (tmp_path / name).touch()
+    refused = _run(*short_run, f"--model_dir={tmp_path}")
+    assert refused.returncode == 2
+    assert f"{tmp_path / name}" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -211,6 +235,9 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(finished, short_run):
         (["--num_workers=0"], "--num_workers must be at least 1"),
         (["--optimizer=adam"], "--optimizer must be one of lars, sgd, nesterov"),
         (["--epochs=many"], "epochs"),
+        (["--seed=4294967296"], "--seed must be at least 0 and below 2**32"),
+        (["--flagfile=/nowhere.flags"], "/nowhere.flags"),
+        (["--data_dir=gs://data"], "from a folder of this machine. Received: 'gs://data'"),
         (["--learning_rate=-1"], "--learning_rate must be above 0"),
         (["--warmup_epochs=9"], "--warmup_epochs must be at most 6"),
         (["--augmentation=much"], "--augmentation must be one of"),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.optimizer import golden, two_processes, two_workers
+from tests import two_processes
+from tests.optimizer import golden, two_workers
 from tf_lars.optimizer import LARS
 
 

@@ -127,6 +127,20 @@ def writing(path: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns the file system's errors while `path` is read into an `InputError`."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _errors()):
+            raise
+        raise InputError(
+            f"Prepared data must be readable. Received: {error} (while reading {path!r}). Check "
+            "its permissions and its storage, then run again."
+        ) from error
+
+
 def _errors() -> tuple[type[Exception], ...]:
     if "tensorflow" not in sys.modules:
         return (OSError,)

@@ -10,13 +10,12 @@ All randomness is keyed by (seed, epoch, example), so that a batch is a function
 
 import dataclasses
 import functools
-import os
 
 import numpy as np
 import tensorflow as tf
 
 from tf_lars.data import AUGMENTATIONS, order
-from tf_lars.data.reader import RecordReader
+from tf_lars.data.reader import open_split
 from tf_lars.data.records import DatasetInfo
 from tf_lars.errors import InputError
 
@@ -171,16 +170,9 @@ def to_device_batch(
     return image, tf.one_hot(batch["label"], num_classes), batch.get("weight")
 
 
-@functools.lru_cache(maxsize=4)
-def _open(data_dir: str, split: str) -> RecordReader:
-    shards = DatasetInfo.load(data_dir).splits[split].shards
-    paths = [os.path.join(data_dir, shard.name) for shard in shards]
-    return RecordReader(paths, [shard.num_examples for shard in shards])
-
-
 def _reading(data_dir: str, split: str):
     """Returns a function from a vector of example numbers to their records."""
-    reader = _open(data_dir, split)
+    reader = open_split(data_dir, split)
 
     def read(index):
         return np.array(reader.read(index), dtype=object)

@@ -30,6 +30,11 @@ def epoch_end_steps(num_examples: int, global_batch_size: int, epochs: int) -> l
     return [-(-epoch * num_examples // global_batch_size) for epoch in range(1, epochs + 1)]
 
 
+def whole_epochs(step: int, num_examples: int, global_batch_size: int) -> int:
+    """Returns how many epochs have been used up after so many steps."""
+    return step * global_batch_size // num_examples
+
+
 def per_replica_batch_size(global_batch_size: int, num_replicas: int) -> int:
     """Returns `global_batch_size / num_replicas`.
 

@@ -5,6 +5,7 @@ skipped over, there is no shuffle buffer, and a damaged record is known by file 
 One read costs as much CPU time as TensorFlow's sequential reader takes for the same record.
 """
 
+import functools
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,8 @@ from collections.abc import Iterable, Sequence
 import google_crc32c
 import numpy as np
 
+from tf_lars.data import files
+from tf_lars.data.records import DatasetInfo
 from tf_lars.errors import InputError
 
 _HEADER = struct.Struct("<QI")  # length of the data, masked CRC-32C of those eight bytes
@@ -24,6 +27,24 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+@functools.lru_cache(maxsize=4)
+def open_split(data_dir: str, split: str) -> "RecordReader":
+    """Returns a reader of one split of a prepared data set.
+
+    Raises:
+      InputError: the folder is remote; `dataset.json` or a shard is missing, unreadable or
+        damaged.
+    """
+    if files.is_remote(data_dir):
+        raise InputError(
+            "Training reads its data record by record, from a folder of this machine. Received: "
+            f"{data_dir!r}. Copy the data set, or mount the bucket as a folder."
+        )
+    shards = DatasetInfo.load(data_dir).splits[split].shards
+    paths = [os.path.join(data_dir, shard.name) for shard in shards]
+    return RecordReader(paths, [shard.num_examples for shard in shards])
+
+
 class RecordReader:
     """The records of several shards as one sequence.
 
@@ -32,12 +53,16 @@ class RecordReader:
       examples: the number of records that each shard must hold.
 
     Raises:
-      InputError: a shard is cut short, is no TFRecord file or holds another number of records.
+      InputError: a shard cannot be opened, is cut short, is no TFRecord file or holds another
+        number of records.
     """
 
     def __init__(self, paths: Sequence[str], examples: Sequence[int]):
         self._paths = list(paths)
-        self._files = [os.open(path, os.O_RDONLY) for path in paths]
+        self._files: list[int] = []
+        for path in paths:
+            with files.reading(path):
+                self._files.append(os.open(path, os.O_RDONLY))
         self._offsets: list[np.ndarray] = []
         for path, file, count in zip(paths, self._files, examples, strict=True):
             offsets = _record_offsets(path, file)

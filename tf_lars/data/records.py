@@ -110,6 +110,11 @@ class DatasetInfo:
     def read(cls, data_dir: str | os.PathLike[str]) -> "DatasetInfo":
         """Reads `dataset.json` as `load` does, without a look at the shards."""
         data_dir = os.fspath(data_dir)
+        with files.reading(data_dir):
+            return cls._read(data_dir)
+
+    @classmethod
+    def _read(cls, data_dir: str) -> "DatasetInfo":
         path = os.path.join(data_dir, DATASET_FILE)
         if not files.is_folder(data_dir):
             raise InputError(

@@ -1,14 +1,15 @@
 """Runs the workers of a job as processes of this machine, and ends them together.
 
-Each worker has a log file; what rank 0 writes to standard output appears on the console too.
-When one fails, the others get a moment to notice and say so, and are then killed; what is reported
-is the first failure. When the supervisor itself dies, even by SIGKILL, a pipe that only it holds
-open is closed, and the workers end (`end_with_supervisor`).
+Each worker has a log file, to which every start appends; what rank 0 writes to standard output
+appears on the console too. When one fails, the others get a moment to notice and say so, and are
+then killed; what is reported is the first failure. When the supervisor itself dies, even by
+SIGKILL, a pipe that only it holds open is closed, and the workers end (`end_with_supervisor`).
 """
 
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED
 
+_STARTED = "--- started"
 PIPE_VARIABLE = "TF_LARS_SUPERVISOR_PIPE"
 GRACE_SECONDS = 5.0
 """How long the other workers may take to end by themselves after the first has failed."""
@@ -78,8 +80,9 @@ def run(
     console: threading.Thread | None = None
     try:
         for rank, command in enumerate(commands):
-            open(logs[rank], "wb").close()
-            with open(logs[rank], "ab") as log:  # the console thread appends to it as well
+            with open(logs[rank], "a") as log:  # the console thread appends to it as well
+                log.write(f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+                log.flush()
                 worker = subprocess.Popen(
                     command,
                     env={**os.environ, **environments[rank], PIPE_VARIABLE: str(read_end)},
@@ -121,10 +124,12 @@ def end_with_supervisor() -> None:
 def error_of(log: str, lines: int = 12) -> str:
     """Returns what a failed worker's log says of the reason.
 
-    That is its `error: ...` line where there is one, otherwise its last lines.
+    That is its `error: ...` line where there is one, otherwise its last lines; those of the last
+    start alone.
     """
     with open(log, errors="replace") as file:
-        content = [line.rstrip() for line in file if line.strip()]
+        last_start = re.split(rf"^{_STARTED}.*\n", file.read(), flags=re.MULTILINE)[-1]
+    content = [line.rstrip() for line in last_start.splitlines() if line.strip()]
     told = [line for line in content if line.startswith("error: ")]
     return told[-1] if told else "\n".join(content[-lines:])
 

@@ -22,8 +22,12 @@ class ScalarLogger(keras.callbacks.Callback):
 
     def __init__(self, directory: str):
         super().__init__()
+        self._directory = directory
+
+    def on_train_begin(self, logs=None):
+        """Opens the event files: not before, so that a run that is refused leaves none."""
         self._writers = {
-            run: tf.summary.create_file_writer(os.path.join(directory, run))
+            run: tf.summary.create_file_writer(os.path.join(self._directory, run))
             for run in ("train", "validation")
         }
 

@@ -21,7 +21,7 @@ def run(module, folder):
         AssertionError: a worker failed; with the end of its output.
         subprocess.TimeoutExpired: after `SECONDS`.
     """
-    root = pathlib.Path(__file__).resolve().parents[2]
+    root = pathlib.Path(__file__).resolve().parents[1]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(2)]}
     processes = []
     try:
