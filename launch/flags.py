@@ -6,6 +6,7 @@ import math
 from absl import flags
 
 from tf_lars.data import AUGMENTATIONS
+from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.errors import InputError
 
 OPTIMIZERS = ("lars", "sgd", "nesterov")
@@ -34,11 +35,13 @@ class TrainingSettings:
     trust_coefficient: float
     label_smoothing: float
     image_size: int
+    image_size_schedule: str | None
     augmentation: str
     crop_fraction: float
     batch_norm_examples: int | None
     epochs_between_evaluations: int
     evaluation_batch_size: int | None
+    max_bad_records: int
     seed: int
     micro_batch_size: int | None
     steps_per_loop: int | None
@@ -70,11 +73,13 @@ class TrainingSettings:
         for name in ("learning_rate", "decay_power", "trust_coefficient"):
             value = getattr(self, name)
             _check(0 < value < math.inf, self, name, "above 0")
-        for name in ("weight_decay", "end_learning_rate", "warmup_epochs"):
+        for name in ("weight_decay", "end_learning_rate", "warmup_epochs", "max_bad_records"):
             _check(0 <= getattr(self, name) < math.inf, self, name, "0 or above")
         _check(0 <= self.seed < 2**32, self, "seed", "at least 0 and below 2**32")
         for name in ("momentum", "label_smoothing"):
             _check(0 <= getattr(self, name) < 1, self, name, "at least 0 and below 1")
+        if self.image_size_schedule:
+            ImageSizeSchedule.parse(self.image_size_schedule)
         _check(0 < self.crop_fraction <= 1, self, "crop_fraction", "above 0 and at most 1")
         _check(
             self.warmup_epochs <= self.epochs,
@@ -116,6 +121,12 @@ def define() -> None:
     flags.DEFINE_float("label_smoothing", 0.1, "Share of the label spread over all classes.")
     flags.DEFINE_integer("image_size", 224, "Side of the square images, in pixels.")
     flags.DEFINE_string(
+        "image_size_schedule",
+        None,
+        "Sides of the training images by epoch, as epoch:size,... such as 0:128,18:160,32:224; "
+        "evaluation keeps --image_size. By default training has that size too.",
+    )
+    flags.DEFINE_string(
         "augmentation", "reference", "reference: random box and flip; none: centre crop."
     )
     flags.DEFINE_float(
@@ -136,6 +147,12 @@ def define() -> None:
         None,
         "Images per evaluation step, on all devices. By default the global batch, at most 256 per "
         "device.",
+    )
+    flags.DEFINE_integer(
+        "max_bad_records",
+        0,
+        "Damaged or undecodable records of a split that may be passed over; each is named in the "
+        "log of the worker that meets it.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
     flags.DEFINE_integer(

@@ -9,8 +9,9 @@ import statistics
 
 import models
 from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
-from tf_lars.data import order, reader, records
-from tf_lars.data.records import DatasetInfo
+from tf_lars.data import describe, order, reader, records
+from tf_lars.data.image_size import ImageSizeSchedule
+from tf_lars.data.records import DATASET_FILE, DatasetInfo
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import EXIT_DONE, InputError
 
@@ -31,8 +32,11 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
     """
     if not models.known(settings.model):
         raise InputError(models.unknown_name(settings.model))
+    if describe.is_undescribed(settings.data_dir):
+        print(f"{settings.data_dir}: reading the shards once, to write their {DATASET_FILE}")
+        describe.describe(settings.data_dir)
     for split in records.SPLITS:
-        reader.open_split(settings.data_dir, split)
+        reader.open_split(settings.data_dir, split, settings.max_bad_records)
     order.per_replica_batch_size(settings.global_batch_size, num_workers)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)
@@ -59,6 +63,7 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
     from tf_lars.checkpoints import CheckpointStore
     from tf_lars.data.imagenet import EvaluationInput, TrainingInput, to_device_batch
     from tf_lars.distribute import strategy as strategies
+    from tf_lars.tracking.bad_records import BadRecordCount
     from tf_lars.tracking.progress import ProgressLine
     from tf_lars.tracking.tensorboard import ScalarLogger
 
@@ -66,10 +71,13 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
     training = TrainingInput(
         settings.data_dir,
         settings.global_batch_size,
-        settings.image_size,
+        ImageSizeSchedule.parse(settings.image_size_schedule)
+        if settings.image_size_schedule
+        else settings.image_size,
         settings.augmentation,
         settings.crop_fraction,
         settings.seed,
+        settings.max_bad_records,
     )
     steps = order.epoch_end_steps(
         training.num_examples, settings.global_batch_size, settings.epochs
@@ -82,6 +90,7 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         settings.evaluation_batch_size or min(replica_batch, 256) * replicas,
         settings.image_size,
         settings.crop_fraction,
+        settings.max_bad_records,
     )
     order.per_replica_batch_size(evaluation.global_batch_size, replicas)
 
@@ -90,7 +99,9 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
     with strategy.scope():
         model = models.create(
-            settings.model, num_classes=info.num_classes, image_size=settings.image_size
+            settings.model,
+            num_classes=info.num_classes,
+            image_size=None if settings.image_size_schedule else settings.image_size,
         )
         model.compile(
             _optimizer(settings, steps, training.num_examples),
@@ -115,10 +126,18 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         is_chief=cluster.is_chief,
         resume=settings.resume,
     )
-    watchers: list[keras.callbacks.Callback] = []
+    bad_records = BadRecordCount(
+        {
+            split: reader.open_split(settings.data_dir, split, settings.max_bad_records)
+            for split in records.SPLITS
+        },
+        strategy,
+        settings.max_bad_records,
+    )
+    watchers: list[keras.callbacks.Callback] = [bad_records] if settings.max_bad_records else []
     if cluster.is_chief:
         print(_describe(settings, info, model, cluster, replicas, steps), flush=True)
-        watchers = [
+        watchers += [
             _beginning(settings, checkpoints, trainer, steps),
             ProgressLine(total_steps=steps, epochs=settings.epochs),
             ScalarLogger(os.path.join(settings.model_dir, TENSORBOARD)),
@@ -133,7 +152,7 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
             callbacks=watchers,
             checkpoints=checkpoints,
         )
-        return _finish(settings, cluster, trainer, history)
+        return _finish(settings, cluster, trainer, history, bad_records.count)
     except tf.errors.OpError as error:
         raise _explained(error) from error
 
@@ -180,7 +199,14 @@ def _batch_norm_examples(settings: TrainingSettings, steps: int) -> int:
 
 
 _NOT_IDENTITY = frozenset(
-    {"data_dir", "model_dir", "resume", "steps_per_loop", "evaluation_batch_size"}
+    {
+        "data_dir",
+        "model_dir",
+        "resume",
+        "steps_per_loop",
+        "evaluation_batch_size",
+        "max_bad_records",
+    }
 )
 
 
@@ -204,7 +230,7 @@ def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: in
     return "\n".join(
         [
             f"model       {settings.model}, {parameters:,} trainable parameters, "
-            f"{settings.image_size} px, {settings.mixed_precision}",
+            f"{settings.image_size_schedule or settings.image_size} px, {settings.mixed_precision}",
             f"data        {info.name}: {examples:,} training and "
             f"{info.splits['validation'].num_examples:,} validation images, "
             f"{info.num_classes} classes",
@@ -218,7 +244,7 @@ def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: in
     )
 
 
-def _finish(settings, cluster: Cluster, trainer, history) -> int:
+def _finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> int:
     """Writes the results on the chief, after all workers have shown the same weights."""
     from tf_lars.tracking import report, results
 
@@ -235,6 +261,7 @@ def _finish(settings, cluster: Cluster, trainer, history) -> int:
         "top5": last["val_top5"],
         "loss": last["val_loss"],
         "eval_examples": last["val_examples"],
+        "bad_records": bad_records,
         "steps": last["step"],
         "epochs": last["epoch"],
         "global_batch_size": settings.global_batch_size,

@@ -32,14 +32,14 @@ def unknown_name(name: str) -> str:
     )
 
 
-def create(name: str, *, num_classes: int, image_size: int) -> "keras.Model":
+def create(name: str, *, num_classes: int, image_size: int | None) -> "keras.Model":
     """Builds a model.
 
     Args:
       name: `resnet18|34|50|101|152` (v1.5), or `small_resnetD[_wW]` for small images, with depth
         D = 6n+2 and width W, 16 by default (He et al. 2016, section 4.2).
       num_classes: number of logits.
-      image_size: side of the square input in pixels.
+      image_size: side of the square input in pixels; None for any size.
 
     Raises:
       ValueError: no such model.

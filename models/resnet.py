@@ -28,7 +28,7 @@ _STAGES = {
 
 
 def imagenet_resnet(
-    depth: int, *, num_classes: int = 1000, image_size: int = 224, width: int = 64
+    depth: int, *, num_classes: int = 1000, image_size: int | None = 224, width: int = 64
 ) -> keras.Model:
     """ResNet v1.5 with a 7x7 stride-2 stem and four stages of `width` x (1, 2, 4, 8) channels.
 
@@ -53,7 +53,7 @@ def imagenet_resnet(
 
 
 def small_resnet(
-    depth: int, *, num_classes: int = 10, image_size: int = 32, width: int = 16
+    depth: int, *, num_classes: int = 10, image_size: int | None = 32, width: int = 16
 ) -> keras.Model:
     """The CIFAR ResNet of He et al., section 4.2: a 3x3 stem and three stages of n basic blocks.
 
@@ -72,7 +72,7 @@ def small_resnet(
     return keras.Model(image, _head(x, num_classes), name=f"small_resnet{depth}_w{width}")
 
 
-def _input(image_size: int) -> keras.KerasTensor:
+def _input(image_size: int | None) -> keras.KerasTensor:
     return keras.Input((image_size, image_size, 3), name="image")
 
 

@@ -236,6 +236,48 @@ def test_a_batch_that_does_not_divide_is_refused(mirrored):
         t.fit(ArrayTrainingInput(*cases.images(64), 63), epochs=1)
 
 
+def test_batches_may_change_their_shape_between_epochs(tmp_path):
+    class Data(ArrayTrainingInput):
+        shape_changes = (5, 10)
+
+        def dataset(self, context, first_step, last_step):
+            assert not any(first_step < change < last_step for change in self.shape_changes)
+            size = 4 + 2 * sum(change <= first_step for change in self.shape_changes)
+            dataset = super().dataset(context, first_step, last_step)
+            return dataset.map(lambda x, y: (x[:, :size, :size], y))
+
+    def model():
+        return keras.Sequential(
+            [
+                keras.Input((None, None, 3)),
+                keras.layers.Conv2D(4, 3),
+                keras.layers.BatchNormalization(),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(10),
+            ]
+        )
+
+    def run(name, callbacks=()):
+        t = cases.trainer(tf.distribute.get_strategy(), model)
+        history = t.fit(
+            Data(*cases.images(320), cases.BATCH),
+            epochs=4,
+            validation=ArrayEvaluationInput(*cases.images(10), 10),
+            batch_norm_examples=128,
+            callbacks=callbacks,
+            checkpoints=CheckpointStore(str(tmp_path / name), {}),
+        )
+        return t, history
+
+    undisturbed, history = run("undisturbed")
+    assert undisturbed._loop.experimental_get_tracing_count() == 3
+    assert [h["step"] for h in history] == [5, 10, 15, 20]
+    run("stopped", [StopAt(epoch=2)])
+    resumed, _ = run("stopped")
+    for name, value in cases.weights(undisturbed.model).items():
+        np.testing.assert_array_equal(cases.weights(resumed.model)[name], value)
+
+
 def test_batches_without_a_static_size_are_refused():
     class Data(ArrayTrainingInput):
         def dataset(self, context, first_step, last_step):

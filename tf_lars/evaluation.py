@@ -13,6 +13,7 @@ class EvaluationData(Protocol):
     """What an `Evaluator` evaluates; `tf_lars.data.imagenet.EvaluationInput` is one."""
 
     num_examples: int
+    max_bad_records: int
     steps: int
 
     def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -45,7 +46,8 @@ class Evaluator:
         """Returns `loss`, the model's metrics, and `examples`, the number that were counted.
 
         Raises:
-          RuntimeError: the count over all replicas is not the number of examples.
+          RuntimeError: the count over all replicas is not the number of examples, less the bad
+            records that may be passed over.
         """
         if data is not self._data:  # building the pipeline takes longer than a small evaluation
             self._data, self._dataset = data, distribute(self._strategy, data.dataset)
@@ -53,10 +55,12 @@ class Evaluator:
         results = self._loop(iter(self._dataset), tf.constant(data.steps))
         logs = {name: float(value) for name, value in results.items()}
         logs["examples"] = round(logs["examples"])
-        if logs["examples"] != data.num_examples:
+        missing = data.num_examples - logs["examples"]
+        if not 0 <= missing <= data.max_bad_records:
             raise RuntimeError(
-                f"Evaluation must count each of the {data.num_examples} examples once. Received: "
-                f"{logs['examples']} counted over all replicas."
+                f"Evaluation must count each of the {data.num_examples} examples once, but for "
+                f"{data.max_bad_records} at most. Received: {logs['examples']} counted over all "
+                "replicas."
             )
         return logs
 

@@ -33,11 +33,16 @@ class TrainingData(Protocol):
 
     num_examples: int
     global_batch_size: int
+    shape_changes: Sequence[int]
+    """Steps, each the end of an epoch, before which the shape of the batches changes."""
 
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int, last_step: int
     ) -> tf.data.Dataset:
-        """Returns one worker's batches, one per local replica, for those steps."""
+        """Returns one worker's batches, one per local replica, for those steps.
+
+        All have the shape of the first; nobody asks for steps beyond the next change.
+        """
 
 
 class Trainer:
@@ -174,13 +179,16 @@ class Trainer:
         watchers.on_train_begin()
         settle_batch_norm = self._batch_norm_settler(data, batch_norm_examples)
 
-        iterator = iter(self._distribute(data, step, ends[-1]))
+        iterator = None
         with _gradients_reduced_by_caller(self.model.optimizer):
             evaluated = order.whole_epochs(step, data.num_examples, data.global_batch_size)
             for end, epoch in epoch_of.items():
                 if end <= step or self.model.stop_training:
                     continue
                 start = time.perf_counter()
+                if iterator is None or step in data.shape_changes:
+                    change = min((c for c in data.shape_changes if c > step), default=ends[-1])
+                    iterator = iter(self._distribute(data, step, min(change, ends[-1])))
                 watchers.on_epoch_begin(epoch - 1)
                 logs = self._train_epoch(iterator, data.global_batch_size, step, end, watchers)
                 step = int(logs["step"])
@@ -336,7 +344,8 @@ class Trainer:
         if not examples:
             return self._batch_norm.average
         steps = order.evaluation_steps(min(examples, data.num_examples), data.global_batch_size)
-        dataset = self._distribute(data, 0, steps)
+        start = max(data.shape_changes, default=0)  # the images of the last epochs
+        dataset = self._distribute(data, start, start + steps)
         return lambda: self._batch_norm.estimate(dataset, steps)
 
 

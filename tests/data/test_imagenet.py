@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_lars.data import imagenet
+from tf_lars.data import decode
+from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.imagenet import EvaluationInput, TrainingInput, to_device_batch
 from tf_lars.data.prepare import PrepareConfig, prepare_images
 from tf_lars.errors import InputError
@@ -151,7 +152,7 @@ def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
     picture.save(tmp_path / "image.jpg", quality=95)
     encoded = (tmp_path / "image.jpg").read_bytes()
     decoded = tf.io.decode_jpeg(encoded, dct_method="INTEGER_ACCURATE").numpy()
-    np.testing.assert_array_equal(imagenet._centre_crop(encoded, 24, 1.0).numpy(), decoded)
+    np.testing.assert_array_equal(decode.centre_crop(encoded, 24, 1.0).numpy(), decoded)
 
 
 def test_flips_happen_on_the_device():
@@ -174,7 +175,7 @@ def test_boxes_are_those_of_the_reference(data_dir):
     areas, ratios = [], []
     for i in range(300):
         _, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape, bounding_boxes=tf.zeros([1, 0, 4]), seed=[0, i], **imagenet.REFERENCE_BOX
+            shape, bounding_boxes=tf.zeros([1, 0, 4]), seed=[0, i], **decode.REFERENCE_BOX
         )
         height, width = extent.numpy()[:2]
         areas.append(height * width / 120_000)
@@ -183,6 +184,31 @@ def test_boxes_are_those_of_the_reference(data_dir):
     assert max(areas) > 0.85
     assert min(ratios) > 0.74
     assert max(ratios) < 1.35
+
+
+def test_a_schedule_changes_the_size_between_epochs_and_nothing_else(data_dir):
+    schedule = ImageSizeSchedule.parse("0:8,1:12,3:16")
+    data = TrainingInput(data_dir, 12, schedule)
+    assert data.shape_changes == (4, 11)  # 42 images: epochs end after 3.5, 7 and 10.5 steps
+    plain = TrainingInput(data_dir, 12, 16)
+    for first, last, size in ((0, 4, 8), (4, 11, 12), (11, 14, 16)):
+        batches = _batches(data.dataset(_context(), first, last))
+        for one, other in zip(
+            batches, _batches(plain.dataset(_context(), first, last)), strict=True
+        ):
+            assert one["image"].shape == (12, size, size, 3)
+            np.testing.assert_array_equal(one["label"], other["label"])
+            np.testing.assert_array_equal(one["flip"], other["flip"])
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_what_shrinks_is_averaged_by_the_decoder(tmp_path, ratio):
+    """Stripes of one pixel become grey instead of what sampling happens to meet."""
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    Image.fromarray(stripes).save(tmp_path / "image.jpg", quality=100, subsampling=0)
+    small = decode.centre_crop((tmp_path / "image.jpg").read_bytes(), 64 // ratio, 1.0)
+    assert np.abs(small.numpy().astype(int) - 100).max() <= 4
 
 
 def test_an_unknown_augmentation_is_refused(data_dir):

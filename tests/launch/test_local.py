@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,12 +99,11 @@ def test_both_workers_report_the_same_weights(finished):
     assert results["replica_weights_sha256"] == [results["weights_sha256"]] * 2
 
 
-def test_tensorboard_holds_the_scalars_by_step(finished):
+def _scalars(model_dir):
+    """Returns what TensorBoard shows: {run: {tag: [(step, value)]}}."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    model_dir, _ = finished
-    results = json.loads((model_dir / "results.json").read_text())
     tags = {}
     for run in ("train", "validation"):
         events = EventAccumulator(str(model_dir / "tensorboard" / run))
@@ -112,6 +112,13 @@ def test_tensorboard_holds_the_scalars_by_step(finished):
             tag: [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
             for tag in events.Tags()["tensors"]
         }
+    return tags
+
+
+def test_tensorboard_holds_the_scalars_by_step(finished):
+    model_dir, _ = finished
+    results = json.loads((model_dir / "results.json").read_text())
+    tags = _scalars(model_dir)
     assert set(tags["train"]) == {"loss", "top1", "top5", "learning_rate", "images_per_second"}
     assert set(tags["validation"]) == {"loss", "top1", "top5"}
     assert tags["validation"]["top1"][-1] == (17, pytest.approx(results["top1"]))
@@ -137,8 +144,6 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, sho
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # What a shell starts in the background ignores Ctrl-C, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stdout:
         if line.startswith("epoch 2/6"):
@@ -189,8 +194,15 @@ def test_a_killed_worker_ends_the_run_and_is_named(short_run, tmp_path):
 
 
 def test_one_worker_trains_in_the_process_itself(short_run, tmp_path):
-    done = _run(*short_run, "--num_workers=1", "--epochs=2", f"--model_dir={tmp_path / 'run'}")
+    done = _run(
+        *short_run,
+        "--num_workers=1",
+        "--epochs=2",
+        "--image_size_schedule=0:6,1:8",
+        f"--model_dir={tmp_path / 'run'}",
+    )
     assert done.returncode == 0, done.stderr
+    assert "0:6,1:8 px" in done.stdout
     assert "replicas    1" in done.stdout
     assert not (tmp_path / "run" / "logs").exists()
     assert json.loads((tmp_path / "run" / "results.json").read_text())["eval_examples"] == 360
@@ -240,6 +252,7 @@ def test_a_file_in_the_place_of_a_folder_is_refused(name, short_run, tmp_path):
         (["--data_dir=gs://data"], "from a folder of this machine. Received: 'gs://data'"),
         (["--learning_rate=-1"], "--learning_rate must be above 0"),
         (["--warmup_epochs=9"], "--warmup_epochs must be at most 6"),
+        (["--image_size_schedule=5:64"], "such as 0:128,18:160,32:224"),
         (["--augmentation=much"], "--augmentation must be one of"),
         (["--unknown_flag=1"], "unknown_flag"),
         (["stray"], "stray"),
@@ -256,9 +269,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(flags, message, short_run, tm
     assert not _workers_left(tmp_path)
 
 
-def test_a_damaged_record_ends_the_run_with_its_name(short_run, digits_dir, tmp_path):
-    import shutil
-
+def test_a_damaged_record_ends_the_run_with_its_name_or_is_counted(short_run, digits_dir, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(digits_dir, data)
     shard = data / "train-00000-of-00001"
@@ -267,5 +278,14 @@ def test_a_damaged_record_ends_the_run_with_its_name(short_run, digits_dir, tmp_
     shard.write_bytes(content)
     failed = _run(*short_run, f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}")
     assert failed.returncode == 2
-    assert "A record must match its checksum" in failed.stderr
+    assert "a record that does not match its checksum, in record" in failed.stderr
     assert str(shard) in failed.stderr
+
+    run = [*short_run, f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", "--epochs=2"]
+    done = _run(*run, "--max_bad_records=1")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["bad_records"], results["eval_examples"]) == (1, 360)
+    logs = [(tmp_path / "run" / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1)]
+    assert any("Passing over a bad record" in log for log in logs)
+    assert _scalars(tmp_path / "run")["train"]["bad_records"][-1][1] == 1

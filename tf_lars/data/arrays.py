@@ -1,7 +1,7 @@
 """Training and evaluation data from arrays in memory, in the order of `tf_lars.data.order`."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +24,7 @@ class ArrayTrainingInput:
     y: Any
     global_batch_size: int
     seed: int = 0
+    shape_changes: ClassVar[tuple[int, ...]] = ()
 
     @property
     def num_examples(self) -> int:
@@ -67,6 +68,7 @@ class ArrayEvaluationInput:
     x: Any
     y: Any
     global_batch_size: int
+    max_bad_records: ClassVar[int] = 0
 
     @property
     def num_examples(self) -> int:

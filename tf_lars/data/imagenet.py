@@ -6,6 +6,10 @@ training. The CPU decodes, crops and resizes; what the device does better is lef
 `to_device_batch`: a flip costs nothing there, and uint8 is a quarter of the bytes to send.
 
 All randomness is keyed by (seed, epoch, example), so that a batch is a function of its position.
+
+A bad record, one that does not match its checksum or holds no decodable image, ends the run with
+its file and place. Up to `max_bad_records` of a split are passed over instead: in training the next
+good record comes in the place of each, in evaluation it is left out.
 """
 
 import dataclasses
@@ -14,19 +18,10 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import AUGMENTATIONS, order
-from tf_lars.data.reader import open_split
+from tf_lars.data import AUGMENTATIONS, decode, order, reader
+from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.records import DatasetInfo
 from tf_lars.errors import InputError
-
-# Szegedy et al. 2015, with the area of MLPerf's ResNet-50.
-REFERENCE_BOX = {
-    "min_object_covered": 0.1,
-    "aspect_ratio_range": (3 / 4, 4 / 3),
-    "area_range": (0.08, 1.0),
-    "max_attempts": 10,
-    "use_image_if_no_bounding_boxes": True,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,20 +31,23 @@ class TrainingInput:
     Attributes:
       data_dir: folder written by `launch.prepare_imagenet`.
       global_batch_size: examples per optimizer step over all replicas.
-      image_size: side of the square images, in pixels.
+      image_size: side of the square images, in pixels; or a schedule of it by epoch, where the
+        batch in which one epoch ends and the next begins still has the size of the first.
       augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio
         from 3/4 to 4/3, resizes it, and flips every second image (Szegedy et al. 2015, as in
         MLPerf); "none" shows each image as evaluation does.
       crop_fraction: side of the centre crop over the short side of the image, for "none".
       seed: of the order and of the augmentation.
+      max_bad_records: bad records that each worker may pass over.
     """
 
     data_dir: str
     global_batch_size: int
-    image_size: int = 224
+    image_size: int | ImageSizeSchedule = 224
     augmentation: str = "reference"
     crop_fraction: float = 0.875
     seed: int = 0
+    max_bad_records: int = 0
 
     def __post_init__(self):
         if self.augmentation not in AUGMENTATIONS:
@@ -63,10 +61,29 @@ class TrainingInput:
         """Number of training examples."""
         return DatasetInfo.load(self.data_dir).splits["train"].num_examples
 
+    @property
+    def shape_changes(self) -> tuple[int, ...]:
+        """The steps before which the size of the images changes."""
+        if isinstance(self.image_size, int):
+            return ()
+        epochs = [epoch for epoch, _ in self.image_size.starts[1:]]
+        ends = order.epoch_end_steps(self.num_examples, self.global_batch_size, max([0, *epochs]))
+        return tuple(ends[epoch - 1] for epoch in epochs)
+
+    def _size(self, step: int) -> int:
+        if isinstance(self.image_size, int):
+            return self.image_size
+        changes = sum(change <= step for change in self.shape_changes)
+        return self.image_size.starts[changes][1]
+
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int, last_step: int
     ) -> tf.data.Dataset:
-        """Returns this worker's batches, one per replica, for steps `[first_step, last_step)`."""
+        """Returns this worker's batches, one per replica, for steps `[first_step, last_step)`.
+
+        All of them have the image size of `first_step`.
+        """
+        image_size = self._size(first_step)
         replica_batch = order.per_replica_batch_size(
             self.global_batch_size, context.num_replicas_in_sync
         )
@@ -78,19 +95,19 @@ class TrainingInput:
             first_step=first_step,
             last_step=last_step,
         )
-        read = _reading(self.data_dir, "train")
+        read, parse = _reading(self.data_dir, "train", self.max_bad_records)
 
         def example(record, epoch, index):
-            encoded, label = _parse(record)
+            encoded, label = parse(record)
             if self.augmentation == "none":
-                image = _centre_crop(encoded, self.image_size, self.crop_fraction)
+                image = decode.centre_crop(encoded, image_size, self.crop_fraction)
                 return {"image": image, "label": label}
-            image = _random_box(encoded, self.image_size, self._key(epoch, index, 0))
+            image = decode.random_box(encoded, image_size, self._key(epoch, index, 0))
             flip = tf.random.stateless_uniform([], self._key(epoch, index, 1)) < 0.5
             return {"image": image, "label": label, "flip": flip}
 
         return (
-            positions.map(lambda epoch, index: (read(index), epoch, index), num_parallel_calls=2)
+            positions.map(lambda epoch, index: (read(index)[0], epoch, index), num_parallel_calls=2)
             .unbatch()
             .map(example, num_parallel_calls=tf.data.AUTOTUNE)
             .batch(replica_batch, drop_remainder=True)
@@ -112,12 +129,14 @@ class EvaluationInput:
       image_size: side of the square images, in pixels.
       crop_fraction: side of the centre crop over the short side of the image; 0.875 is the usual
         224 of 256.
+      max_bad_records: bad records that each worker may pass over.
     """
 
     data_dir: str
     global_batch_size: int
     image_size: int = 224
     crop_fraction: float = 0.875
+    max_bad_records: int = 0
 
     @functools.cached_property
     def num_examples(self) -> int:
@@ -139,15 +158,19 @@ class EvaluationInput:
             num_examples=self.num_examples,
             global_batch_size=self.global_batch_size,
         )
-        read = _reading(self.data_dir, "validation")
+        read, parse = _reading(self.data_dir, "validation", self.max_bad_records)
+
+        def records(index, weight):
+            record, own = read(index)
+            return record, weight * tf.cast(own, tf.float32)
 
         def example(record, weight):
-            encoded, label = _parse(record)
-            image = _centre_crop(encoded, self.image_size, self.crop_fraction)
+            encoded, label = parse(record)
+            image = decode.centre_crop(encoded, self.image_size, self.crop_fraction)
             return {"image": image, "label": label, "weight": weight}
 
         return (
-            positions.map(lambda index, weight: (read(index), weight), num_parallel_calls=2)
+            positions.map(records, num_parallel_calls=2)
             .unbatch()
             .map(example, num_parallel_calls=tf.data.AUTOTUNE)
             .batch(replica_batch, drop_remainder=True)
@@ -170,56 +193,33 @@ def to_device_batch(
     return image, tf.one_hot(batch["label"], num_classes), batch.get("weight")
 
 
-def _reading(data_dir: str, split: str):
-    """Returns a function from a vector of example numbers to their records."""
-    reader = open_split(data_dir, split)
+def _reading(data_dir: str, split: str, max_bad_records: int):
+    """Returns how to read and how to parse the records of a split, in TensorFlow's graph.
+
+    Returns:
+      A function from a vector of example numbers to their records and whether each is the one
+      asked for, and one from a record to the JPEG file and the class, from 0.
+    """
+    examples = reader.open_split(data_dir, split, max_bad_records)
+    info = DatasetInfo.load(data_dir)
 
     def read(index):
-        return np.array(reader.read(index), dtype=object)
+        records, own = examples.read(index)
+        return np.array(records, dtype=object), np.array(own)
 
     def read_in_graph(index):
-        records = tf.numpy_function(read, [index], tf.string, stateful=False)
-        return tf.ensure_shape(records, [None])
+        records, own = tf.numpy_function(read, [index], [tf.string, tf.bool], stateful=False)
+        return tf.ensure_shape(records, [None]), tf.ensure_shape(own, [None])
 
-    return read_in_graph
+    def parse(record):
+        form = info.record_format
+        features = tf.io.parse_single_example(
+            record,
+            {
+                form.encoded: tf.io.FixedLenFeature([], tf.string),
+                form.label: tf.io.FixedLenFeature([], tf.int64),
+            },
+        )
+        return features[form.encoded], tf.cast(features[form.label] - info.label_base, tf.int32)
 
-
-def _parse(record):
-    features = tf.io.parse_single_example(
-        record,
-        {
-            "image/encoded": tf.io.FixedLenFeature([], tf.string),
-            "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-        },
-    )
-    return features["image/encoded"], tf.cast(features["image/class/label"] - 1, tf.int32)
-
-
-def _random_box(encoded, size: int, key) -> tf.Tensor:
-    shape = tf.io.extract_jpeg_shape(encoded)
-    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
-        bounding_boxes=tf.zeros([1, 0, 4]),
-        seed=key,
-        **REFERENCE_BOX,
-    )
-    return _crop_and_resize(encoded, begin[0], begin[1], extent[0], extent[1], size)
-
-
-def _centre_crop(encoded, size: int, fraction: float) -> tf.Tensor:
-    shape = tf.io.extract_jpeg_shape(encoded)
-    height, width = shape[0], shape[1]
-    side = tf.cast(tf.round(fraction * tf.cast(tf.minimum(height, width), tf.float32)), tf.int32)
-    side = tf.maximum(side, 1)
-    return _crop_and_resize(encoded, (height - side) // 2, (width - side) // 2, side, side, size)
-
-
-def _crop_and_resize(encoded, top, left, height, width, size: int) -> tf.Tensor:
-    # Decoding the box alone saves a third of the time. INTEGER_ACCURATE costs nothing and agrees
-    # with other decoders; TensorFlow's default shifts the mean by most of a grey level.
-    crop = tf.image.decode_and_crop_jpeg(
-        encoded, tf.stack([top, left, height, width]), channels=3, dct_method="INTEGER_ACCURATE"
-    )
-    resized = tf.image.resize(crop, [size, size], method="bilinear")
-    image = tf.saturate_cast(tf.round(resized), tf.uint8)
-    return tf.ensure_shape(image, [size, size, 3])
+    return read_in_graph, parse

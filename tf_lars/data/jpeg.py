@@ -4,6 +4,7 @@ TensorFlow's fused `decode_and_crop_jpeg` accepts grey and colour JPEG files onl
 truncated file only when the crop reaches the damage; so both are settled once, at preparation.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,24 +58,19 @@ def read_header(data: bytes) -> JpegHeader | None:
 
     Reference: ITU-T T.81, annex B.
     """
-    if data[:2] != b"\xff\xd8":
-        return None
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return None
-        marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte before a marker
-            position += 1
-        elif marker in _WITHOUT_LENGTH:
-            position += 2
-        elif marker in (_START_OF_SCAN, _END_OF_IMAGE):
-            return None
-        elif 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
+    for marker, position in _segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
             return _frame_header(data, position)
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Whether a JPEG file with a header lacks its scan, or the end marker after its last scan."""
+    scan = next(
+        (position for marker, position in _segments(data) if marker == _START_OF_SCAN), None
+    )
+    # Within the data of a scan, 0xff is followed by 0 or a restart marker.
+    return scan is None or data.rfind(b"\xff\xd9", scan) < data.rfind(b"\xff\xda", scan)
 
 
 def to_jpeg(data: bytes) -> EncodedImage:
@@ -97,6 +93,22 @@ def to_jpeg(data: bytes) -> EncodedImage:
     height, width, channels = pixels.shape
     header = JpegHeader(width, height, channels, precision=8, frame=_COMMON_FRAMES[0])
     return EncodedImage(_encode(pixels), header, kind)
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The markers from the start of a JPEG file to its first scan, and where each is."""
+    position = 2 if data[:2] == b"\xff\xd8" else len(data)
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte before a marker
+            position += 1
+        elif marker in _WITHOUT_LENGTH:
+            position += 2
+        else:
+            yield marker, position
+            if marker in (_START_OF_SCAN, _END_OF_IMAGE):
+                return
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
 
 
 def _frame_header(data: bytes, position: int) -> JpegHeader | None:

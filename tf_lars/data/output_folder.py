@@ -23,6 +23,11 @@ _RULE = "The output folder must be empty or hold this data set."
 _SHARD_NAME = re.compile(r"(train|validation)-\d{5}-of-\d{5}|\.(train|validation)-.*\.tmp")
 
 
+def is_unfinished(path: str) -> bool:
+    """Whether an interrupted preparation has left a local folder half full."""
+    return os.path.isdir(os.path.join(path, _NOTES))
+
+
 @dataclass(frozen=True)
 class OutputFolder:
     """A folder that is to hold the data set of one plan.

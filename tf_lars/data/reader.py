@@ -6,19 +6,24 @@ One read costs as much CPU time as TensorFlow's sequential reader takes for the 
 """
 
 import functools
+import itertools
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
+from absl import logging
 
-from tf_lars.data import files
+from tf_lars.data import examples, files
 from tf_lars.data.records import DatasetInfo
+from tf_lars.data.stall import StallWatch
 from tf_lars.errors import InputError
 
 _HEADER = struct.Struct("<QI")  # length of the data, masked CRC-32C of those eight bytes
 _FOOTER = struct.Struct("<I")  # masked CRC-32C of the data
+_STALL_WATCH = StallWatch()
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -27,9 +32,14 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-@functools.lru_cache(maxsize=4)
-def open_split(data_dir: str, split: str) -> "RecordReader":
-    """Returns a reader of one split of a prepared data set.
+@functools.lru_cache(maxsize=8)
+def open_split(data_dir: str, split: str, max_bad_records: int = 0) -> "ExampleReader":
+    """Returns the reader of one split of a data set, one and the same for the same arguments.
+
+    Args:
+      data_dir: folder with a `dataset.json`.
+      split: "train" or "validation".
+      max_bad_records: bad records of this split that this process may pass over.
 
     Raises:
       InputError: the folder is remote; `dataset.json` or a shard is missing, unreadable or
@@ -40,9 +50,80 @@ def open_split(data_dir: str, split: str) -> "RecordReader":
             "Training reads its data record by record, from a folder of this machine. Received: "
             f"{data_dir!r}. Copy the data set, or mount the bucket as a folder."
         )
-    shards = DatasetInfo.load(data_dir).splits[split].shards
+    info = DatasetInfo.load(data_dir)
+    shards = info.splits[split].shards
     paths = [os.path.join(data_dir, shard.name) for shard in shards]
-    return RecordReader(paths, [shard.num_examples for shard in shards])
+    records = RecordReader(paths, [shard.num_examples for shard in shards])
+    return ExampleReader(records, info.record_format, info.labels, max_bad_records)
+
+
+class ExampleReader:
+    """Examples by number. Each is looked at once by each process, when it is first read.
+
+    Args:
+      records: the records that hold the examples.
+      form: where an example keeps image and label.
+      labels: the labels that there are, as they are stored.
+      max_bad_records: how many different records may be bad; training takes the next good one in
+        the place of each.
+
+    Attributes:
+      bad: what is wrong with each bad record met so far, by its number.
+    """
+
+    def __init__(
+        self,
+        records: "RecordReader",
+        form: examples.RecordFormat,
+        labels: range,
+        max_bad_records: int = 0,
+    ):
+        self._records = records
+        self._form = form
+        self._labels = labels
+        self._max_bad_records = max_bad_records
+        self._looked_at = np.zeros(len(records), bool)
+        self.bad: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, indices: Iterable[int]) -> tuple[list[bytes], list[bool]]:
+        """Returns the records with these numbers, and whether each is the one asked for.
+
+        Raises:
+          InputError: more than `max_bad_records` are bad; names files and places.
+        """
+        found = [self._good_one(int(index)) for index in indices]
+        return [record for record, _ in found], [own for _, own in found]
+
+    def _good_one(self, index: int) -> tuple[bytes, bool]:
+        for candidate in itertools.chain(range(index, len(self)), range(index)):
+            record = None if candidate in self.bad else self._checked(candidate)
+            if record is not None:
+                return record, candidate == index
+        raise InputError(f"A split must hold a good record. Received: {len(self)} bad ones.")
+
+    def _checked(self, index: int) -> bytes | None:
+        try:
+            record = self._records.read(index)
+            if not self._looked_at[index]:
+                examples.check(record, self._form, self._labels)
+                self._looked_at[index] = True
+            return record
+        except examples.BadRecord as error:
+            self._note(index, f"{error}, in {self._records.place(index)}")
+            return None
+
+    def _note(self, index: int, problem: str) -> None:
+        self.bad[index] = problem
+        if len(self.bad) > self._max_bad_records:
+            raise InputError(
+                "Every record must hold an image that can be decoded, and its label. Received: "
+                f"{'; '.join(list(self.bad.values())[:10])}. Copy or prepare the file again, or "
+                "pass over some with --max_bad_records."
+            )
+        logging.warning("Passing over a bad record: %s.", problem)
 
 
 class RecordReader:
@@ -59,13 +140,13 @@ class RecordReader:
 
     def __init__(self, paths: Sequence[str], examples: Sequence[int]):
         self._paths = list(paths)
-        self._files: list[int] = []
+        self._files: list[BinaryIO] = []
         for path in paths:
             with files.reading(path):
-                self._files.append(os.open(path, os.O_RDONLY))
+                self._files.append(open(path, "rb", buffering=0))  # noqa: SIM115
         self._offsets: list[np.ndarray] = []
         for path, file, count in zip(paths, self._files, examples, strict=True):
-            offsets = _record_offsets(path, file)
+            offsets = _record_offsets(path, file.fileno())
             if len(offsets) - 1 != count:
                 raise InputError(
                     f"A shard must hold the records that dataset.json counts. Received: {path} "
@@ -78,30 +159,40 @@ class RecordReader:
     def __len__(self) -> int:
         return int(self._first[-1])
 
-    def __del__(self):
-        for file in getattr(self, "_files", []):
-            os.close(file)
-
-    def read(self, indices: Iterable[int]) -> list[bytes]:
-        """Returns the records with these numbers.
+    def read(self, index: int) -> bytes:
+        """Returns the record with this number.
 
         Raises:
-          InputError: a record does not match its checksum; names the file and the record.
+          BadRecord: it does not match its checksum.
+          InputError: the file system fails.
         """
-        return [self._read_one(int(index)) for index in indices]
-
-    def _read_one(self, index: int) -> bytes:
-        shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        place = index - int(self._first[shard])
+        shard, place = self._find(index)
         start, end = (int(x) for x in self._offsets[shard][place : place + 2])
-        framed = os.pread(self._files[shard], end - start, start)
+        with files.reading(self._paths[shard]), _STALL_WATCH.reading(self._paths[shard]):
+            framed = os.pread(self._files[shard].fileno(), end - start, start)
         record = framed[_HEADER.size : -_FOOTER.size]
         if len(framed) != end - start or masked_crc32c(record) != _FOOTER.unpack(framed[-4:])[0]:
-            raise InputError(
-                "A record must match its checksum. Received: a damaged record, number "
-                f"{place} (from 0) of {self._paths[shard]}. Copy or prepare that file again."
-            )
+            raise examples.BadRecord("a record that does not match its checksum")
         return record
+
+    def place(self, index: int) -> str:
+        """Returns where the record with this number is, for messages."""
+        shard, place = self._find(index)
+        return f"record {place} (from 0) of {self._paths[shard]}"
+
+    def _find(self, index: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._first, index, side="right")) - 1
+        return shard, index - int(self._first[shard])
+
+
+def count_records(path: str) -> int:
+    """Returns the number of records in a shard.
+
+    Raises:
+      InputError: it cannot be opened, is cut short or is no TFRecord file.
+    """
+    with files.reading(path), open(path, "rb") as file:
+        return len(_record_offsets(path, file.fileno())) - 1
 
 
 def _record_offsets(path: str, file: int) -> np.ndarray:

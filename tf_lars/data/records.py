@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tf_lars.data import files
+from tf_lars.data.examples import FORMATS, RecordFormat
 from tf_lars.data.progress import Progress
 from tf_lars.errors import InputError
 
@@ -58,10 +59,13 @@ class DatasetInfo:
 
     Args:
         name: Name of the data set.
-        class_names: One name per class; the label in the records is the position here plus one.
+        class_names: One name per class; the label in the records is the position here plus
+            `label_base`.
         synsets: One identifier per class (the WordNet id of ImageNet), in the same order.
         splits: `SplitInfo` of "train" and "validation".
         settings: What the preparation was asked for.
+        form: Which of `tf_lars.data.examples.FORMATS` the records are in.
+        label_base: The label of the first class in the records, 0 or 1.
         report: What it met: per split the number of images that were re-encoded and refused,
             and under "files" the first of them by name.
     """
@@ -72,6 +76,18 @@ class DatasetInfo:
     splits: Mapping[str, SplitInfo]
     settings: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    form: str = "standard"
+    label_base: int = 1
+
+    @property
+    def record_format(self) -> RecordFormat:
+        """Where a record keeps image and label."""
+        return FORMATS[self.form]
+
+    @property
+    def labels(self) -> range:
+        """The labels that there are, as they are stored."""
+        return range(self.label_base, self.label_base + self.num_classes)
 
     @property
     def num_classes(self) -> int:
@@ -163,6 +179,8 @@ class DatasetInfo:
             },
             settings=content["settings"],
             report=content["report"],
+            form=content.get("form", "standard"),
+            label_base=content.get("label_base", 1),
         )
 
     def save(self, data_dir: str | os.PathLike[str]) -> None:

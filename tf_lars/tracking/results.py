@@ -21,17 +21,30 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def gather_digests(strategy: tf.distribute.Strategy, digest: str) -> list[str]:
-    """Returns the hexadecimal digests of all replicas, in order; every worker must call this."""
-    own = tf.constant([list(bytes.fromhex(digest))])
+def gather(strategy: tf.distribute.Strategy, row: np.ndarray) -> np.ndarray:
+    """Returns the rows of all replicas, in order; every worker must call this.
 
-    def gather(value):
+    Args:
+      strategy: joins the replicas.
+      row: int32 `[n]`, of this process.
+
+    Returns:
+      int32 `[replicas, n]`.
+    """
+    own = tf.constant(row[np.newaxis])
+
+    def gather_in_replica(value):
         # Under MirroredStrategy, a tensor that is not the replica's own counts once only.
         return tf.distribute.get_replica_context().all_gather(tf.identity(value), axis=0)
 
-    replicas = tf.function(lambda: strategy.run(gather, args=(own,)))()
-    gathered = strategy.experimental_local_results(replicas)[0].numpy()
-    return [bytes(row.tolist()).hex() for row in gathered]
+    replicas = tf.function(lambda: strategy.run(gather_in_replica, args=(own,)))()
+    return strategy.experimental_local_results(replicas)[0].numpy()
+
+
+def gather_digests(strategy: tf.distribute.Strategy, digest: str) -> list[str]:
+    """Returns the hexadecimal digests of all replicas, in order; every worker must call this."""
+    rows = gather(strategy, np.array(list(bytes.fromhex(digest)), np.int32))
+    return [bytes(row.tolist()).hex() for row in rows]
 
 
 def table(results: Mapping[str, object]) -> str:

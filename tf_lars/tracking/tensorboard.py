@@ -15,6 +15,7 @@ class ScalarLogger(keras.callbacks.Callback):
     | `top1`, `top5`, other metrics | train, validation | the same | the same |
     | `learning_rate` | train | each loop | rate of the next step |
     | `images_per_second` | train | each loop | over all replicas, without evaluation |
+    | `bad_records` | train | each epoch, where some are allowed | see `BadRecordCount` |
 
     Args:
       directory: folder for the event files.
@@ -44,6 +45,8 @@ class ScalarLogger(keras.callbacks.Callback):
             if name.startswith("val_") and name != "val_examples"
         }
         self._write("validation", int(logs["step"]), scalars)
+        if "bad_records" in logs:
+            self._write("train", int(logs["step"]), {"bad_records": logs["bad_records"]})
         for writer in self._writers.values():
             writer.flush()
 

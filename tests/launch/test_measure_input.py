@@ -1,0 +1,52 @@
+"""launch.measure_input on real digits, and what it concludes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tf_lars.data import digits
+from tf_lars.data.measure import InputRate, verdict
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_it_prints_rates_and_what_the_cores_could_feed(tmp_path):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra `demo`)")
+    digits.prepare(str(tmp_path))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.measure_input", f"--data_dir={tmp_path}"),
+            *("--image_size=8", "--seconds=0.5", "--devices_per_host=4"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("training", "evaluation"):
+        (row,) = re.findall(rf"^{name} +([\d,]+) +([\d.]+) +([\d,]+) images/s$", done.stdout, re.M)
+        rate, cpu_ms, feedable = (float(value.replace(",", "")) for value in row)
+        assert rate > 0
+        cores = int(re.search(r"(\d+) cores could feed", done.stdout)[1])
+        assert feedable == pytest.approx(cores * 1000 / cpu_ms, rel=0.02)
+    assert "each of 4 devices" in done.stdout
+
+
+def test_without_a_folder_one_sentence_says_so():
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.measure_input"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--data_dir is required" in done.stderr
+
+
+def test_it_says_which_of_the_two_is_the_limit():
+    rate = InputRate(images=1000, seconds=1.0, cpu_seconds=2.0, cores=16)
+    assert rate.feedable == 8000
+    assert "up to 1,000 images/s" in verdict(rate, 8, None)
+    assert "the device, at 500, is the limit, and the input takes 50%" in verdict(rate, 8, 500)
+    assert "the input is the limit, and feeds 50% of the 2,000" in verdict(rate, 8, 2000)

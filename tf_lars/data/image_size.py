@@ -1,0 +1,56 @@
+"""Progressive resizing: small images in early epochs, large ones at the end.
+
+Training on 128 pixels takes a third of the time of 224, and the network unlearns nothing when they
+grow (Howard et al., DAWNBench 2018; the schedules of libffcv/ffcv-imagenet).
+"""
+
+import dataclasses
+import itertools
+
+from tf_lars.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSizeSchedule:
+    """The side of the training images, in pixels, by epoch.
+
+    Attributes:
+      starts: `(epoch, size)`, the first epoch from 0 that has the size; the first entry is of
+        epoch 0, and epochs rise.
+    """
+
+    starts: tuple[tuple[int, int], ...]
+
+    def __post_init__(self):
+        epochs = [epoch for epoch, _ in self.starts]
+        rising = all(a < b for a, b in itertools.pairwise(epochs))
+        if not epochs or epochs[0] != 0 or not rising or any(size < 1 for _, size in self.starts):
+            raise InputError(
+                "A schedule of image sizes is epoch:size,... with rising epochs, the first of them "
+                f"0, and sizes of at least 1, such as 0:128,18:160,32:224. Received: {self}."
+            )
+
+    def __str__(self) -> str:
+        return ",".join(f"{epoch}:{size}" for epoch, size in self.starts)
+
+    @classmethod
+    def parse(cls, text: str) -> "ImageSizeSchedule":
+        """Returns the schedule that a text such as "0:128,18:160,32:224" describes.
+
+        Raises:
+          InputError: it describes none.
+        """
+        try:
+            pairs = [entry.split(":") for entry in text.split(",")]
+            return cls(tuple((int(epoch), int(size)) for epoch, size in pairs))
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                "A schedule of image sizes is epoch:size,... such as 0:128,18:160,32:224. "
+                f"Received: {text!r}."
+            ) from error
+
+    def size(self, epoch: int) -> int:
+        """Returns the side of the images of an epoch."""
+        return [size for first, size in self.starts if first <= epoch][-1]

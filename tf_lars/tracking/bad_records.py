@@ -1,0 +1,60 @@
+"""Counts the bad records of a data set over all workers, each record once."""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_lars.data.reader import ExampleReader
+from tf_lars.errors import InputError
+from tf_lars.tracking.results import gather
+
+
+class BadRecordCount(keras.callbacks.Callback):
+    """Adds `bad_records` to the logs of each epoch; it belongs on every worker, before the others.
+
+    | log | when | meaning |
+    |---|---|---|
+    | `bad_records` | each epoch | different records passed over so far by this start of the run |
+
+    Args:
+      readers: the readers that this process reads from, by split.
+      strategy: the strategy that joins the workers.
+      max_bad_records: how many records of a split may be bad over all workers.
+    """
+
+    def __init__(
+        self,
+        readers: Mapping[str, ExampleReader],
+        strategy: tf.distribute.Strategy,
+        max_bad_records: int,
+    ):
+        super().__init__()
+        self._readers = readers
+        self._strategy = strategy
+        self._max_bad_records = max_bad_records
+        self.count = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Counts, and ends the run on all workers where there are too many.
+
+        Raises:
+          InputError: more than `max_bad_records` of a split.
+        """
+        self.count = sum(self._count(split, reader) for split, reader in self._readers.items())
+        if logs is not None:
+            logs["bad_records"] = self.count
+
+    def _count(self, split: str, reader: ExampleReader) -> int:
+        own = np.full(self._max_bad_records, -1, np.int32)
+        bad = sorted(reader.bad)[: self._max_bad_records]
+        own[: len(bad)] = bad
+        count = len(set(gather(self._strategy, own).ravel().tolist()) - {-1})
+        if count > self._max_bad_records:
+            raise InputError(
+                f"At most {self._max_bad_records} records of a split may be bad. Received: {count} "
+                f"in {split} over all workers; their logs name them. Copy or prepare the files "
+                "again, or raise --max_bad_records."
+            )
+        return count
