@@ -9,7 +9,7 @@ import statistics
 
 import models
 from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
-from tf_lars.data import order, reader, records
+from tf_lars.data import check_augmentation, order, reader, records
 from tf_lars.data.records import DatasetInfo
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import EXIT_DONE, InputError
@@ -26,11 +26,12 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
     """Finds, within a moment and without TensorFlow, what would end the run later.
 
     Raises:
-      InputError: no such model, no usable data, an unwritable folder, a batch that does not
-        divide.
+      InputError: no such model, an augmentation without its package, no usable data, an
+        unwritable folder, a batch that does not divide.
     """
     if not models.known(settings.model):
         raise InputError(models.unknown_name(settings.model))
+    check_augmentation(settings.augmentation)
     for split in records.SPLITS:
         reader.open_split(settings.data_dir, split)
     order.per_replica_batch_size(settings.global_batch_size, num_workers)
@@ -58,6 +59,7 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
     from tf_lars import Trainer
     from tf_lars.checkpoints import CheckpointStore
     from tf_lars.data.imagenet import EvaluationInput, TrainingInput, to_device_batch
+    from tf_lars.data.mixing import Mixing
     from tf_lars.distribute import strategy as strategies
     from tf_lars.tracking.progress import ProgressLine
     from tf_lars.tracking.tensorboard import ScalarLogger
@@ -70,6 +72,8 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         settings.augmentation,
         settings.crop_fraction,
         settings.seed,
+        settings.randaugment_magnitude,
+        Mixing(settings.mixup_alpha, settings.cutmix_alpha, settings.random_erasing_probability),
     )
     steps = order.epoch_end_steps(
         training.num_examples, settings.global_batch_size, settings.epochs

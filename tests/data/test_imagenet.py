@@ -187,4 +187,4 @@ def test_boxes_are_those_of_the_reference(data_dir):
 
 def test_an_unknown_augmentation_is_refused(data_dir):
     with pytest.raises(InputError, match="one of none, reference"):
-        TrainingInput(data_dir, 6, 16, "randaugment")
+        TrainingInput(data_dir, 6, 16, "much")

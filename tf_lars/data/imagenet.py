@@ -2,8 +2,9 @@
 
 Batches are dictionaries: `image` uint8 `[batch, size, size, 3]`, `label` int32 `[batch]` (from 0),
 `weight` float32 `[batch]` in evaluation (0 marks padding), `flip` bool `[batch]` in augmented
-training. The CPU decodes, crops and resizes; what the device does better is left to
-`to_device_batch`: a flip costs nothing there, and uint8 is a quarter of the bytes to send.
+training, and what `tf_lars.data.mixing` draws where it is on. The CPU decodes, crops and resizes;
+what the device does better is left to `to_device_batch`: a flip costs nothing there, and uint8 is
+a quarter of the bytes to send.
 
 All randomness is keyed by (seed, epoch, example), so that a batch is a function of its position.
 """
@@ -14,10 +15,15 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import AUGMENTATIONS, order
+from tf_lars.data import (
+    KERAS_CV_AUGMENTATIONS,
+    RANDAUGMENT_MAGNITUDE,
+    check_augmentation,
+    order,
+)
+from tf_lars.data.mixing import NO_MIXING, Mixing, erase, mix
 from tf_lars.data.reader import open_split
 from tf_lars.data.records import DatasetInfo
-from tf_lars.errors import InputError
 
 # Szegedy et al. 2015, with the area of MLPerf's ResNet-50.
 REFERENCE_BOX = {
@@ -39,9 +45,12 @@ class TrainingInput:
       image_size: side of the square images, in pixels.
       augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio
         from 3/4 to 4/3, resizes it, and flips every second image (Szegedy et al. 2015, as in
-        MLPerf); "none" shows each image as evaluation does.
+        MLPerf); "randaugment" and "augmix" do what `tf_lars.data.augment` says after that; "none"
+        shows each image as evaluation does.
       crop_fraction: side of the centre crop over the short side of the image, for "none".
       seed: of the order and of the augmentation.
+      randaugment_magnitude: strength of the two operations of "randaugment", 0 to 10.
+      mixing: MixUp, CutMix and random erasing, with any augmentation; off by default.
     """
 
     data_dir: str
@@ -50,13 +59,11 @@ class TrainingInput:
     augmentation: str = "reference"
     crop_fraction: float = 0.875
     seed: int = 0
+    randaugment_magnitude: float = RANDAUGMENT_MAGNITUDE
+    mixing: Mixing = NO_MIXING
 
     def __post_init__(self):
-        if self.augmentation not in AUGMENTATIONS:
-            raise InputError(
-                f"The augmentation must be one of {', '.join(AUGMENTATIONS)}. "
-                f"Received: {self.augmentation!r}."
-            )
+        check_augmentation(self.augmentation, self.randaugment_magnitude)
 
     @functools.cached_property
     def num_examples(self) -> int:
@@ -79,15 +86,20 @@ class TrainingInput:
             last_step=last_step,
         )
         read = _reading(self.data_dir, "train")
+        policy = self._policy()
+        self.mixing.check(replica_batch)
 
         def example(record, epoch, index):
             encoded, label = _parse(record)
+            draws = self.mixing.draw(self._key(epoch, index, 3), self.image_size, self.image_size)
             if self.augmentation == "none":
                 image = _centre_crop(encoded, self.image_size, self.crop_fraction)
-                return {"image": image, "label": label}
+                return {"image": image, "label": label, **draws}
             image = _random_box(encoded, self.image_size, self._key(epoch, index, 0))
             flip = tf.random.stateless_uniform([], self._key(epoch, index, 1)) < 0.5
-            return {"image": image, "label": label, "flip": flip}
+            if policy:
+                image = policy(image, self._key(epoch, index, 2))
+            return {"image": image, "label": label, "flip": flip, **draws}
 
         return (
             positions.map(lambda epoch, index: (read(index), epoch, index), num_parallel_calls=2)
@@ -99,7 +111,15 @@ class TrainingInput:
 
     def _key(self, epoch, index, draw: int) -> tf.Tensor:
         """Returns a seed for one random draw of one example in one epoch: int64 `[2]`."""
-        return tf.stack([(self.seed * 2 + draw) * (1 << 20) + epoch, index])
+        return tf.stack([(self.seed * 4 + draw) * (1 << 20) + epoch, index])
+
+    def _policy(self):
+        """Returns what comes after the random box, from (image, key) to image, or None."""
+        if self.augmentation not in KERAS_CV_AUGMENTATIONS:
+            return None
+        from tf_lars.data import augment  # imports keras-cv
+
+        return augment.policy(self.augmentation, self.randaugment_magnitude)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +181,18 @@ def to_device_batch(
     """Turns a batch of this pipeline into `(x, y, sample_weight)`, on the device.
 
     `y` is one-hot, float32 `[batch, num_classes]`, so that labels can be smoothed and mixed.
-    Flips the images that the pipeline has marked. Colours stay 0 to 255: normalisation is the
+    Flips, erases and mixes as the pipeline has drawn. Colours stay 0 to 255: normalisation is the
     first layer of the model, so that an exported model takes plain images.
     """
     image = batch["image"]
     if "flip" in batch:
         image = tf.where(batch["flip"][:, None, None, None], tf.reverse(image, [2]), image)
-    return image, tf.one_hot(batch["label"], num_classes), batch.get("weight")
+    target = tf.one_hot(batch["label"], num_classes)
+    if "erase" in batch:
+        image = erase(image, batch["erase"])
+    if "paste" in batch:
+        image, target = mix(image, target, batch["own"], batch["paste"])
+    return image, target, batch.get("weight")
 
 
 def _reading(data_dir: str, split: str):
