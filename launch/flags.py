@@ -5,7 +5,7 @@ import math
 
 from absl import flags
 
-from tf_lars.data import AUGMENTATIONS
+from tf_lars.data import AUGMENTATIONS, MAX_RANDAUGMENT_MAGNITUDE, RANDAUGMENT_MAGNITUDE
 from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.errors import InputError
 
@@ -37,11 +37,16 @@ class TrainingSettings:
     image_size: int
     image_size_schedule: str | None
     augmentation: str
+    randaugment_magnitude: float
+    mixup_alpha: float
+    cutmix_alpha: float
+    random_erasing_probability: float
     crop_fraction: float
     batch_norm_examples: int | None
     epochs_between_evaluations: int
     evaluation_batch_size: int | None
     max_bad_records: int
+    cache: bool
     seed: int
     micro_batch_size: int | None
     steps_per_loop: int | None
@@ -73,7 +78,14 @@ class TrainingSettings:
         for name in ("learning_rate", "decay_power", "trust_coefficient"):
             value = getattr(self, name)
             _check(0 < value < math.inf, self, name, "above 0")
-        for name in ("weight_decay", "end_learning_rate", "warmup_epochs", "max_bad_records"):
+        for name in (
+            "weight_decay",
+            "end_learning_rate",
+            "warmup_epochs",
+            "mixup_alpha",
+            "cutmix_alpha",
+            "max_bad_records",
+        ):
             _check(0 <= getattr(self, name) < math.inf, self, name, "0 or above")
         _check(0 <= self.seed < 2**32, self, "seed", "at least 0 and below 2**32")
         for name in ("momentum", "label_smoothing"):
@@ -81,6 +93,18 @@ class TrainingSettings:
         if self.image_size_schedule:
             ImageSizeSchedule.parse(self.image_size_schedule)
         _check(0 < self.crop_fraction <= 1, self, "crop_fraction", "above 0 and at most 1")
+        _check(
+            0 <= self.randaugment_magnitude <= MAX_RANDAUGMENT_MAGNITUDE,
+            self,
+            "randaugment_magnitude",
+            f"from 0 to {MAX_RANDAUGMENT_MAGNITUDE:g}",
+        )
+        _check(
+            0 <= self.random_erasing_probability <= 1,
+            self,
+            "random_erasing_probability",
+            "from 0 to 1",
+        )
         _check(
             self.warmup_epochs <= self.epochs,
             self,
@@ -96,15 +120,70 @@ def _check(right: bool, settings: TrainingSettings, name: str, rule: str) -> Non
         raise InputError(f"--{name} must be {rule}. Received: {getattr(settings, name)!r}.")
 
 
+def define_input() -> None:
+    """Defines the flags that say what the network sees."""
+    flags.DEFINE_string("data_dir", "", "Local folder written by launch.prepare_imagenet.")
+    flags.DEFINE_integer("image_size", 224, "Side of the square images, in pixels.")
+    flags.DEFINE_string(
+        "image_size_schedule",
+        None,
+        "Sides of the training images by epoch, as epoch:size,... such as 0:128,18:160,32:224; "
+        "evaluation keeps --image_size. By default training has that size too.",
+    )
+    flags.DEFINE_string(
+        "augmentation",
+        "reference",
+        "reference: random box and flip; randaugment or augmix: these, and then operations on the "
+        "image; none: centre crop.",
+    )
+    flags.DEFINE_float(
+        "randaugment_magnitude",
+        RANDAUGMENT_MAGNITUDE,
+        f"Strength of RandAugment's two operations, 0 to {MAX_RANDAUGMENT_MAGNITUDE:g}.",
+    )
+    flags.DEFINE_float(
+        "mixup_alpha",
+        0.0,
+        "Blend images and labels in pairs, with weights from Beta(alpha, alpha); 0: off. With "
+        "--cutmix_alpha too, each example takes one of the two at random.",
+    )
+    flags.DEFINE_float(
+        "cutmix_alpha",
+        0.0,
+        "Paste a box of another image, its area from Beta(alpha, alpha), and blend the labels by "
+        "area; 0: off.",
+    )
+    flags.DEFINE_float(
+        "random_erasing_probability",
+        0.0,
+        "Probability that a box of 2 to 40 % of an image is painted over.",
+    )
+    flags.DEFINE_float(
+        "crop_fraction", 0.875, "Side of the evaluation's centre crop over the image's short side."
+    )
+    flags.DEFINE_integer(
+        "max_bad_records",
+        0,
+        "Damaged or undecodable records of a split that may be passed over; each is named in the "
+        "log of the worker that meets it.",
+    )
+    flags.DEFINE_bool(
+        "cache",
+        False,
+        "Keep decoded images in memory, in each worker process; it pays for full-size photos.",
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
+
+
 def define() -> None:
     """Defines the flags of `TrainingSettings`, and `--num_workers` by its own program."""
+    define_input()
     flags.DEFINE_string(
         "model",
         "resnet50",
         "resnet18, 34, 50, 101 or 152; or small_resnetD[_wW] for small images, with depth D = 6n+2 "
         "and width W.",
     )
-    flags.DEFINE_string("data_dir", "", "Local folder written by launch.prepare_imagenet.")
     flags.DEFINE_string(
         "model_dir", "", "Folder for checkpoints, TensorBoard, results.json and report.png."
     )
@@ -119,19 +198,6 @@ def define() -> None:
     flags.DEFINE_float("momentum", 0.9, "Momentum.")
     flags.DEFINE_float("trust_coefficient", 0.001, "Trust coefficient of LARS.")
     flags.DEFINE_float("label_smoothing", 0.1, "Share of the label spread over all classes.")
-    flags.DEFINE_integer("image_size", 224, "Side of the square images, in pixels.")
-    flags.DEFINE_string(
-        "image_size_schedule",
-        None,
-        "Sides of the training images by epoch, as epoch:size,... such as 0:128,18:160,32:224; "
-        "evaluation keeps --image_size. By default training has that size too.",
-    )
-    flags.DEFINE_string(
-        "augmentation", "reference", "reference: random box and flip; none: centre crop."
-    )
-    flags.DEFINE_float(
-        "crop_fraction", 0.875, "Side of the evaluation's centre crop over the image's short side."
-    )
     flags.DEFINE_integer(
         "batch_norm_examples",
         None,
@@ -148,13 +214,6 @@ def define() -> None:
         "Images per evaluation step, on all devices. By default the global batch, at most 256 per "
         "device.",
     )
-    flags.DEFINE_integer(
-        "max_bad_records",
-        0,
-        "Damaged or undecodable records of a split that may be passed over; each is named in the "
-        "log of the worker that meets it.",
-    )
-    flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.")
     flags.DEFINE_integer(
         "micro_batch_size",
         None,

@@ -6,7 +6,9 @@ python -m launch.measure_input --data_dir=DATA --image_size=224 --devices_per_ho
 from absl import flags
 
 from launch import app
-from tf_lars.data import AUGMENTATIONS
+from launch import input as inputs
+from launch.flags import define_input
+from tf_lars.data import order
 from tf_lars.errors import EXIT_DONE, InputError
 
 FLAGS = flags.FLAGS
@@ -14,9 +16,7 @@ FLAGS = flags.FLAGS
 
 def define() -> None:
     """Defines the flags of this program."""
-    flags.DEFINE_string("data_dir", None, "Local folder written by launch.prepare_imagenet.")
-    flags.DEFINE_integer("image_size", 224, "Side of the square images, in pixels.", lower_bound=1)
-    flags.DEFINE_enum("augmentation", "reference", AUGMENTATIONS, "As in training.")
+    define_input()
     flags.DEFINE_integer("global_batch_size", 256, "Images in each batch.", lower_bound=1)
     flags.DEFINE_float("seconds", 10.0, "How long to measure each of training and evaluation.")
     flags.DEFINE_integer(
@@ -34,13 +34,11 @@ def main() -> int:
     import tensorflow as tf
 
     from tf_lars.data import measure
-    from tf_lars.data.imagenet import EvaluationInput, TrainingInput
 
-    batch, size = FLAGS.global_batch_size, FLAGS.image_size
-    training = TrainingInput(FLAGS.data_dir, batch, size, FLAGS.augmentation)
-    evaluation = EvaluationInput(FLAGS.data_dir, batch, size)
+    training = inputs.training(FLAGS, FLAGS.global_batch_size)
+    evaluation = inputs.evaluation(FLAGS, FLAGS.global_batch_size)
     alone = tf.distribute.InputContext(1, 0, 1)
-    steps = max(3, -(-training.num_examples // batch))
+    steps = order.evaluation_steps(training.num_examples, FLAGS.global_batch_size)
     rates = {
         "training": measure.measure(training.dataset(alone, 0, steps), FLAGS.seconds),
         "evaluation": measure.measure(evaluation.dataset(alone), FLAGS.seconds),

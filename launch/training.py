@@ -8,9 +8,9 @@ import re
 import statistics
 
 import models
+from launch import input as inputs
 from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
-from tf_lars.data import describe, order, reader, records
-from tf_lars.data.image_size import ImageSizeSchedule
+from tf_lars.data import check_augmentation, describe, order, reader, records
 from tf_lars.data.records import DATASET_FILE, DatasetInfo
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import EXIT_DONE, InputError
@@ -27,11 +27,12 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
     """Finds, within a moment and without TensorFlow, what would end the run later.
 
     Raises:
-      InputError: no such model, no usable data, an unwritable folder, a batch that does not
-        divide.
+      InputError: no such model, an augmentation without its package, no usable data, an
+        unwritable folder, a batch that does not divide.
     """
     if not models.known(settings.model):
         raise InputError(models.unknown_name(settings.model))
+    check_augmentation(settings.augmentation)
     if describe.is_undescribed(settings.data_dir):
         print(f"{settings.data_dir}: reading the shards once, to write their {DATASET_FILE}")
         describe.describe(settings.data_dir)
@@ -61,36 +62,22 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
 
     from tf_lars import Trainer
     from tf_lars.checkpoints import CheckpointStore
-    from tf_lars.data.imagenet import EvaluationInput, TrainingInput, to_device_batch
+    from tf_lars.data.imagenet import to_device_batch
     from tf_lars.distribute import strategy as strategies
     from tf_lars.tracking.bad_records import BadRecordCount
     from tf_lars.tracking.progress import ProgressLine
     from tf_lars.tracking.tensorboard import ScalarLogger
 
     info = DatasetInfo.load(settings.data_dir)
-    training = TrainingInput(
-        settings.data_dir,
-        settings.global_batch_size,
-        ImageSizeSchedule.parse(settings.image_size_schedule)
-        if settings.image_size_schedule
-        else settings.image_size,
-        settings.augmentation,
-        settings.crop_fraction,
-        settings.seed,
-        settings.max_bad_records,
-    )
+    training = inputs.training(settings, settings.global_batch_size)
     steps = order.epoch_end_steps(
         training.num_examples, settings.global_batch_size, settings.epochs
     )[-1]
     strategy = strategies.create(cluster)
     replicas = strategy.num_replicas_in_sync
     replica_batch = order.per_replica_batch_size(settings.global_batch_size, replicas)
-    evaluation = EvaluationInput(
-        settings.data_dir,
-        settings.evaluation_batch_size or min(replica_batch, 256) * replicas,
-        settings.image_size,
-        settings.crop_fraction,
-        settings.max_bad_records,
+    evaluation = inputs.evaluation(
+        settings, settings.evaluation_batch_size or min(replica_batch, 256) * replicas
     )
     order.per_replica_batch_size(evaluation.global_batch_size, replicas)
 
@@ -206,6 +193,7 @@ _NOT_IDENTITY = frozenset(
         "steps_per_loop",
         "evaluation_batch_size",
         "max_bad_records",
+        "cache",
     }
 )
 

@@ -152,7 +152,9 @@ def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
     picture.save(tmp_path / "image.jpg", quality=95)
     encoded = (tmp_path / "image.jpg").read_bytes()
     decoded = tf.io.decode_jpeg(encoded, dct_method="INTEGER_ACCURATE").numpy()
-    np.testing.assert_array_equal(decode.centre_crop(encoded, 24, 1.0).numpy(), decoded)
+    np.testing.assert_array_equal(
+        decode.centre_crop(decode.Jpeg(encoded), 24, 1.0).numpy(), decoded
+    )
 
 
 def test_flips_happen_on_the_device():
@@ -207,10 +209,10 @@ def test_what_shrinks_is_averaged_by_the_decoder(tmp_path, ratio):
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
     Image.fromarray(stripes).save(tmp_path / "image.jpg", quality=100, subsampling=0)
-    small = decode.centre_crop((tmp_path / "image.jpg").read_bytes(), 64 // ratio, 1.0)
+    small = decode.centre_crop(decode.Jpeg((tmp_path / "image.jpg").read_bytes()), 64 // ratio, 1.0)
     assert np.abs(small.numpy().astype(int) - 100).max() <= 4
 
 
 def test_an_unknown_augmentation_is_refused(data_dir):
     with pytest.raises(InputError, match="one of none, reference"):
-        TrainingInput(data_dir, 6, 16, "randaugment")
+        TrainingInput(data_dir, 6, 16, "much")

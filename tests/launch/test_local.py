@@ -208,6 +208,15 @@ def test_one_worker_trains_in_the_process_itself(short_run, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["eval_examples"] == 360
 
 
+def test_a_run_with_every_augmentation_counts_every_validation_image(short_run, tmp_path):
+    pytest.importorskip("keras_cv", reason="needs keras-cv (extra `keras-cv`)")
+    flags = ["--augmentation=randaugment", "--mixup_alpha=0.2", "--cutmix_alpha=1"]
+    flags += ["--random_erasing_probability=0.5", "--epochs=2"]
+    done = _run(*short_run, *flags, "--num_workers=1", f"--model_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["eval_examples"] == 360
+
+
 def _content(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.parent.name != "logs"}
 
@@ -254,6 +263,9 @@ def test_a_file_in_the_place_of_a_folder_is_refused(name, short_run, tmp_path):
         (["--warmup_epochs=9"], "--warmup_epochs must be at most 6"),
         (["--image_size_schedule=5:64"], "such as 0:128,18:160,32:224"),
         (["--augmentation=much"], "--augmentation must be one of"),
+        (["--randaugment_magnitude=11"], "--randaugment_magnitude must be from 0 to 10"),
+        (["--mixup_alpha=-1"], "--mixup_alpha must be 0 or above"),
+        (["--random_erasing_probability=2"], "--random_erasing_probability must be from 0 to 1"),
         (["--unknown_flag=1"], "unknown_flag"),
         (["stray"], "stray"),
         (["--resume=must"], "--resume=must needs a checkpoint"),

@@ -2,8 +2,9 @@
 
 Batches are dictionaries: `image` uint8 `[batch, size, size, 3]`, `label` int32 `[batch]` (from 0),
 `weight` float32 `[batch]` in evaluation (0 marks padding), `flip` bool `[batch]` in augmented
-training. The CPU decodes, crops and resizes; what the device does better is left to
-`to_device_batch`: a flip costs nothing there, and uint8 is a quarter of the bytes to send.
+training, and what `tf_lars.data.mixing` draws where it is on. The CPU decodes, crops and resizes;
+what the device does better is left to `to_device_batch`: a flip costs nothing there, and uint8 is
+a quarter of the bytes to send.
 
 All randomness is keyed by (seed, epoch, example), so that a batch is a function of its position.
 
@@ -18,10 +19,18 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import AUGMENTATIONS, decode, order, reader
+from tf_lars.data import (
+    KERAS_CV_AUGMENTATIONS,
+    RANDAUGMENT_MAGNITUDE,
+    check_augmentation,
+    decode,
+    order,
+    reader,
+)
+from tf_lars.data.cache import open_cache
 from tf_lars.data.image_size import ImageSizeSchedule
+from tf_lars.data.mixing import NO_MIXING, Mixing, erase, mix
 from tf_lars.data.records import DatasetInfo
-from tf_lars.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +44,14 @@ class TrainingInput:
         batch in which one epoch ends and the next begins still has the size of the first.
       augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio
         from 3/4 to 4/3, resizes it, and flips every second image (Szegedy et al. 2015, as in
-        MLPerf); "none" shows each image as evaluation does.
+        MLPerf); "randaugment" and "augmix" do what `tf_lars.data.augment` says after that; "none"
+        shows each image as evaluation does.
       crop_fraction: side of the centre crop over the short side of the image, for "none".
       seed: of the order and of the augmentation.
       max_bad_records: bad records that each worker may pass over.
+      randaugment_magnitude: strength of the two operations of "randaugment", 0 to 10.
+      mixing: MixUp, CutMix and random erasing, with any augmentation; off by default.
+      cache: keep decoded images in memory, see `tf_lars.data.cache`.
     """
 
     data_dir: str
@@ -48,13 +61,12 @@ class TrainingInput:
     crop_fraction: float = 0.875
     seed: int = 0
     max_bad_records: int = 0
+    randaugment_magnitude: float = RANDAUGMENT_MAGNITUDE
+    mixing: Mixing = NO_MIXING
+    cache: bool = False
 
     def __post_init__(self):
-        if self.augmentation not in AUGMENTATIONS:
-            raise InputError(
-                f"The augmentation must be one of {', '.join(AUGMENTATIONS)}. "
-                f"Received: {self.augmentation!r}."
-            )
+        check_augmentation(self.augmentation, self.randaugment_magnitude)
 
     @functools.cached_property
     def num_examples(self) -> int:
@@ -95,16 +107,21 @@ class TrainingInput:
             first_step=first_step,
             last_step=last_step,
         )
-        read, parse = _reading(self.data_dir, "train", self.max_bad_records)
+        read, parse = _reading(self.data_dir, "train", self.max_bad_records, self.cache)
+        policy = self._policy()
+        self.mixing.check(replica_batch)
 
         def example(record, epoch, index):
-            encoded, label = parse(record)
+            image, label = parse(record, index)
+            draws = self.mixing.draw(self._key(epoch, index, 3), image_size, image_size)
             if self.augmentation == "none":
-                image = decode.centre_crop(encoded, image_size, self.crop_fraction)
-                return {"image": image, "label": label}
-            image = decode.random_box(encoded, image_size, self._key(epoch, index, 0))
+                image = decode.centre_crop(image, image_size, self.crop_fraction)
+                return {"image": image, "label": label, **draws}
+            image = decode.random_box(image, image_size, self._key(epoch, index, 0))
             flip = tf.random.stateless_uniform([], self._key(epoch, index, 1)) < 0.5
-            return {"image": image, "label": label, "flip": flip}
+            if policy:
+                image = policy(image, self._key(epoch, index, 2))
+            return {"image": image, "label": label, "flip": flip, **draws}
 
         return (
             positions.map(lambda epoch, index: (read(index)[0], epoch, index), num_parallel_calls=2)
@@ -116,7 +133,15 @@ class TrainingInput:
 
     def _key(self, epoch, index, draw: int) -> tf.Tensor:
         """Returns a seed for one random draw of one example in one epoch: int64 `[2]`."""
-        return tf.stack([(self.seed * 2 + draw) * (1 << 20) + epoch, index])
+        return tf.stack([(self.seed * 4 + draw) * (1 << 20) + epoch, index])
+
+    def _policy(self):
+        """Returns what comes after the random box, from (image, key) to image, or None."""
+        if self.augmentation not in KERAS_CV_AUGMENTATIONS:
+            return None
+        from tf_lars.data import augment  # imports keras-cv
+
+        return augment.policy(self.augmentation, self.randaugment_magnitude)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +155,7 @@ class EvaluationInput:
       crop_fraction: side of the centre crop over the short side of the image; 0.875 is the usual
         224 of 256.
       max_bad_records: bad records that each worker may pass over.
+      cache: keep decoded images in memory, see `tf_lars.data.cache`.
     """
 
     data_dir: str
@@ -137,6 +163,7 @@ class EvaluationInput:
     image_size: int = 224
     crop_fraction: float = 0.875
     max_bad_records: int = 0
+    cache: bool = False
 
     @functools.cached_property
     def num_examples(self) -> int:
@@ -158,15 +185,15 @@ class EvaluationInput:
             num_examples=self.num_examples,
             global_batch_size=self.global_batch_size,
         )
-        read, parse = _reading(self.data_dir, "validation", self.max_bad_records)
+        read, parse = _reading(self.data_dir, "validation", self.max_bad_records, self.cache)
 
         def records(index, weight):
             record, own = read(index)
-            return record, weight * tf.cast(own, tf.float32)
+            return record, index, weight * tf.cast(own, tf.float32)
 
-        def example(record, weight):
-            encoded, label = parse(record)
-            image = decode.centre_crop(encoded, self.image_size, self.crop_fraction)
+        def example(record, index, weight):
+            image, label = parse(record, index)
+            image = decode.centre_crop(image, self.image_size, self.crop_fraction)
             return {"image": image, "label": label, "weight": weight}
 
         return (
@@ -184,24 +211,30 @@ def to_device_batch(
     """Turns a batch of this pipeline into `(x, y, sample_weight)`, on the device.
 
     `y` is one-hot, float32 `[batch, num_classes]`, so that labels can be smoothed and mixed.
-    Flips the images that the pipeline has marked. Colours stay 0 to 255: normalisation is the
+    Flips, erases and mixes as the pipeline has drawn. Colours stay 0 to 255: normalisation is the
     first layer of the model, so that an exported model takes plain images.
     """
     image = batch["image"]
     if "flip" in batch:
         image = tf.where(batch["flip"][:, None, None, None], tf.reverse(image, [2]), image)
-    return image, tf.one_hot(batch["label"], num_classes), batch.get("weight")
+    target = tf.one_hot(batch["label"], num_classes)
+    if "erase" in batch:
+        image = erase(image, batch["erase"])
+    if "paste" in batch:
+        image, target = mix(image, target, batch["own"], batch["paste"])
+    return image, target, batch.get("weight")
 
 
-def _reading(data_dir: str, split: str, max_bad_records: int):
+def _reading(data_dir: str, split: str, max_bad_records: int, cache: bool):
     """Returns how to read and how to parse the records of a split, in TensorFlow's graph.
 
     Returns:
       A function from a vector of example numbers to their records and whether each is the one
-      asked for, and one from a record to the JPEG file and the class, from 0.
+      asked for, and one from a record and its number to the `decode.Image` and the class, from 0.
     """
     examples = reader.open_split(data_dir, split, max_bad_records)
     info = DatasetInfo.load(data_dir)
+    decoded = open_cache(examples, info.record_format) if cache else None
 
     def read(index):
         records, own = examples.read(index)
@@ -211,7 +244,7 @@ def _reading(data_dir: str, split: str, max_bad_records: int):
         records, own = tf.numpy_function(read, [index], [tf.string, tf.bool], stateful=False)
         return tf.ensure_shape(records, [None]), tf.ensure_shape(own, [None])
 
-    def parse(record):
+    def parse(record, index):
         form = info.record_format
         features = tf.io.parse_single_example(
             record,
@@ -220,6 +253,9 @@ def _reading(data_dir: str, split: str, max_bad_records: int):
                 form.label: tf.io.FixedLenFeature([], tf.int64),
             },
         )
-        return features[form.encoded], tf.cast(features[form.label] - info.label_base, tf.int32)
+        label = tf.cast(features[form.label] - info.label_base, tf.int32)
+        if decoded is not None:
+            return decoded.image(index, features[form.encoded]), label
+        return decode.Jpeg(features[form.encoded]), label
 
     return read_in_graph, parse

@@ -1,0 +1,48 @@
+"""The input pipelines that the flags of `launch.flags.define_input` describe."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tf_lars.data.imagenet import EvaluationInput, TrainingInput
+
+
+def training(settings: Any, global_batch_size: int) -> "TrainingInput":
+    """Returns the training input.
+
+    Args:
+      settings: has the flags as attributes, as `TrainingSettings` and absl's FLAGS do.
+      global_batch_size: images per step over all replicas.
+    """
+    from tf_lars.data.image_size import ImageSizeSchedule
+    from tf_lars.data.imagenet import TrainingInput
+    from tf_lars.data.mixing import Mixing
+
+    schedule = settings.image_size_schedule
+    return TrainingInput(
+        settings.data_dir,
+        global_batch_size,
+        image_size=ImageSizeSchedule.parse(schedule) if schedule else settings.image_size,
+        augmentation=settings.augmentation,
+        crop_fraction=settings.crop_fraction,
+        seed=settings.seed,
+        max_bad_records=settings.max_bad_records,
+        randaugment_magnitude=settings.randaugment_magnitude,
+        mixing=Mixing(
+            settings.mixup_alpha, settings.cutmix_alpha, settings.random_erasing_probability
+        ),
+        cache=settings.cache,
+    )
+
+
+def evaluation(settings: Any, global_batch_size: int) -> "EvaluationInput":
+    """Returns the evaluation input; the arguments are those of `training`."""
+    from tf_lars.data.imagenet import EvaluationInput
+
+    return EvaluationInput(
+        settings.data_dir,
+        global_batch_size,
+        image_size=settings.image_size,
+        crop_fraction=settings.crop_fraction,
+        max_bad_records=settings.max_bad_records,
+        cache=settings.cache,
+    )

@@ -1,0 +1,75 @@
+"""`python -m launch.show_input` as a person runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tf_lars.data import digits
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.show_input", *map(str, flags)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra `demo`)")
+    directory = tmp_path_factory.mktemp("data") / "digits"
+    digits.prepare(str(directory))
+    return directory
+
+
+def test_a_sheet_shows_training_images_and_is_the_same_again(data_dir, tmp_path):
+    flags = [f"--data_dir={data_dir}", "--image_size=16", "--mixup_alpha=0.4", "--epoch=2"]
+    pictures = []
+    for name in ("one.png", "two.png"):
+        done = _run(*flags, f"--output={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        assert f"32 images in {tmp_path / name}" in done.stdout
+        pictures.append(np.asarray(Image.open(tmp_path / name)))
+    np.testing.assert_array_equal(*pictures)
+    assert pictures[0].shape[1] > pictures[0].shape[0] > 500
+
+
+def test_a_sheet_shows_validation_images_and_no_padding(data_dir, tmp_path):
+    path = tmp_path / "sheet.png"
+    flags = ["--split=validation", "--num_images=5", "--image_size=8", f"--output={path}"]
+    done = _run(f"--data_dir={data_dir}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "5 images" in done.stdout
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--output is required"),
+        (["--output=sheet.jpg"], "must be a .png file"),
+        (["--output=/nowhere/sheet.png"], "in an existing folder"),
+        (["--output={folder}/sheet.png"], "data folder"),
+        (["--output={folder}/sheet.png", "--data_dir={data}", "--mixup_alpha=-1"], "mixup_alpha"),
+        (
+            ["--output={folder}/s.png", "--data_dir={data}", "--mixup_alpha=1", "--num_images=1"],
+            "at least 2 examples",
+        ),
+        (["--num_images=0"], "num_images"),
+    ],
+)
+def test_wrong_flags_end_with_one_sentence_and_code_2(flags, message, data_dir, tmp_path):
+    result = _run(*(flag.format(folder=tmp_path, data=data_dir) for flag in flags))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
