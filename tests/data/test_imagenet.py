@@ -1,11 +1,13 @@
 """The input pipeline on real JPEGs: order, exactness, pixels, and what moves to the device."""
 
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_lars.data import decode
+from tf_lars.data import decode, records
 from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.imagenet import EvaluationInput, TrainingInput, to_device_batch
 from tf_lars.data.prepare import PrepareConfig, prepare_images
@@ -19,6 +21,15 @@ def _picture(seed, width, height):
     """A smooth picture, so that a JPEG of it decodes to nearly the same pixels."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+SHAPE = {"width": 40, "height": 36, "channels": 3}
+
+
+def _jpeg(seed):
+    file = io.BytesIO()
+    _picture(seed, SHAPE["width"], SHAPE["height"]).save(file, "JPEG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +136,36 @@ def test_evaluation_counts_every_image_once(data_dir, num_workers):
     assert len(real) == VALIDATION
     counted = [label for label, weight in zip(labels, weights, strict=True) if weight]
     assert np.bincount(counted).tolist() == [4, 4, 3]
+
+
+@pytest.mark.parametrize("num_images", [1, 7])
+@pytest.mark.parametrize("num_files", [1, 3, 8])
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_any_number_of_files_is_counted_exactly(tmp_path, num_images, num_files, num_workers):
+    examples = [
+        records.example_bytes(
+            encoded=_jpeg(i), label=i + 1, synset="", text="", filename="", **SHAPE
+        )
+        for i in range(num_images)
+    ]
+    files = tuple(
+        records.write_shard(
+            tmp_path / f"validation-{i:05d}-of-{num_files:05d}", examples[i::num_files]
+        )
+        for i in range(num_files)
+    )
+    names = tuple(f"class{i}" for i in range(num_images))
+    splits = {"validation": records.SplitInfo(files), "train": records.SplitInfo(files)}
+    records.DatasetInfo("few", names, names, splits).save(tmp_path)
+    data = EvaluationInput(str(tmp_path), 2 * num_workers, image_size=16)
+    counted = [
+        label
+        for worker in range(num_workers)
+        for batch in _batches(data.dataset(_context(worker, num_workers, num_workers)))
+        for label, weight in zip(batch["label"], batch["weight"], strict=True)
+        if weight
+    ]
+    assert sorted(counted) == list(range(num_images))
 
 
 def test_evaluation_sees_the_centre_of_the_image(data_dir):

@@ -60,7 +60,7 @@ def test_successive_epochs_of_a_large_set_are_uncorrelated(num_examples):
 
 
 @pytest.mark.parametrize("num_examples", [1, 7, 360, 3925])
-@pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4, 5])
 def test_evaluation_counts_every_example_once(num_examples, num_workers):
     batch = 4 * num_workers
     seen, chunks = [], []
