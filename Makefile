@@ -22,7 +22,7 @@ setup: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,keras-cv,test]"
 	@touch $@
 
 train: setup data/digits/dataset.json

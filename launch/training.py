@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import os
 import re
 import statistics
@@ -29,8 +28,7 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
       InputError: no such model, no usable data, an unwritable folder, a batch that does not
         divide.
     """
-    if not models.known(settings.model):
-        raise InputError(models.unknown_name(settings.model))
+    models.check(settings.model, space_to_depth_stem=settings.space_to_depth_stem)
     for split in records.SPLITS:
         reader.open_split(settings.data_dir, split)
     order.per_replica_batch_size(settings.global_batch_size, num_workers)
@@ -90,7 +88,11 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
     with strategy.scope():
         model = models.create(
-            settings.model, num_classes=info.num_classes, image_size=settings.image_size
+            settings.model,
+            num_classes=info.num_classes,
+            image_size=settings.image_size,
+            space_to_depth_stem=settings.space_to_depth_stem,
+            sync_batch_norm=settings.sync_batch_norm,
         )
         model.compile(
             _optimizer(settings, steps, training.num_examples),
@@ -199,11 +201,10 @@ def _write_flags(settings: TrainingSettings) -> None:
 
 def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: int, steps: int):
     """Returns the lines that say, before training, what will be done."""
-    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     batch, examples = settings.global_batch_size, info.splits["train"].num_examples
     return "\n".join(
         [
-            f"model       {settings.model}, {parameters:,} trainable parameters, "
+            f"model       {settings.model}, {models.describe(model, settings.image_size)}, "
             f"{settings.image_size} px, {settings.mixed_precision}",
             f"data        {info.name}: {examples:,} training and "
             f"{info.splits['validation'].num_examples:,} validation images, "
