@@ -21,6 +21,8 @@ class TrainingSettings:
     """What a training run is asked to do; each field is the flag of its name."""
 
     model: str
+    space_to_depth_stem: bool
+    sync_batch_norm: bool
     data_dir: str
     model_dir: str
     global_batch_size: int
@@ -181,8 +183,23 @@ def define() -> None:
     flags.DEFINE_string(
         "model",
         "resnet50",
-        "resnet18, 34, 50, 101 or 152; or small_resnetD[_wW] for small images, with depth D = 6n+2 "
-        "and width W.",
+        "resnet18, 34, 50, 101 or 152; small_resnetD[_wW] for small images, with depth D = 6n+2 "
+        "and width W; alexnet, alexnet_bn; keras.applications/NAME; keras_cv/NAMEBackbone; or a "
+        "function of your own, package.module:function or path/to/file.py:function, which is "
+        "called with num_classes=... and image_size=... and returns a keras.Model that gives "
+        "logits for colours from 0 to 255.",
+    )
+    flags.DEFINE_boolean(
+        "space_to_depth_stem",
+        False,
+        "Compute the first convolution of resnet18 to resnet152 on blocks of 2 x 2 pixels: the "
+        "same weights and result, faster on TPUs.",
+    )
+    flags.DEFINE_boolean(
+        "sync_batch_norm",
+        False,
+        "Normalise each training batch by its statistics over all devices. By default each device "
+        "normalises its own share.",
     )
     flags.DEFINE_string(
         "model_dir", "", "Folder for checkpoints, TensorBoard, results.json and report.png."

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import os
 import re
 import statistics
@@ -30,8 +29,11 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
       InputError: no such model, an augmentation without its package, no usable data, an
         unwritable folder, a batch that does not divide.
     """
-    if not models.known(settings.model):
-        raise InputError(models.unknown_name(settings.model))
+    models.check(
+        settings.model,
+        space_to_depth_stem=settings.space_to_depth_stem,
+        any_image_size=bool(settings.image_size_schedule),
+    )
     check_augmentation(settings.augmentation)
     if describe.is_undescribed(settings.data_dir):
         print(f"{settings.data_dir}: reading the shards once, to write their {DATASET_FILE}")
@@ -89,6 +91,8 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
             settings.model,
             num_classes=info.num_classes,
             image_size=None if settings.image_size_schedule else settings.image_size,
+            space_to_depth_stem=settings.space_to_depth_stem,
+            sync_batch_norm=settings.sync_batch_norm,
         )
         model.compile(
             _optimizer(settings, steps, training.num_examples),
@@ -213,11 +217,10 @@ def _write_flags(settings: TrainingSettings) -> None:
 
 def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: int, steps: int):
     """Returns the lines that say, before training, what will be done."""
-    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     batch, examples = settings.global_batch_size, info.splits["train"].num_examples
     return "\n".join(
         [
-            f"model       {settings.model}, {parameters:,} trainable parameters, "
+            f"model       {settings.model}, {models.describe(model, settings.image_size)}, "
             f"{settings.image_size_schedule or settings.image_size} px, {settings.mixed_precision}",
             f"data        {info.name}: {examples:,} training and "
             f"{info.splits['validation'].num_examples:,} validation images, "

@@ -1,0 +1,42 @@
+"""The two ends that the networks of this folder share: an image goes in, logits come out."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+# Per-channel statistics of the ImageNet training images, in grey levels (0 to 255).
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def image_input(image_size: int | None) -> keras.KerasTensor:
+    """Returns the input of a network: RGB, colours from 0 to 255, `[batch, size, size, 3]`."""
+    return keras.Input((image_size, image_size, 3), name="image")
+
+
+def normalise_colours(image, std: Sequence[float] = IMAGENET_STD):
+    """Returns `(image - IMAGENET_MEAN) / std`, per channel."""
+    return layers.Normalization(
+        mean=IMAGENET_MEAN, variance=[value**2 for value in std], name="normalise_colours"
+    )(image)
+
+
+def logits(
+    features, num_classes: int, *, kernel_stddev: float = 0.01, bias: float = 0.0
+) -> keras.KerasTensor:
+    """Returns float32 logits `[batch, num_classes]` of the features `[batch, channels]`.
+
+    Args:
+      features: what the network has found in the image.
+      num_classes: number of logits.
+      kernel_stddev: standard deviation of the initial kernel, which is normal with mean 0.
+      bias: initial bias.
+    """
+    return layers.Dense(
+        num_classes,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=kernel_stddev),
+        bias_initializer=keras.initializers.Constant(bias),
+        dtype="float32",  # a softmax over half-precision logits loses accuracy
+        name="logits",
+    )(features)
