@@ -31,17 +31,6 @@ from benchmarks import tables, turns
 from tf_lars.data.prepare import PrepareConfig, prepare_images
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "images", "../shared/data/imagenet_photos.tar", "Tar file or folder with <class>/<image>."
-)
-flags.DEFINE_integer("records", 1024, "Images after repetition; full batches.", lower_bound=1)
-flags.DEFINE_integer("turns", 9, "Turns of every contender, interleaved.", lower_bound=1)
-flags.DEFINE_integer("batches", 8, "Batches in a turn.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores to measure on.")
-flags.DEFINE_list("modes", ["train", "eval"], "What to measure, of train and eval.")
-flags.DEFINE_list("contenders", list(peers.CONTENDERS), "Which pipelines to measure.")
-flags.DEFINE_string("work_dir", "/dev/shm", "Where the data lie; by default in memory.")
 
 # Turns that no one counts: tf.data settles how many threads it uses.
 WARM_UP = 2
@@ -135,13 +124,13 @@ def measure(data, mode, cores):
         times = {key: [] for key in processes}
         order = list(processes)
         shuffle = random.Random(0).shuffle
-        for round_ in range(-WARM_UP, FLAGS.turns):
+        for round_ in range(-WARM_UP, FLAGS.rounds):
             shuffle(order)
             for key in order:
                 turn = processes[key].take(FLAGS.batches)
                 if round_ >= 0:
                     times[key].append(turn)
-            print(f"{mode}: round {round_ + 1} of {FLAGS.turns}", flush=True)
+            print(f"{mode}: round {round_ + 1} of {FLAGS.rounds}", flush=True)
     return times
 
 
@@ -206,5 +195,22 @@ def chart(rows, path):
     figure.savefig(path, dpi=150)
 
 
+def define_flags():
+    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    flags.DEFINE_string(
+        "images", "../shared/data/imagenet_photos.tar", "Tar file or folder with <class>/<image>."
+    )
+    flags.DEFINE_integer("records", 1024, "Images after repetition; full batches.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 9, "Interleaved rounds over the contenders.", lower_bound=1)
+    flags.DEFINE_integer("batches", 8, "Batches in a turn.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
+    flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores to measure on.")
+    flags.DEFINE_list("modes", ["train", "eval"], "What to measure, of train and eval.")
+    flags.DEFINE_list("contenders", list(peers.CONTENDERS), "Which pipelines to measure.")
+    flags.DEFINE_string("work_dir", "/dev/shm", "Where the data lie; by default in memory.")
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and charts.")
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

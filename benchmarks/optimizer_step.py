@@ -25,12 +25,6 @@ from absl import app, flags
 from benchmarks import tables
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 36, "Interleaved rounds over the contenders.", lower_bound=1)
-flags.DEFINE_boolean(
-    "all_forms", False, "Measure every form of tf_lars.LARS, not the default alone."
-)
-flags.DEFINE_boolean("scaling", True, "Measure 1 M to 100 M parameters and 10 to 1,000 variables.")
-flags.DEFINE_integer("threads", 2, "TensorFlow's threads, within and between operations.")
 
 LARS_STREAMS, SGD_STREAMS, COPY_STREAMS = 7, 5, 2
 BOUND_LARS, BOUND_SGD = "bytes bound, LARS", "bytes bound, SGD"
@@ -192,5 +186,19 @@ def main(argv):
         scaling_chart(rows, folder / "optimizer_scaling.png")
 
 
+def define_flags():
+    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    flags.DEFINE_integer("rounds", 36, "Interleaved rounds over the contenders.", lower_bound=1)
+    flags.DEFINE_boolean(
+        "all_forms", False, "Measure every form of tf_lars.LARS, not the default alone."
+    )
+    flags.DEFINE_boolean(
+        "scaling", True, "Measure 1 M to 100 M parameters and 10 to 1,000 variables."
+    )
+    flags.DEFINE_integer("threads", 2, "TensorFlow's threads, within and between operations.")
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and charts.")
+
+
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -5,10 +5,6 @@ import os
 import pathlib
 import platform
 
-from absl import flags
-
-flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and charts.")
-
 
 def write(rows, path):
     """Writes a table, a list of dictionaries with equal keys, as CSV."""

@@ -35,7 +35,7 @@ def test_a_run_measures_what_is_installed_and_names_what_is_not(photos, tmp_path
     names = [peers.OURS, peers.OURS_SMALL, peers.DALI]
     command = [sys.executable, "-m", "benchmarks.input_pipeline", f"--images={photos}"]
     command += [f"--output_dir={tmp_path}", f"--contenders={','.join(names)}"]
-    command += ["--records=4", "--batch_size=2", "--batches=2", "--turns=2", "--cores=1"]
+    command += ["--records=4", "--batch_size=2", "--batches=2", "--rounds=2", "--cores=1"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     with (tmp_path / "input_pipeline.csv").open() as file:
