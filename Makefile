@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 
-.PHONY: help setup train test test-all test-addons lint bench bench-optimizer clean
+.PHONY: help setup train test test-all test-addons lint bench bench-optimizer bench-input clean
 
 help:
 	@echo "make setup     create $(VENV) with everything that training and the tests need"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     run the benchmarks, beside the peers that $(VENV) has"
 	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
+	@echo "make bench-input      beside all peers of the input pipeline, in .venv-bench-input"
 	@echo "make clean     remove $(VENV) and its like, data/digits and runs/"
 
 setup: $(VENV)/installed
@@ -61,10 +62,24 @@ bench-optimizer: .venv-bench/installed
 		tf-models-official==2.20.0 timm==1.0.31
 	@touch $@
 
+bench-input: .venv-bench-input/installed
+	.venv-bench-input/bin/python -m benchmarks.input_pipeline
+
+# What tf-models-official needs to read ImageNet, without the rest that it asks for.
+.venv-bench-input/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-bench-input
+	.venv-bench-input/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+		tf_keras==2.21.0 tensorflow-datasets==4.9.10 gin-config pyyaml scipy pycocotools \
+		nvidia-dali-cuda120==2.4.0 torch==2.13.0 pillow==13.0.0 \
+		simplejpeg==1.9.0 opencv-python-headless==5.0.0.93
+	.venv-bench-input/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		tf-models-official==2.20.0
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .venv-addons .venv-bench data/digits runs
+	rm -rf $(VENV) .venv-addons .venv-bench .venv-bench-input data/digits runs

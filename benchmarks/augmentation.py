@@ -9,7 +9,6 @@ installed is left out with a word. Measured beside them: each of our operations 
 and what drawing MixUp, CutMix and random erasing costs. Writes `augmentation.csv` and a chart.
 """
 
-import csv
 import importlib.metadata
 import io
 import os
@@ -22,18 +21,9 @@ import time
 
 from absl import app, flags
 
+from benchmarks import tables
+
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "images",
-    str(pathlib.Path(__file__).resolve().parents[2] / "shared/data/imagenet_photos.tar"),
-    "A tar of JPEGs.",
-)
-flags.DEFINE_integer("rounds", 9, "Interleaved rounds over the contenders.", lower_bound=1)
-flags.DEFINE_integer("count", 200, "Images per contender and round.", lower_bound=1)
-flags.DEFINE_integer("image_size", 224, "Side of the images in pixels.", lower_bound=8)
-flags.DEFINE_float("magnitude", 9.0, "Magnitude of RandAugment, of 10.")
-flags.DEFINE_boolean("operations", True, "Measure each of our operations as well.")
-flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table and the chart.")
 
 NOTHING, OURS, TF_MODELS = "no augmentation", "tf_lars RandAugment", "tf-models RandAugment"
 PACKAGES = ("tensorflow", "keras", "keras-cv", "tf-models-official", "tf-keras")
@@ -205,10 +195,7 @@ def table(times, rounds):
 
 def write(rows, path):
     """Writes the table as CSV."""
-    with path.open("w", newline="") as file:
-        out = csv.DictWriter(file, rows[0])
-        out.writeheader()
-        out.writerows({**row, "augmentation": row["augmentation"].strip()} for row in rows)
+    tables.write([{**row, "augmentation": row["augmentation"].strip()} for row in rows], path)
 
 
 def chart(rows, path):
@@ -246,7 +233,7 @@ def main(argv):
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    print(f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {platform.platform()}")
+    print(tables.machine())
     print(f"Python {platform.python_version()}, {_versions()}, 1 thread")
     images = load(FLAGS.images, FLAGS.count, FLAGS.image_size)
     iterators = pipelines(images, FLAGS.magnitude, FLAGS.operations)
@@ -269,10 +256,21 @@ def _versions():
     return versions
 
 
-def _processor():
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    return next((x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown")
+def define_flags():
+    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    flags.DEFINE_string(
+        "images",
+        str(pathlib.Path(__file__).resolve().parents[2] / "shared/data/imagenet_photos.tar"),
+        "A tar of JPEGs.",
+    )
+    flags.DEFINE_integer("rounds", 9, "Interleaved rounds over the contenders.", lower_bound=1)
+    flags.DEFINE_integer("count", 200, "Images per contender and round.", lower_bound=1)
+    flags.DEFINE_integer("image_size", 224, "Side of the images in pixels.", lower_bound=8)
+    flags.DEFINE_float("magnitude", 9.0, "Magnitude of RandAugment, of 10.")
+    flags.DEFINE_boolean("operations", True, "Measure each of our operations as well.")
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table and the chart.")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -13,7 +13,6 @@ gradient and writes weights and velocity (5 streams of the model's size); LARS r
 gradient once before that, for their norms (7 streams). A memory copy has 2 streams.
 """
 
-import csv
 import os
 import pathlib
 import platform
@@ -23,14 +22,9 @@ import time
 
 from absl import app, flags
 
+from benchmarks import tables
+
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 36, "Interleaved rounds over the contenders.", lower_bound=1)
-flags.DEFINE_boolean(
-    "all_forms", False, "Measure every form of tf_lars.LARS, not the default alone."
-)
-flags.DEFINE_boolean("scaling", True, "Measure 1 M to 100 M parameters and 10 to 1,000 variables.")
-flags.DEFINE_integer("threads", 2, "TensorFlow's threads, within and between operations.")
-flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and charts.")
 
 LARS_STREAMS, SGD_STREAMS, COPY_STREAMS = 7, 5, 2
 BOUND_LARS, BOUND_SGD = "bytes bound, LARS", "bytes bound, SGD"
@@ -129,14 +123,6 @@ def overhead(rows, name):
     return line.slope
 
 
-def write(rows, path):
-    """Writes a table as CSV."""
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
-
-
 def chart(rows, path):
     """Draws the CPU time of every contender as a bar."""
     from matplotlib.figure import Figure
@@ -172,12 +158,6 @@ def scaling_chart(rows, path):
     figure.savefig(path, dpi=150)
 
 
-def _print(rows):
-    widths = {k: max(len(k), *(len(str(row[k])) for row in rows)) for k in rows[0]}
-    for row in [{k: k for k in rows[0]}, *rows]:
-        print("  ".join(str(row[k]).ljust(width) for k, width in widths.items()).rstrip())
-
-
 def main(argv):
     """Measures, prints and writes."""
     del argv
@@ -189,30 +169,36 @@ def main(argv):
     tf.config.threading.set_inter_op_parallelism_threads(FLAGS.threads)
     from benchmarks import optimizer_peers as peers
 
-    print(f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {platform.platform()}")
+    print(tables.machine())
     print(f"Python {platform.python_version()}, {peers.versions()}, {FLAGS.threads} threads")
     folder = pathlib.Path(FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     rows = compare(peers, FLAGS.rounds, FLAGS.all_forms)
-    _print(rows)
-    write(rows, folder / "optimizer_step.csv")
+    tables.show(rows)
+    tables.write(rows, folder / "optimizer_step.csv")
     chart(rows, folder / "optimizer_step.png")
     if FLAGS.scaling:
         rows = scale(peers, FLAGS.rounds)
-        _print(rows)
+        tables.show(rows)
         for name in dict.fromkeys(row["optimizer"] for row in rows):
             print(f"{name}: {overhead(rows, name):.1f} CPU microseconds for each variable more")
-        write(rows, folder / "optimizer_scaling.csv")
+        tables.write(rows, folder / "optimizer_scaling.csv")
         scaling_chart(rows, folder / "optimizer_scaling.png")
 
 
-def _processor():
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor()
-    lines = cpuinfo.read_text().splitlines()
-    return next((x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown")
+def define_flags():
+    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    flags.DEFINE_integer("rounds", 36, "Interleaved rounds over the contenders.", lower_bound=1)
+    flags.DEFINE_boolean(
+        "all_forms", False, "Measure every form of tf_lars.LARS, not the default alone."
+    )
+    flags.DEFINE_boolean(
+        "scaling", True, "Measure 1 M to 100 M parameters and 10 to 1,000 variables."
+    )
+    flags.DEFINE_integer("threads", 2, "TensorFlow's threads, within and between operations.")
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and charts.")
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import optimizer_peers as peers
-from benchmarks import optimizer_step
+from benchmarks import optimizer_step, tables
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_tables_and_charts(task, monkeypatch, tmp_path, capsys):
     sgd = rows[names.index(peers.SGD)]
     assert sgd["cpu_to_sgd"] == 1.0
     assert all(row["rounds"] == 2 for row in rows)
-    optimizer_step.write(rows, tmp_path / "table.csv")
+    tables.write(rows, tmp_path / "table.csv")
     with (tmp_path / "table.csv").open() as file:
         assert [row["optimizer"] for row in csv.DictReader(file)] == names
     optimizer_step.chart(rows, tmp_path / "chart.png")

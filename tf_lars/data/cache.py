@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import examples as examples_
 from tf_lars.data import jpeg
 from tf_lars.data.decode import decode
 from tf_lars.data.reader import ExampleReader
@@ -87,14 +86,14 @@ class CachedImage:
 
 
 @functools.lru_cache(maxsize=8)
-def open_cache(reader: ExampleReader, form: examples_.RecordFormat) -> DecodedImages:
+def open_cache(reader: ExampleReader) -> DecodedImages:
     """Returns the cache of a split, one and the same for the same reader.
 
     Raises:
       InputError: the decoded images would take more than `SHARE_OF_MEMORY` of the memory that is
         available.
     """
-    needed, available = _decoded_bytes(reader, form), _available_bytes()
+    needed, available = _decoded_bytes(reader), _available_bytes()
     if needed > SHARE_OF_MEMORY * available:
         raise InputError(
             f"Decoded images are kept in at most {SHARE_OF_MEMORY:.0%} of the available memory. "
@@ -105,11 +104,11 @@ def open_cache(reader: ExampleReader, form: examples_.RecordFormat) -> DecodedIm
     return DecodedImages()
 
 
-def _decoded_bytes(reader: ExampleReader, form: examples_.RecordFormat) -> float:
+def _decoded_bytes(reader: ExampleReader) -> float:
     """Estimates the size of all images from the headers of some."""
     sample = np.linspace(0, len(reader) - 1, min(_SAMPLE, len(reader))).astype(int)
-    records, _ = reader.read(sample)
-    headers = [jpeg.read_header(examples_.parse(record, form).encoded) for record in records]
+    found, _ = reader.read(sample)
+    headers = [jpeg.read_header(example.encoded) for example in found]
     return len(reader) * float(np.mean([3 * h.width * h.height for h in headers if h]))
 
 

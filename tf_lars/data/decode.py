@@ -109,4 +109,5 @@ def _crop_and_resize(image: Image, top, left, height, width, size: int) -> tf.Te
     else:
         crop = image.window(window, 1)
     resized = tf.image.resize(crop, [size, size], method="bilinear")
-    return tf.ensure_shape(tf.saturate_cast(tf.round(resized), tf.uint8), [size, size, 3])
+    # Bilinear values are from 0 to 255: nothing to clip, and a cast rounds down.
+    return tf.ensure_shape(tf.cast(resized + 0.5, tf.uint8), [size, size, 3])

@@ -60,19 +60,17 @@ def parse(record: bytes, form: RecordFormat) -> Example:
     )
 
 
-def check(record: bytes, form: RecordFormat, labels: range) -> None:
-    """Looks at one record, in about 40 microseconds.
+def check(example: Example, labels: range) -> None:
+    """Looks at one example.
 
     Args:
-      record: serialized `tf.train.Example`.
-      form: where it keeps image and label.
+      example: what `parse` returns.
       labels: the labels that there are, as they are stored.
 
     Raises:
       BadRecord: the image is none that training can decode to its end, or the label is not among
         `labels`.
     """
-    example = parse(record, form)
     if example.label not in labels:
         raise BadRecord(f"label {example.label}, not from {labels[0]} to {labels[-1]}")
     check_image(example.encoded)

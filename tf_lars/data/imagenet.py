@@ -107,12 +107,16 @@ class TrainingInput:
             first_step=first_step,
             last_step=last_step,
         )
-        read, parse = _reading(self.data_dir, "train", self.max_bad_records, self.cache)
+        read, open_image = _reading(self.data_dir, "train", self.max_bad_records, self.cache)
         policy = self._policy()
         self.mixing.check(replica_batch)
 
-        def example(record, epoch, index):
-            image, label = parse(record, index)
+        def records(epoch, index):
+            encoded, label, _ = read(index)
+            return encoded, label, epoch, index
+
+        def example(encoded, label, epoch, index):
+            image = open_image(encoded, index)
             draws = self.mixing.draw(self._key(epoch, index, 3), image_size, image_size)
             if self.augmentation == "none":
                 image = decode.centre_crop(image, image_size, self.crop_fraction)
@@ -124,7 +128,7 @@ class TrainingInput:
             return {"image": image, "label": label, "flip": flip, **draws}
 
         return (
-            positions.map(lambda epoch, index: (read(index)[0], epoch, index), num_parallel_calls=2)
+            positions.map(records, num_parallel_calls=2)
             .unbatch()
             .map(example, num_parallel_calls=tf.data.AUTOTUNE)
             .batch(replica_batch, drop_remainder=True)
@@ -185,14 +189,14 @@ class EvaluationInput:
             num_examples=self.num_examples,
             global_batch_size=self.global_batch_size,
         )
-        read, parse = _reading(self.data_dir, "validation", self.max_bad_records, self.cache)
+        read, open_image = _reading(self.data_dir, "validation", self.max_bad_records, self.cache)
 
         def records(index, weight):
-            record, own = read(index)
-            return record, index, weight * tf.cast(own, tf.float32)
+            encoded, label, own = read(index)
+            return encoded, label, index, weight * tf.cast(own, tf.float32)
 
-        def example(record, index, weight):
-            image, label = parse(record, index)
+        def example(encoded, label, index, weight):
+            image = open_image(encoded, index)
             image = decode.centre_crop(image, self.image_size, self.crop_fraction)
             return {"image": image, "label": label, "weight": weight}
 
@@ -226,36 +230,29 @@ def to_device_batch(
 
 
 def _reading(data_dir: str, split: str, max_bad_records: int, cache: bool):
-    """Returns how to read and how to parse the records of a split, in TensorFlow's graph.
+    """Returns how to read the examples of a split and how to open them, in TensorFlow's graph.
 
     Returns:
-      A function from a vector of example numbers to their records and whether each is the one
-      asked for, and one from a record and its number to the `decode.Image` and the class, from 0.
+      A function from a vector of example numbers to the JPEG files, the classes, from 0, and
+      whether each example is the one asked for; and one from a file and its number to the
+      `decode.Image`.
     """
     examples = reader.open_split(data_dir, split, max_bad_records)
-    info = DatasetInfo.load(data_dir)
-    decoded = open_cache(examples, info.record_format) if cache else None
+    label_base = DatasetInfo.load(data_dir).label_base
+    decoded = open_cache(examples) if cache else None
 
     def read(index):
-        records, own = examples.read(index)
-        return np.array(records, dtype=object), np.array(own)
+        found, own = examples.read(index)
+        encoded = np.array([example.encoded for example in found], dtype=object)
+        labels = np.array([example.label for example in found], np.int32)
+        return encoded, labels - label_base, np.array(own)
 
     def read_in_graph(index):
-        records, own = tf.numpy_function(read, [index], [tf.string, tf.bool], stateful=False)
-        return tf.ensure_shape(records, [None]), tf.ensure_shape(own, [None])
+        types = [tf.string, tf.int32, tf.bool]
+        vectors = tf.numpy_function(read, [index], types, stateful=False)
+        return tuple(tf.ensure_shape(vector, [None]) for vector in vectors)
 
-    def parse(record, index):
-        form = info.record_format
-        features = tf.io.parse_single_example(
-            record,
-            {
-                form.encoded: tf.io.FixedLenFeature([], tf.string),
-                form.label: tf.io.FixedLenFeature([], tf.int64),
-            },
-        )
-        label = tf.cast(features[form.label] - info.label_base, tf.int32)
-        if decoded is not None:
-            return decoded.image(index, features[form.encoded]), label
-        return decode.Jpeg(features[form.encoded]), label
+    def open_image(encoded, index):
+        return decode.Jpeg(encoded) if decoded is None else decoded.image(index, encoded)
 
-    return read_in_graph, parse
+    return read_in_graph, open_image

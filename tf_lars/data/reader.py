@@ -23,6 +23,7 @@ from tf_lars.errors import InputError
 
 _HEADER = struct.Struct("<QI")  # length of the data, masked CRC-32C of those eight bytes
 _FOOTER = struct.Struct("<I")  # masked CRC-32C of the data
+_FRAME = _HEADER.size + _FOOTER.size
 _STALL_WATCH = StallWatch()
 
 
@@ -88,29 +89,30 @@ class ExampleReader:
     def __len__(self) -> int:
         return len(self._records)
 
-    def read(self, indices: Iterable[int]) -> tuple[list[bytes], list[bool]]:
-        """Returns the records with these numbers, and whether each is the one asked for.
+    def read(self, indices: Iterable[int]) -> tuple[list[examples.Example], list[bool]]:
+        """Returns the examples with these numbers, and whether each is the one asked for.
 
         Raises:
           InputError: more than `max_bad_records` are bad; names files and places.
         """
         found = [self._good_one(int(index)) for index in indices]
-        return [record for record, _ in found], [own for _, own in found]
+        return [example for example, _ in found], [own for _, own in found]
 
-    def _good_one(self, index: int) -> tuple[bytes, bool]:
+    def _good_one(self, index: int) -> tuple[examples.Example, bool]:
         for candidate in itertools.chain(range(index, len(self)), range(index)):
-            record = None if candidate in self.bad else self._checked(candidate)
-            if record is not None:
-                return record, candidate == index
+            example = None if candidate in self.bad else self._checked(candidate)
+            if example is not None:
+                return example, candidate == index
         raise InputError(f"A split must hold a good record. Received: {len(self)} bad ones.")
 
-    def _checked(self, index: int) -> bytes | None:
+    def _checked(self, index: int) -> examples.Example | None:
         try:
-            record = self._records.read(index)
+            # A third of the time of TensorFlow's parser, which copies the image once more.
+            example = examples.parse(self._records.read(index), self._form)
             if not self._looked_at[index]:
-                examples.check(record, self._form, self._labels)
+                examples.check(example, self._labels)
                 self._looked_at[index] = True
-            return record
+            return example
         except examples.BadRecord as error:
             self._note(index, f"{error}, in {self._records.place(index)}")
             return None
@@ -169,9 +171,11 @@ class RecordReader:
         shard, place = self._find(index)
         start, end = (int(x) for x in self._offsets[shard][place : place + 2])
         with files.reading(self._paths[shard]), _STALL_WATCH.reading(self._paths[shard]):
-            framed = os.pread(self._files[shard].fileno(), end - start, start)
-        record = framed[_HEADER.size : -_FOOTER.size]
-        if len(framed) != end - start or masked_crc32c(record) != _FOOTER.unpack(framed[-4:])[0]:
+            file = self._files[shard].fileno()
+            # Two calls, lest the record be copied once more to cut it out of its frame.
+            record = os.pread(file, end - start - _FRAME, start + _HEADER.size)
+            footer = os.pread(file, _FOOTER.size, end - _FOOTER.size)
+        if len(footer) < _FOOTER.size or masked_crc32c(record) != _FOOTER.unpack(footer)[0]:
             raise examples.BadRecord("a record that does not match its checksum")
         return record
 

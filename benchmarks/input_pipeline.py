@@ -1,0 +1,216 @@
+"""Images per second of CPU time, of tf-lars's ImageNet input and of its peers, side by side.
+
+    python -m benchmarks.input_pipeline
+
+Every contender has a process of its own, for one core and for two, and they take turns: a few
+batches each, in a new order every round, so that what else the machine does falls on all alike.
+CPU time is that of the process, its threads and its workers and is the measure; wall time depends
+on what else runs, and says how the work spreads over cores. A peer that is not installed is left
+out with a word; `make bench-input` has them all. Writes `input_pipeline.csv`, a chart, and the
+machine and versions as text.
+
+The images are those of a tar file or of a folder of class folders, repeated to `--records` (about
+0.6 MB of memory for each): this measures decoding, not storage. What the contenders do with them,
+and what differs, stands in `benchmarks/input_peers.py`. Linux.
+"""
+
+import contextlib
+import os
+import pathlib
+import platform
+import random
+import shutil
+import statistics
+import tarfile
+import tempfile
+
+from absl import app, flags
+
+from benchmarks import input_peers as peers
+from benchmarks import tables, turns
+from tf_lars.data.prepare import PrepareConfig, prepare_images
+
+FLAGS = flags.FLAGS
+
+# Turns that no one counts: tf.data settles how many threads it uses.
+WARM_UP = 2
+
+
+def main(argv):
+    """Measures, prints and writes."""
+    del argv
+    cores = sorted({int(n) for n in FLAGS.cores})
+    available = len(os.sched_getaffinity(0))
+    if cores[-1] > available:
+        raise app.UsageError(f"--cores must be at most {available}. Received: {FLAGS.cores}.")
+    where = f"{tables.machine()}\nPython {platform.python_version()}, {peers.versions()}\n"
+    print(where)
+    rows = []
+    with tempfile.TemporaryDirectory(dir=FLAGS.work_dir) as folder:
+        data = prepare(pathlib.Path(FLAGS.images), pathlib.Path(folder), FLAGS.records)
+        for mode in FLAGS.modes:
+            rows += table(mode, measure(data, mode, cores))
+    tables.show(rows)
+    folder = pathlib.Path(FLAGS.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "input_pipeline.txt").write_text(where)
+    tables.write(rows, folder / "input_pipeline.csv")
+    chart(rows, folder / "input_pipeline.png")
+
+
+def prepare(source, folder, records):
+    """Writes the images in every contender's format.
+
+    Args:
+        source: tar file or folder with `<class>/<image>`, at any depth.
+        folder: where to write.
+        records: number of images; those of `source`, again and again.
+
+    Returns:
+        {argument of `peers.Task`: path}.
+    """
+    if not source.exists():
+        raise app.UsageError(f"--images must exist. Received: {str(source)!r}.")
+    if source.is_file():
+        with tarfile.open(source) as tar:
+            tar.extractall(folder / "source", filter="data")
+        source = folder / "source"
+    found = sorted(path for path in source.rglob("*") if path.is_file())
+    for split in ("train", "val"):
+        for number in range(records):
+            path = found[number % len(found)]
+            target = folder / "images" / split / path.parent.name / f"{number:05}_{path.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    paths = {name: str(folder / name) for name in ("images", "shards", "small_shards")}
+    prepare_images(PrepareConfig(paths["images"], paths["shards"]))
+    _shrink(pathlib.Path(paths["images"]), folder / "small_images")
+    prepare_images(PrepareConfig(str(folder / "small_images"), paths["small_shards"]))
+    return paths
+
+
+def _shrink(source, target):
+    import PIL.Image
+
+    for path in source.rglob("*.*"):
+        with PIL.Image.open(path) as opened:
+            image = opened.convert("RGB")
+        scale = 256 / min(image.size)
+        if scale < 1:
+            size = [round(scale * x) for x in image.size]
+            image = image.resize(size, PIL.Image.Resampling.BICUBIC)
+        file = target / path.relative_to(source)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file, "JPEG", quality=90)
+
+
+def measure(data, mode, cores):
+    """Returns {(contender, cores): [turns.Turn, one per round]}."""
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for name in FLAGS.contenders:
+            for number in cores:
+                task = peers.Task(
+                    **data, training=mode == "train", cores=number, batch_size=FLAGS.batch_size
+                )
+                process = turns.Process(peers.CONTENDERS[name], task)
+                stack.callback(process.close)
+                try:
+                    process.wait_until_ready()
+                except turns.LeftOut as error:
+                    print(f"{mode}, left out: {name} ({error})")
+                    break
+                processes[name, number] = process
+        times = {key: [] for key in processes}
+        order = list(processes)
+        shuffle = random.Random(0).shuffle
+        for round_ in range(-WARM_UP, FLAGS.rounds):
+            shuffle(order)
+            for key in order:
+                turn = processes[key].take(FLAGS.batches)
+                if round_ >= 0:
+                    times[key].append(turn)
+            print(f"{mode}: round {round_ + 1} of {FLAGS.rounds}", flush=True)
+    return times
+
+
+def table(mode, times):
+    """Returns a row per contender and number of cores."""
+    rows = []
+    for (name, cores), measured in times.items():
+        cpu = [1e3 * turn.cpu / turn.images for turn in measured]
+        wall = [1e3 * turn.wall / turn.images for turn in measured]
+        rows.append(
+            {
+                "mode": mode,
+                "pipeline": name,
+                "cores": cores,
+                "cpu_ms_median": round(statistics.median(cpu), 3),
+                "cpu_ms_min": round(min(cpu), 3),
+                "images_per_cpu_s": round(1e3 / statistics.median(cpu), 1),
+                "wall_images_per_s": round(1e3 / statistics.median(wall), 1),
+            }
+        )
+    by_key = {(row["pipeline"], row["cores"]): row for row in rows}
+    for row in rows:
+        for column, name in (("dali", peers.DALI), ("tf_models", peers.TF_MODELS)):
+            peer = by_key.get((name, row["cores"]))
+            times_as_fast = peer["cpu_ms_median"] / row["cpu_ms_median"] if peer else None
+            row[f"times_{column}"] = round(times_as_fast, 2) if peer else ""
+        one = by_key.get((row["pipeline"], 1))
+        row["wall_speedup"] = (
+            round(row["wall_images_per_s"] / one["wall_images_per_s"], 2) if one else ""
+        )
+        row["rounds"] = len(times[row["pipeline"], row["cores"]])
+    return sorted(rows, key=lambda row: (row["cores"], row["cpu_ms_median"]))
+
+
+def chart(rows, path):
+    """Draws the rates on the smallest number of cores, and the speed-up on the largest."""
+    from matplotlib.figure import Figure
+
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    fewest, most = min(row["cores"] for row in rows), max(row["cores"] for row in rows)
+    panels = [[r for r in rows if r["mode"] == mode and r["cores"] == fewest] for mode in modes]
+    speedups = {(r["mode"], r["pipeline"]): r["wall_speedup"] for r in rows if r["cores"] == most}
+    height = 0.4 * max(map(len, panels)) + 1.4
+    figure = Figure(figsize=(6.2 * len(modes), height), layout="constrained")
+    all_axes = figure.subplots(1, len(modes), squeeze=False)[0]
+    for axes, mode, panel in zip(all_axes, modes, panels, strict=True):
+        names = [row["pipeline"] for row in panel]
+        rates = [row["images_per_cpu_s"] for row in panel]
+        colours = ["tab:red" if name.startswith("tf_lars") else "tab:blue" for name in names]
+        labels = [f"{rate:.0f}" for rate in rates]
+        if most > fewest == 1:
+            labels = [
+                f"{label}  (x {speedups[mode, name]:.2f} on {most} cores)"
+                for label, name in zip(labels, names, strict=True)
+            ]
+        axes.bar_label(axes.barh(names, rates, color=colours), labels, padding=3)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.35 * max(rates))
+        axes.set_xlabel("images per second of CPU time, median")
+        axes.set_title(mode)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def define_flags():
+    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    flags.DEFINE_string(
+        "images", "../shared/data/imagenet_photos.tar", "Tar file or folder with <class>/<image>."
+    )
+    flags.DEFINE_integer("records", 1024, "Images after repetition; full batches.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 9, "Interleaved rounds over the contenders.", lower_bound=1)
+    flags.DEFINE_integer("batches", 8, "Batches in a turn.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
+    flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores to measure on.")
+    flags.DEFINE_list("modes", ["train", "eval"], "What to measure, of train and eval.")
+    flags.DEFINE_list("contenders", list(peers.CONTENDERS), "Which pipelines to measure.")
+    flags.DEFINE_string("work_dir", "/dev/shm", "Where the data lie; by default in memory.")
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and charts.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
