@@ -2,8 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
+from tf_lars.data import describe
+from tf_lars.data.records import DATASET_FILE
+
 if TYPE_CHECKING:
     from tf_lars.data.imagenet import EvaluationInput, TrainingInput
+
+
+def describe_once(data_dir: str) -> None:
+    """Writes the `dataset.json` of shards that another program has left without one."""
+    if describe.is_undescribed(data_dir):
+        print(f"{data_dir}: reading the shards once, to write their {DATASET_FILE}", flush=True)
+        describe.describe(data_dir)
 
 
 def training(settings: Any, global_batch_size: int) -> "TrainingInput":

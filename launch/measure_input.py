@@ -31,6 +31,8 @@ def main() -> int:
     """Runs the program; returns its exit code."""
     if not FLAGS.data_dir:
         raise InputError("--data_dir is required. Received: none. Name a prepared folder.")
+    inputs.describe_once(FLAGS.data_dir)
+
     import tensorflow as tf
 
     from tf_lars.data import measure

@@ -1,11 +1,14 @@
-"""Writes an image folder, or the embedded digits, as TFRecord shards; checks what was written.
+"""Writes images, or the embedded digits, as TFRecord shards; checks what was written.
 
 python -m launch.prepare_imagenet --input_dir=FOLDER --output_dir=DIR
+python -m launch.prepare_imagenet --input_dir=FOLDER --output_dir=DIR --short_side=256
 python -m launch.prepare_imagenet --dataset=digits --output_dir=DIR
 python -m launch.prepare_imagenet --verify --output_dir=DIR
+python -m launch.prepare_imagenet --describe=DIR
 
-FOLDER holds train/<class>/* and val/<class>/*. An interrupted run continues when it is started
-again, and ends with the same bytes.
+FOLDER holds train/<class>/* and val/<class>/*, or the archives of ILSVRC2012 as downloaded:
+ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz. An interrupted
+run continues when it is started again, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -22,21 +25,36 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-_INPUT_DIR_FLAGS = (
-    "train_shards",
-    "validation_shards",
-    "num_processes",
-    "max_bad_images",
-    "overwrite",
-)
+_FLAGS_OF_SOURCE = {
+    "input_dir": (
+        "output_dir",
+        "train_shards",
+        "validation_shards",
+        "num_processes",
+        "max_bad_images",
+        "overwrite",
+        "short_side",
+        "jpeg_quality",
+    ),
+    "dataset": ("output_dir",),
+    "describe": ("label_base", "num_classes", "max_bad_images", "num_processes"),
+    "verify": ("output_dir",),
+}
 
 
 def define() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string(
-        "input_dir", None, "Folder with train/<class>/* and val/<class>/* (or validation/)."
+        "input_dir",
+        None,
+        "Folder with train/<class>/* and val/<class>/* (or validation/), or with the three "
+        "archives of ILSVRC2012.",
     )
-    flags.DEFINE_string("output_dir", None, "Folder for the shards, local or remote (gs://).")
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Folder for the shards, local or remote (gs://; s3:// where tensorflow-io is installed).",
+    )
     flags.DEFINE_enum("dataset", None, ["digits"], "Embedded data set, instead of --input_dir.")
     flags.DEFINE_integer(
         "train_shards", None, "Training shards; by default about 128 MiB each.", lower_bound=1
@@ -53,10 +71,43 @@ def define() -> None:
     flags.DEFINE_integer(
         "max_bad_images", 0, "Files that may be skipped because they are no image.", lower_bound=0
     )
+    flags.DEFINE_integer(
+        "short_side",
+        None,
+        "Resize larger images to this short side, in pixels; by default none is resized.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "jpeg_quality",
+        95,
+        "Quality of the images that are encoded again: resized ones, PNG, CMYK and the like.",
+        lower_bound=1,
+        upper_bound=100,
+    )
     flags.DEFINE_bool(
         "overwrite",
         False,
         "Replace a finished data set in --output_dir, or an unfinished one of other images.",
+    )
+    flags.DEFINE_string(
+        "describe",
+        None,
+        "Local folder with shards of imagenet_to_gcs.py or tensorflow-datasets, to write their "
+        "dataset.json. Training does so by itself, unless labels need the next two flags.",
+    )
+    flags.DEFINE_integer(
+        "label_base",
+        None,
+        "With --describe: label of the first class. By default 0 for tensorflow-datasets and where "
+        "the label 0 occurs, otherwise 1.",
+        lower_bound=0,
+        upper_bound=1,
+    )
+    flags.DEFINE_integer(
+        "num_classes",
+        None,
+        "With --describe: by default as many as labels are named or occur.",
+        lower_bound=1,
     )
     flags.DEFINE_bool("verify", False, "Only check the SHA-256 of every shard in --output_dir.")
 
@@ -65,7 +116,9 @@ def main() -> int:
     """Runs the program; returns its exit code."""
     _check_flags()
     try:
-        if FLAGS.verify:
+        if FLAGS.describe:
+            _describe()
+        elif FLAGS.verify:
             _verify()
         else:
             _prepare()
@@ -76,21 +129,37 @@ def main() -> int:
 
 
 def _check_flags() -> None:
-    if not FLAGS.output_dir:
-        raise InputError("--output_dir is required. Received: none. Name the folder of the shards.")
-    sources = [name for name in ("input_dir", "dataset", "verify") if FLAGS[name].value]
+    sources = [name for name in _FLAGS_OF_SOURCE if FLAGS[name].value]
     if len(sources) != 1:
         received = " and ".join(f"--{name}" for name in sources) or "none"
         raise InputError(
-            "Exactly one of --input_dir, --dataset and --verify is needed. "
+            f"Exactly one of {', '.join(f'--{name}' for name in _FLAGS_OF_SOURCE)} is needed. "
             f"Received: {received}. See --help."
         )
-    for name in _INPUT_DIR_FLAGS:
-        if sources != ["input_dir"] and FLAGS[name].present:
+    (source,) = sources
+    for name in dict.fromkeys(name for names in _FLAGS_OF_SOURCE.values() for name in names):
+        if FLAGS[name].present and name not in _FLAGS_OF_SOURCE[source]:
+            owners = [f"--{one}" for one, names in _FLAGS_OF_SOURCE.items() if name in names]
             raise InputError(
-                f"--{name} goes with --input_dir only. Received: --{name} with --{sources[0]}. "
-                "Leave it out."
+                f"--{name} goes with {' or '.join(owners)} only. Received: --{name} with "
+                f"--{source}. Leave it out."
             )
+    if "output_dir" in _FLAGS_OF_SOURCE[source] and not FLAGS.output_dir:
+        raise InputError("--output_dir is required. Received: none. Name the folder of the shards.")
+
+
+def _describe() -> None:
+    from tf_lars.data.describe import describe
+
+    info = describe(
+        FLAGS.describe,
+        label_base=FLAGS.label_base,
+        num_classes=FLAGS.num_classes,
+        max_bad_images=FLAGS.max_bad_images,
+        num_processes=FLAGS.num_processes,
+    )
+    _print_table(info, FLAGS.describe)
+    print(f"labels from {info.labels[0]} to {info.labels[-1]}")
 
 
 def _verify() -> None:
@@ -103,6 +172,7 @@ def _verify() -> None:
 
 def _prepare() -> None:
     from tf_lars.data import digits
+    from tf_lars.data.jpeg import EncodingSettings
     from tf_lars.data.prepare import PrepareConfig, prepare_images
 
     if FLAGS.dataset == "digits":
@@ -117,19 +187,20 @@ def _prepare() -> None:
                 num_processes=FLAGS.num_processes,
                 max_bad_images=FLAGS.max_bad_images,
                 overwrite=FLAGS.overwrite,
+                encoding=EncodingSettings(FLAGS.short_side, FLAGS.jpeg_quality),
             )
         )
         print(
             f"{report.shards_written} shards written and {report.shards_kept} kept; "
             f"{report.images_written:,} images in {report.seconds:.1f} s"
         )
-    _print_table(info)
+    _print_table(info, FLAGS.output_dir)
 
 
-def _print_table(info: DatasetInfo) -> None:
-    row = "{:<11}{:>11}{:>8}{:>11}{:>12}{:>9}"
-    print(f"{FLAGS.output_dir}: {info.name}, {info.num_classes} classes")
-    print(row.format("split", "examples", "shards", "MB", "re-encoded", "refused"))
+def _print_table(info: DatasetInfo, folder: str) -> None:
+    row = "{:<11}{:>11}{:>8}{:>11}{:>12}{:>9}{:>9}"
+    print(f"{folder}: {info.name}, {info.num_classes} classes")
+    print(row.format("split", "examples", "shards", "MB", "re-encoded", "resized", "refused"))
     for name, split in info.splits.items():
         counts = info.report[name]
         print(
@@ -139,6 +210,7 @@ def _print_table(info: DatasetInfo) -> None:
                 f"{len(split.shards):,}",
                 f"{split.num_bytes / 1e6:,.1f}",
                 f"{counts['reencoded']['count']:,}",
+                f"{counts.get('resized', {'count': 0})['count']:,}",
                 f"{counts['refused']['count']:,}",
             )
         )

@@ -39,6 +39,7 @@ def main() -> int:
         )
     if FLAGS.image_size < 1:
         raise InputError(f"--image_size must be at least 1. Received: {FLAGS.image_size}.")
+    inputs.describe_once(FLAGS.data_dir)
     info = DatasetInfo.load(FLAGS.data_dir)
 
     from tf_lars.data.imagenet import to_device_batch

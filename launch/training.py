@@ -9,8 +9,8 @@ import statistics
 import models
 from launch import input as inputs
 from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
-from tf_lars.data import check_augmentation, describe, order, reader, records
-from tf_lars.data.records import DATASET_FILE, DatasetInfo
+from tf_lars.data import check_augmentation, order, reader, records
+from tf_lars.data.records import DatasetInfo
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import EXIT_DONE, InputError
 
@@ -35,9 +35,7 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
         any_image_size=bool(settings.image_size_schedule),
     )
     check_augmentation(settings.augmentation)
-    if describe.is_undescribed(settings.data_dir):
-        print(f"{settings.data_dir}: reading the shards once, to write their {DATASET_FILE}")
-        describe.describe(settings.data_dir)
+    inputs.describe_once(settings.data_dir)
     for split in records.SPLITS:
         reader.open_split(settings.data_dir, split, settings.max_bad_records)
     order.per_replica_batch_size(settings.global_batch_size, num_workers)

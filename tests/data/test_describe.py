@@ -22,7 +22,7 @@ def _image(seed, kind="JPEG"):
     return file.getvalue()
 
 
-def _gcs(folder, label_base=1, labels=None, below=True, shards=3, bad=None):
+def write_gcs(folder, label_base=1, labels=None, below=True, shards=3, bad=None):
     """Writes what tensorflow/tpu's imagenet_to_gcs.py writes."""
     for split in records.SPLITS:
         place = folder / split if below else folder
@@ -74,7 +74,7 @@ RIGHT = {(i, i) for i in range(CLASSES)}
 
 @pytest.mark.parametrize("below", [True, False])
 def test_a_folder_of_imagenet_to_gcs_trains_with_labels_from_1(tmp_path, below):
-    folder = _gcs(tmp_path, below=below)
+    folder = write_gcs(tmp_path, below=below)
     assert is_undescribed(folder)
     info = describe(folder, num_processes=1)
     assert not is_undescribed(folder)
@@ -87,7 +87,7 @@ def test_a_folder_of_imagenet_to_gcs_trains_with_labels_from_1(tmp_path, below):
 
 
 def test_labels_from_0_in_the_same_schema_are_recognised(tmp_path):
-    folder = _gcs(tmp_path, label_base=0)
+    folder = write_gcs(tmp_path, label_base=0)
     assert describe(folder, num_processes=1).label_base == 0
     assert _labels_by_colour(folder) == RIGHT
 
@@ -137,7 +137,7 @@ def test_files_of_tensorflow_datasets_train_with_labels_from_0(tmp_path):
     ],
 )
 def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path, arguments, message):
-    folder = _gcs(tmp_path)
+    folder = write_gcs(tmp_path)
     with pytest.raises(InputError, match=message):
         describe(folder, num_processes=1, **arguments)
     assert is_undescribed(folder)
@@ -145,14 +145,14 @@ def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path, arguments, mes
 
 def test_a_background_class_of_its_own_is_a_class_when_it_is_given(tmp_path):
     """1,001 classes with the background as number 0, which no image has."""
-    folder = _gcs(tmp_path)
+    folder = write_gcs(tmp_path)
     info = describe(folder, num_processes=1, label_base=0, num_classes=CLASSES + 1)
     assert info.num_classes == CLASSES + 1
     assert _labels_by_colour(folder) == {(i + 1, i) for i in range(CLASSES)}
 
 
 def test_a_missing_shard_is_refused(tmp_path):
-    folder = _gcs(tmp_path)
+    folder = write_gcs(tmp_path)
     (tmp_path / "train" / "train-00001-of-00003").unlink()
     assert is_undescribed(folder)
     with pytest.raises(InputError, match=r"All 3 train shards must be there.*the first number 1"):
@@ -160,13 +160,13 @@ def test_a_missing_shard_is_refused(tmp_path):
 
 
 def test_shards_of_two_data_sets_are_refused(tmp_path):
-    _gcs(tmp_path, shards=3)
+    write_gcs(tmp_path, shards=3)
     with pytest.raises(InputError, match="the train shards of one data set"):
-        describe(_gcs(tmp_path, shards=2), num_processes=1)
+        describe(write_gcs(tmp_path, shards=2), num_processes=1)
 
 
 def test_a_truncated_shard_is_refused(tmp_path):
-    folder = _gcs(tmp_path)
+    folder = write_gcs(tmp_path)
     shard = tmp_path / "train" / "train-00001-of-00003"
     shard.write_bytes(shard.read_bytes()[:-7])
     with pytest.raises(InputError, match="train-00001-of-00003, which is cut short"):
@@ -174,7 +174,7 @@ def test_a_truncated_shard_is_refused(tmp_path):
 
 
 def test_an_image_of_another_kind_is_refused_by_name_or_accepted_by_number(tmp_path):
-    folder = _gcs(tmp_path, bad=_image(5, "PNG"))
+    folder = write_gcs(tmp_path, bad=_image(5, "PNG"))
     with pytest.raises(InputError, match=r"no JPEG, in record 1 \(from 0\) of .*train-00002-of"):
         describe(folder, num_processes=1)
     info = describe(folder, num_processes=1, max_bad_images=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.test_describe import write_gcs
 from tf_lars.data import digits
 from tf_lars.data.measure import InputRate, verdict
 
@@ -34,6 +35,23 @@ def test_it_prints_rates_and_what_the_cores_could_feed(tmp_path):
         cores = int(re.search(r"(\d+) cores could feed", done.stdout)[1])
         assert feedable == pytest.approx(cores * 1000 / cpu_ms, rel=0.02)
     assert "each of 4 devices" in done.stdout
+
+
+def test_shards_of_another_program_are_described_when_they_are_first_read(tmp_path):
+    folder = write_gcs(tmp_path)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.measure_input", f"--data_dir={folder}"),
+            *("--image_size=8", "--seconds=0.1", "--global_batch_size=4"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "reading the shards once" in done.stdout
+    assert (tmp_path / "dataset.json").exists()
 
 
 def test_without_a_folder_one_sentence_says_so():

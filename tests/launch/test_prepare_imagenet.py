@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.test_describe import write_gcs
 from tf_lars.data.records import DatasetInfo
 
 CHECKOUT = Path(__file__).parents[2]
@@ -55,9 +56,9 @@ def test_a_folder_is_prepared_and_counted_in_a_table(folders):
     info = DatasetInfo.load(output_dir)
     assert info.class_names == ("cat", "dog")
     header, train, validation = table(result.stdout)
-    assert header == ["split", "examples", "shards", "MB", "re-encoded", "refused"]
-    assert train == ["train", "7", "2", "0.0", "1", "0"]
-    assert validation == ["validation", "6", "1", "0.0", "0", "1"]
+    assert header == ["split", "examples", "shards", "MB", "re-encoded", "resized", "refused"]
+    assert train == ["train", "7", "2", "0.0", "1", "0", "0"]
+    assert validation == ["validation", "6", "1", "0.0", "0", "0", "1"]
 
 
 def test_verify_passes_a_sound_folder_and_names_a_damaged_shard(folders, tmp_path):
@@ -82,6 +83,15 @@ def test_the_digits_are_prepared_without_an_input(tmp_path):
     ]
 
 
+def test_shards_of_another_program_are_described_where_they_are(tmp_path):
+    folder = write_gcs(tmp_path)
+    result = run(f"--describe={folder}", "--label_base=0", "--num_classes=5")
+    assert result.returncode == 0, result.stderr
+    assert "5 classes" in result.stdout
+    assert "labels from 0 to 4" in result.stdout
+    assert DatasetInfo.load(folder).label_base == 0
+
+
 def test_help_needs_no_tensorflow():
     program = (
         "import sys\nfrom launch import prepare_imagenet\nprepare_imagenet.define()\n"
@@ -94,8 +104,11 @@ def test_help_needs_no_tensorflow():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--output_dir is required"),
-        (["--output_dir=out"], "Exactly one of --input_dir, --dataset and --verify"),
+        (["--verify"], "--output_dir is required"),
+        (["--output_dir=out"], "Exactly one of --input_dir, --dataset, --describe, --verify"),
+        (["--describe=in", "--output_dir=out"], "--output_dir goes with --input_dir or --dataset"),
+        (["--describe=no_such_folder"], "which is no folder"),
+        (["--verify", "--output_dir=out", "--label_base=1"], "goes with --describe only"),
         (["--output_dir=out", "--input_dir=in", "--verify"], "--input_dir and --verify"),
         (["--output_dir=out", "--verify", "--train_shards=2"], "goes with --input_dir only"),
         (["--output_dir=out", "--input_dir=no_such_folder"], "which is no folder"),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import jpeg
+from tf_lars.data import jpeg_structure
 from tf_lars.data.decode import decode
 from tf_lars.data.reader import ExampleReader
 from tf_lars.errors import InputError
@@ -108,7 +108,7 @@ def _decoded_bytes(reader: ExampleReader) -> float:
     """Estimates the size of all images from the headers of some."""
     sample = np.linspace(0, len(reader) - 1, min(_SAMPLE, len(reader))).astype(int)
     found, _ = reader.read(sample)
-    headers = [jpeg.read_header(example.encoded) for example in found]
+    headers = [jpeg_structure.read_header(example.encoded) for example in found]
     return len(reader) * float(np.mean([3 * h.width * h.height for h in headers if h]))
 
 

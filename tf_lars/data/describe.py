@@ -89,6 +89,7 @@ def describe(
         report={
             split: {
                 "reencoded": {"count": 0, "files": []},
+                "resized": {"count": 0},
                 "refused": {
                     "count": sum(len(shard.bad) for shard in found[split]),
                     "files": [problem for shard in found[split] for problem in shard.bad],

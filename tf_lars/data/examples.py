@@ -7,7 +7,7 @@ decodes when the crop ends before the damage, and a label out of range becomes a
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tf_lars.data import jpeg
+from tf_lars.data import jpeg_structure
 
 
 class RecordFormat(NamedTuple):
@@ -83,10 +83,10 @@ def check_image(encoded: bytes) -> None:
       BadRecord: no JPEG, one of a kind that `tf.image.decode_and_crop_jpeg` refuses, or one that
         stops before its end.
     """
-    header = jpeg.read_header(encoded)
+    header = jpeg_structure.read_header(encoded)
     if header is None:
         raise BadRecord("no JPEG" if encoded else "an empty image")
     if not header.is_common:
         raise BadRecord(f"a JPEG of {header.channels} channels, frame type {header.frame:#x}")
-    if jpeg.is_cut_short(encoded):
+    if jpeg_structure.is_cut_short(encoded):
         raise BadRecord("a JPEG that is cut short")
