@@ -147,7 +147,8 @@ def define_input() -> None:
         "mixup_alpha",
         0.0,
         "Blend images and labels in pairs, with weights from Beta(alpha, alpha); 0: off. With "
-        "--cutmix_alpha too, each example takes one of the two at random.",
+        "--cutmix_alpha too, each example takes one of the two at random. The accuracy in training "
+        "is then that on the class of the larger weight.",
     )
     flags.DEFINE_float(
         "cutmix_alpha",

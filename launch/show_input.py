@@ -48,9 +48,10 @@ def main() -> int:
     batch = next(iter(_batches()))
     images, targets, weights = to_device_batch(batch, info.num_classes)
     images, targets = images.numpy(), targets.numpy()
+    size = images.shape[1]
     if weights is not None:  # padding
         images, targets = images[weights.numpy() > 0], targets[weights.numpy() > 0]
-    contact_sheet.draw(images, targets, info.class_names, FLAGS.output, _title(info))
+    contact_sheet.draw(images, targets, info.class_names, FLAGS.output, _title(info, size))
     print(f"{len(images)} images in {FLAGS.output}")
     return EXIT_DONE
 
@@ -66,9 +67,9 @@ def _batches():
     return data.dataset(alone, first, first + 1)
 
 
-def _title(info: DatasetInfo) -> str:
+def _title(info: DatasetInfo, size: int) -> str:
     if FLAGS.split == "validation":
-        return f"{info.name}, validation, {FLAGS.image_size} px"
+        return f"{info.name}, validation, {size} px"
     named = {
         "magnitude": FLAGS.augmentation == "randaugment" and FLAGS.randaugment_magnitude,
         "MixUp": FLAGS.mixup_alpha,
@@ -78,7 +79,7 @@ def _title(info: DatasetInfo) -> str:
     return ", ".join(
         [
             f"{info.name}, training, epoch {FLAGS.epoch}, seed {FLAGS.seed}",
-            f"{FLAGS.image_size} px, augmentation {FLAGS.augmentation}",
+            f"{size} px, augmentation {FLAGS.augmentation}",
             *(f"{name} {value:g}" for name, value in named.items() if value),
         ]
     )

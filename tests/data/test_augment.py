@@ -87,14 +87,14 @@ def _expected(name, m, s):
 def test_operations_are_those_of_pil(name, strength, sign):
     operation = augment._operations()[name]
     expected = _expected(name, strength, sign)
+    # Where an image ends, PIL and TensorFlow blend with the fill colour differently.
+    moves = name.startswith(("rotate", "shear", "translate"))
     for picture in PICTURES:
         result = operation(tf.constant(picture), tf.constant(strength), tf.constant(sign))
         assert result.dtype == tf.uint8
         reference = np.asarray(expected(Image.fromarray(picture)), np.float64)
         difference = np.abs(result.numpy() - reference)
-        # Where an image ends, PIL and TensorFlow blend with the fill colour differently.
-        assert np.median(difference) <= 1
-        assert np.mean(difference <= 1) > 0.93
+        assert np.mean(difference <= 1) > (0.93 if moves else 0.999)
 
 
 @pytest.mark.parametrize("name", sorted({*augment._operations()} - {"auto_contrast", "equalize"}))
