@@ -107,8 +107,8 @@ def open_cache(reader: ExampleReader) -> DecodedImages:
 def _decoded_bytes(reader: ExampleReader) -> float:
     """Estimates the size of all images from the headers of some."""
     sample = np.linspace(0, len(reader) - 1, min(_SAMPLE, len(reader))).astype(int)
-    found, _ = reader.read(sample)
-    headers = [jpeg_structure.read_header(example.encoded) for example in found]
+    images, *_ = reader.read(sample)
+    headers = [jpeg_structure.read_header(image) for image in images]
     return len(reader) * float(np.mean([3 * h.width * h.height for h in headers if h]))
 
 

@@ -50,14 +50,13 @@ def parse(record: bytes, form: RecordFormat) -> Example:
         features = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
         raise BadRecord("no tf.train.Example") from error
-    for name, kind in ((form.encoded, "bytes_list"), (form.label, "int64_list")):
-        if name not in features or len(getattr(features[name], kind).value) != 1:
+    # A feature that is absent or of another kind has no values here.
+    encoded = features[form.encoded].bytes_list.value
+    labels = features[form.label].int64_list.value
+    for name, values in ((form.encoded, encoded), (form.label, labels)):
+        if len(values) != 1:
             raise BadRecord(f"not exactly one {name}")
-    return Example(
-        features[form.encoded].bytes_list.value[0],
-        features[form.label].int64_list.value[0],
-        features,
-    )
+    return Example(encoded[0], labels[0], features)
 
 
 def check(example: Example, labels: range) -> None:

@@ -242,10 +242,9 @@ def _reading(data_dir: str, split: str, max_bad_records: int, cache: bool):
     decoded = open_cache(examples) if cache else None
 
     def read(index):
-        found, own = examples.read(index)
-        encoded = np.array([example.encoded for example in found], dtype=object)
-        labels = np.array([example.label for example in found], np.int32)
-        return encoded, labels - label_base, np.array(own)
+        encoded, labels, own = examples.read(index)
+        classes = np.array(labels, np.int32) - np.int32(label_base)
+        return np.array(encoded, dtype=object), classes, np.array(own)
 
     def read_in_graph(index):
         types = [tf.string, tf.int32, tf.bool]

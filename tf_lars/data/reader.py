@@ -89,20 +89,27 @@ class ExampleReader:
     def __len__(self) -> int:
         return len(self._records)
 
-    def read(self, indices: Iterable[int]) -> tuple[list[examples.Example], list[bool]]:
-        """Returns the examples with these numbers, and whether each is the one asked for.
+    def read(self, indices: Iterable[int]) -> tuple[list[bytes], list[int], list[bool]]:
+        """Returns the examples with these numbers: image files, labels as they are stored, and
+        whether each example is the one asked for.
 
         Raises:
           InputError: more than `max_bad_records` are bad; names files and places.
         """
-        found = [self._good_one(int(index)) for index in indices]
-        return [example for example, _ in found], [own for _, own in found]
+        encoded, labels, own = [], [], []
+        for index in map(int, indices):
+            image, label, found = self._good_one(index)
+            encoded.append(image)
+            labels.append(label)
+            own.append(found == index)
+        return encoded, labels, own
 
-    def _good_one(self, index: int) -> tuple[examples.Example, bool]:
+    def _good_one(self, index: int) -> tuple[bytes, int, int]:
         for candidate in itertools.chain(range(index, len(self)), range(index)):
             example = None if candidate in self.bad else self._checked(candidate)
             if example is not None:
-                return example, candidate == index
+                # Not the features, which would keep a copy of the image in memory.
+                return example.encoded, example.label, candidate
         raise InputError(f"A split must hold a good record. Received: {len(self)} bad ones.")
 
     def _checked(self, index: int) -> examples.Example | None:
