@@ -154,8 +154,8 @@ def _decode_towards(data: bytes, header: JpegHeader, settings: EncodingSettings)
     """All pixels of a JPEG that is to be resized, or a half or a quarter of each side.
 
     The decoder's own reduction is used as long as at least twice the wanted pixels are left.
-    Measured on photos with a short side of 864 to 1124, such images are within 40 dB (PSNR) of those
-    without it; by an eighth it would shift sizes that eight does not divide, and by less than
+    Measured on photos with a short side of 864 to 1124, such images are within 40 dB (PSNR) of
+    those without it; by an eighth it would shift sizes that eight does not divide, and by less than
     twice the wanted pixels it would blur.
     """
     assert settings.short_side is not None
