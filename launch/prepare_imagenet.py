@@ -1,11 +1,13 @@
-"""Writes an image folder, or the embedded digits, as TFRecord shards; checks what was written.
+"""Writes images, or the embedded digits, as TFRecord shards; checks what was written.
 
 python -m launch.prepare_imagenet --input_dir=FOLDER --output_dir=DIR
+python -m launch.prepare_imagenet --input_dir=FOLDER --output_dir=DIR --short_side=256
 python -m launch.prepare_imagenet --dataset=digits --output_dir=DIR
 python -m launch.prepare_imagenet --verify --output_dir=DIR
 
-FOLDER holds train/<class>/* and val/<class>/*. An interrupted run continues when it is started
-again, and ends with the same bytes.
+FOLDER holds train/<class>/* and val/<class>/*, or the archives of ILSVRC2012 as downloaded:
+ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz. An interrupted
+run continues when it is started again, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -28,15 +30,24 @@ _INPUT_DIR_FLAGS = (
     "num_processes",
     "max_bad_images",
     "overwrite",
+    "short_side",
+    "jpeg_quality",
 )
 
 
 def define() -> None:
     """Defines the flags of this program."""
     flags.DEFINE_string(
-        "input_dir", None, "Folder with train/<class>/* and val/<class>/* (or validation/)."
+        "input_dir",
+        None,
+        "Folder with train/<class>/* and val/<class>/* (or validation/), or with the three "
+        "archives of ILSVRC2012.",
     )
-    flags.DEFINE_string("output_dir", None, "Folder for the shards, local or remote (gs://).")
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Folder for the shards, local or remote (gs://; s3:// where tensorflow-io is installed).",
+    )
     flags.DEFINE_enum("dataset", None, ["digits"], "Embedded data set, instead of --input_dir.")
     flags.DEFINE_integer(
         "train_shards", None, "Training shards; by default about 128 MiB each.", lower_bound=1
@@ -52,6 +63,19 @@ def define() -> None:
     )
     flags.DEFINE_integer(
         "max_bad_images", 0, "Files that may be skipped because they are no image.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "short_side",
+        None,
+        "Resize larger images to this short side, in pixels; by default none is resized.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "jpeg_quality",
+        95,
+        "Quality of the images that are encoded again: resized ones, PNG, CMYK and the like.",
+        lower_bound=1,
+        upper_bound=100,
     )
     flags.DEFINE_bool(
         "overwrite",
@@ -103,6 +127,7 @@ def _verify() -> None:
 
 def _prepare() -> None:
     from tf_lars.data import digits
+    from tf_lars.data.jpeg import EncodingSettings
     from tf_lars.data.prepare import PrepareConfig, prepare_images
 
     if FLAGS.dataset == "digits":
@@ -117,6 +142,7 @@ def _prepare() -> None:
                 num_processes=FLAGS.num_processes,
                 max_bad_images=FLAGS.max_bad_images,
                 overwrite=FLAGS.overwrite,
+                encoding=EncodingSettings(FLAGS.short_side, FLAGS.jpeg_quality),
             )
         )
         print(
@@ -127,9 +153,9 @@ def _prepare() -> None:
 
 
 def _print_table(info: DatasetInfo) -> None:
-    row = "{:<11}{:>11}{:>8}{:>11}{:>12}{:>9}"
+    row = "{:<11}{:>11}{:>8}{:>11}{:>12}{:>9}{:>9}"
     print(f"{FLAGS.output_dir}: {info.name}, {info.num_classes} classes")
-    print(row.format("split", "examples", "shards", "MB", "re-encoded", "refused"))
+    print(row.format("split", "examples", "shards", "MB", "re-encoded", "resized", "refused"))
     for name, split in info.splits.items():
         counts = info.report[name]
         print(
@@ -139,6 +165,7 @@ def _print_table(info: DatasetInfo) -> None:
                 f"{len(split.shards):,}",
                 f"{split.num_bytes / 1e6:,.1f}",
                 f"{counts['reencoded']['count']:,}",
+                f"{counts['resized']['count']:,}",
                 f"{counts['refused']['count']:,}",
             )
         )

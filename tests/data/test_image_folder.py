@@ -1,7 +1,8 @@
 import pytest
 
-from tf_lars.data import image_folder
-from tf_lars.data.image_folder import make_plan
+from tf_lars.data import plan
+from tf_lars.data.image_folder import ImageFolder
+from tf_lars.data.plan import make_plan
 from tf_lars.errors import InputError
 
 CLASSES = ("apple", "pear", "quince")
@@ -20,7 +21,7 @@ def images(tmp_path):
 
 
 def plan_of(images, seed=0, **num_shards):
-    return make_plan(str(images), seed, num_shards)
+    return make_plan(ImageFolder(str(images)).list_images(1), seed, num_shards)
 
 
 def paths(plan, split):
@@ -62,7 +63,7 @@ def test_shards_hold_about_the_same_bytes_and_are_never_more_than_the_files(imag
         "validation-00000-of-00001",
     ]
     assert len(plan_of(images, train=99).splits["train"]) == 60
-    monkeypatch.setattr(image_folder, "BYTES_PER_SHARD", 1000)
+    monkeypatch.setattr(plan, "BYTES_PER_SHARD", 1000)
     assert [len(shards) for shards in plan_of(images).splits.values()] == [6, 2]
 
 

@@ -1,4 +1,5 @@
 import io
+import random
 import tarfile
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tf_lars.data import jpeg
+from tf_lars.data.jpeg import EncodingSettings
+from tf_lars.data.jpeg_structure import is_plain, read_header
+from tf_lars.errors import InputError
 
 PHOTOS = Path(__file__).parents[2].parent / "shared/data/imagenet_photos.tar"
 
@@ -70,7 +74,7 @@ CONVERTED = {
 def test_other_images_become_rgb_jpeg_of_the_same_picture(name):
     image = jpeg.to_jpeg(CONVERTED[name])
     assert name.startswith(image.reencoded_from)
-    assert image.header == jpeg.read_header(image.data)
+    assert image.header == read_header(image.data)
     assert image.header[:3] == (47, 33, 3)
     assert jpeg.to_jpeg(image.data).reencoded_from is None
     original = np.asarray(Image.open(io.BytesIO(CONVERTED[name])).convert("RGB"), float)
@@ -119,10 +123,49 @@ def test_a_jpeg_cut_anywhere_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["colour", "grey", "progressive", "restart markers"])
-def test_the_check_at_one_eighth_agrees_with_a_full_decode_near_the_end(name):
+def test_the_check_agrees_with_a_full_decode_near_the_end(name):
     for cut in range(60):
         data = COMMON[name][: len(COMMON[name]) - cut]
         assert accepts(jpeg.to_jpeg, data) == accepts(tf.io.decode_jpeg, data)
+
+
+def test_only_one_whole_scan_needs_no_decoder():
+    assert {name: is_plain(data) for name, data in COMMON.items()} == {
+        name: name != "progressive" for name in COMMON
+    }
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_what_passes_by_its_structure_decodes_whatever_was_done_to_it(name):
+    rng = random.Random(name)
+    passed = 0
+    for _ in range(400):
+        data = bytearray(COMMON[name])
+        headers = data.rindex(b"\xff\xda") + 14
+        for _ in range(rng.choice([1, 1, 3])):
+            place = rng.randrange(2, headers if rng.random() < 0.8 else len(data))
+            rng.choice([set_byte, flip_bit, cut_out, insert])(rng, data, place)
+        if is_plain(bytes(data)):
+            passed += 1
+            assert accepts(tf.io.decode_jpeg, bytes(data))
+    assert name == "progressive" or 20 < passed < 380
+
+
+def set_byte(rng, data, place):
+    data[place] = rng.choice([0, 255, 0xD9, 0xC4, 0xDA, rng.randrange(256)])
+
+
+def flip_bit(rng, data, place):
+    data[place] ^= 1 << rng.randrange(8)
+
+
+def cut_out(rng, data, place):
+    if len(data) > place + 20:
+        del data[place : place + rng.randrange(1, 9)]
+
+
+def insert(rng, data, place):
+    data[place:place] = rng.randbytes(rng.randrange(1, 9))
 
 
 def accepts(decode, data):
@@ -138,7 +181,7 @@ def accepts(decode, data):
 def test_reading_a_header_ends_without_an_error_on_any_bytes(noise, position):
     data = COMMON["colour"]
     for attempt in (noise, b"\xff\xd8" + noise, data[:position] + noise + data[position:]):
-        header = jpeg.read_header(attempt)
+        header = read_header(attempt)
         assert header is None or min(header.width, header.height, header.channels) >= 1
 
 
@@ -154,3 +197,77 @@ def test_imagenet_photos_pass_byte_for_byte_with_their_size():
             assert image.header[:2] == Image.open(io.BytesIO(data)).size
             with pytest.raises(jpeg.BadImage):
                 jpeg.to_jpeg(data[: len(data) * 95 // 100])
+
+
+# Resizing.
+
+
+@pytest.mark.parametrize(("size", "expected"), [((60, 40), (30, 20)), ((33, 47), (20, 28))])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_image_is_resized_to_its_short_side(mode, size, expected):
+    y, x = np.mgrid[: size[1], : size[0]]
+    pixels = np.stack([4 * x, 4 * y, 250 - 2 * x - 2 * y], axis=-1).astype(np.uint8)
+    original = Image.fromarray(pixels).convert(mode)
+    image = jpeg.to_jpeg(encode(original, quality=95), EncodingSettings(short_side=20))
+    assert image.resized
+    assert image.reencoded_from is None
+    assert image.header == read_header(image.data)
+    assert image.header[:3] == (*expected, len(mode))
+    wanted = np.asarray(original.resize(expected, Image.Resampling.BOX), float)
+    decoded = np.asarray(Image.open(io.BytesIO(image.data)), float)
+    assert np.abs(decoded - wanted).mean() < 3
+
+
+@pytest.mark.parametrize("short_side", [33, 34, 1000])
+def test_a_smaller_image_is_never_enlarged_and_passes_byte_for_byte(short_side):
+    image = jpeg.to_jpeg(COMMON["colour"], EncodingSettings(short_side))
+    assert (image.data, image.resized) == (COMMON["colour"], False)
+
+
+def test_a_png_is_resized_too_and_a_small_one_is_only_encoded_again():
+    image = jpeg.to_jpeg(CONVERTED["PNG"], EncodingSettings(20))
+    assert (image.reencoded_from, image.resized, image.header[:2]) == ("PNG", True, (28, 20))
+    image = jpeg.to_jpeg(CONVERTED["PNG"], EncodingSettings(40))
+    assert (image.reencoded_from, image.resized, image.header[:2]) == ("PNG", False, (47, 33))
+
+
+def test_the_quality_decides_the_size_and_chroma_is_halved():
+    sizes = [
+        len(jpeg.to_jpeg(CONVERTED["PNG"], EncodingSettings(jpeg_quality=quality)).data)
+        for quality in (50, 90, 100)
+    ]
+    assert sizes == sorted(set(sizes))
+    data = jpeg.to_jpeg(COMMON["not subsampled"], EncodingSettings(20, 90)).data
+    frame = data.index(b"\xff\xc0")
+    assert [data[frame + 11 + 3 * component] for component in range(3)] == [0x22, 0x11, 0x11]
+    expected = Image.open(io.BytesIO(encode(picture(), quality=90))).quantization
+    assert Image.open(io.BytesIO(data)).quantization == expected
+
+
+@pytest.mark.parametrize("name", ["colour", "progressive"])
+def test_a_truncated_image_is_refused_where_it_would_be_resized(name):
+    with pytest.raises(jpeg.BadImage, match="truncated or damaged JPEG"):
+        jpeg.to_jpeg(COMMON[name][:-20], EncodingSettings(20))
+
+
+def test_the_decoders_own_reduction_changes_nothing_to_speak_of(monkeypatch):
+    """A picture of eight times the wanted size, which the decoder reduces to a quarter."""
+    coarse = np.random.default_rng(0).integers(0, 256, (64, 80, 3)).astype(np.uint8)
+    data = encode(Image.fromarray(coarse).resize((640, 512), Image.Resampling.BICUBIC), quality=95)
+    settings, header = EncodingSettings(64, 95), read_header(data)
+    assert jpeg._decode_towards(data, header, settings).shape == (128, 160, 3)
+    image = jpeg.to_jpeg(data, settings)
+    monkeypatch.setattr(jpeg, "_decode_towards", lambda *_: tf.io.decode_jpeg(data).numpy())
+    exact = jpeg.to_jpeg(data, settings)
+    one, other = (np.asarray(Image.open(io.BytesIO(i.data)), float) for i in (image, exact))
+    assert one.shape == other.shape == (64, 80, 3)
+    assert 10 * np.log10(255**2 / ((one - other) ** 2).mean()) > 35
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [((0, 90), "short_side must be at least 1"), ((256, 101), "jpeg_quality must be 1 to 100")],
+)
+def test_impossible_encodings_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        EncodingSettings(*settings)

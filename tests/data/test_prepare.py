@@ -14,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_lars.data import prepare, records
+from tf_lars.data.jpeg import EncodingSettings
 from tf_lars.data.prepare import PrepareConfig, prepare_images
 from tf_lars.data.records import DatasetInfo
 from tf_lars.errors import InputError
@@ -66,7 +67,7 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(prepare, "run_tasks", run_here)
 
 
-def run_here(function, tasks, num_processes):
+def run_here(function, tasks, num_processes, held_files=()):
     for task in tasks:
         yield function(task, lambda count: None)
 
@@ -168,6 +169,35 @@ def test_other_kinds_of_images_are_encoded_again_and_listed(images, tmp_path, in
             data = bytes_of(feature, "image/encoded")
             assert tf.image.decode_and_crop_jpeg(data, [0, 0, 8, 8]).shape == (8, 8, 3)
             assert int_of(feature, "image/channels") == 3
+
+
+def test_resized_images_are_stored_with_their_new_sizes_and_counted(
+    same_images, tmp_path, in_this_process
+):
+    settings = EncodingSettings(short_side=22, jpeg_quality=90)
+    info, _ = prepare_images(config(same_images, tmp_path, encoding=settings))
+    resized = 0
+    for split, folder in (("train", "train"), ("validation", "val")):
+        count = 0
+        for feature in examples(tmp_path, split):
+            stored = bytes_of(feature, "image/encoded")
+            name = bytes_of(feature, "image/filename").decode()
+            original = (
+                same_images / folder / bytes_of(feature, "image/class/synset").decode() / name
+            )
+            size = (int_of(feature, "image/width"), int_of(feature, "image/height"))
+            assert Image.open(io.BytesIO(stored)).size == size
+            if min(Image.open(original).size) > 22:
+                assert min(size) == 22
+                count += 1
+            else:
+                assert stored == original.read_bytes()
+        assert info.report[split]["resized"] == {"count": count}
+        resized += count
+    assert 0 < resized < 51
+    assert {name: info.settings[name] for name in ("short_side", "jpeg_quality")} == vars(settings)
+    with pytest.raises(InputError, match="with a data set of other images or settings"):
+        prepare_images(config(same_images, tmp_path))
 
 
 @pytest.mark.skipif(not PHOTOS.exists(), reason="needs ../shared/data/imagenet_photos.tar")
@@ -327,6 +357,14 @@ def test_the_output_may_be_remote(same_images, undisturbed, in_this_process):
     assert prepare_images(config(same_images, remote))[1].shards_written == 0
 
 
+def test_a_scheme_without_a_file_system_is_told_in_one_sentence(same_images, in_this_process):
+    message = r"Received: 's3://bucket/out', and TensorFlow .* has gs://.* tensorflow-io"
+    with pytest.raises(InputError, match=message):
+        prepare_images(config(same_images, "s3://bucket/out"))
+    with pytest.raises(InputError, match=message):
+        DatasetInfo.load("s3://bucket/out")
+
+
 def test_two_processes_write_the_same_bytes_as_one(same_images, undisturbed, tmp_path):
     _, report = prepare_images(config(same_images, tmp_path, num_processes=2))
     assert (report.shards_written, report.images_written) == (6, 51)
@@ -337,6 +375,7 @@ def test_two_processes_write_the_same_bytes_as_one(same_images, undisturbed, tmp
 INTERRUPTED = """
 import json, os, subprocess, sys
 from tf_lars.data import prepare, progress, workers
+from tf_lars.data.jpeg import EncodingSettings
 from tf_lars.data.prepare import PrepareConfig, prepare_images
 
 class Popen(subprocess.Popen):
@@ -364,6 +403,7 @@ def test_an_interrupted_run_leaves_no_process_and_a_rerun_ends_with_the_same_byt
 ):
     out = tmp_path / "out"
     settings = vars(config(same_images, out, num_processes=1))
+    del settings["encoding"]
     run = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, json.dumps(settings), str(int(number))],
         cwd=CHECKOUT,

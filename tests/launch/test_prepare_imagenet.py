@@ -55,9 +55,9 @@ def test_a_folder_is_prepared_and_counted_in_a_table(folders):
     info = DatasetInfo.load(output_dir)
     assert info.class_names == ("cat", "dog")
     header, train, validation = table(result.stdout)
-    assert header == ["split", "examples", "shards", "MB", "re-encoded", "refused"]
-    assert train == ["train", "7", "2", "0.0", "1", "0"]
-    assert validation == ["validation", "6", "1", "0.0", "0", "1"]
+    assert header == ["split", "examples", "shards", "MB", "re-encoded", "resized", "refused"]
+    assert train == ["train", "7", "2", "0.0", "1", "0", "0"]
+    assert validation == ["validation", "6", "1", "0.0", "0", "0", "1"]
 
 
 def test_verify_passes_a_sound_folder_and_names_a_damaged_shard(folders, tmp_path):

@@ -1,6 +1,7 @@
 """Files by path: local ones through the standard library, remote ones through TensorFlow.
 
-A program that looks at local files only so need not wait for TensorFlow.
+A program that looks at local files only so need not wait for TensorFlow. TensorFlow itself knows
+`gs://`; tensorflow-io, where it is installed, adds `s3://` and others.
 """
 
 import contextlib
@@ -23,18 +24,22 @@ def is_remote(path: str) -> bool:
 
 
 def is_folder(path: str) -> bool:
-    """Whether there is such a folder."""
-    return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
+    """Whether there is such a folder.
+
+    Raises:
+        InputError: TensorFlow has no file system for the path's scheme; so do all functions here.
+    """
+    return _gfile(path).isdir(path) if is_remote(path) else os.path.isdir(path)
 
 
 def exists(path: str) -> bool:
     """Whether there is such a file or folder."""
-    return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+    return _gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def names(folder: str, hidden: bool = False) -> list[str]:
     """The names of the files and folders in a folder, sorted; without hidden ones by default."""
-    found = _gfile().listdir(folder) if is_remote(folder) else os.listdir(folder)
+    found = _gfile(folder).listdir(folder) if is_remote(folder) else os.listdir(folder)
     return sorted(name for name in found if hidden or not name.startswith("."))
 
 
@@ -42,20 +47,20 @@ def size(path: str) -> int | None:
     """Bytes of a file; None if it does not exist."""
     if not exists(path):
         return None
-    return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
+    return _gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
 
 
 def open_file(path: str, mode: str) -> Any:
     """Opens a file, as the built-in `open` does."""
     if is_remote(path):
-        return _gfile().GFile(path, mode)
+        return _gfile(path).GFile(path, mode)
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
 
 
 def rename(path: str, new_path: str) -> None:
     """Gives a file a new name, in place of a file that has it."""
     if is_remote(path):
-        _gfile().rename(path, new_path, overwrite=True)
+        _gfile(path).rename(path, new_path, overwrite=True)
     else:
         os.replace(path, new_path)
 
@@ -63,14 +68,14 @@ def rename(path: str, new_path: str) -> None:
 def remove(path: str) -> None:
     """Removes a file, if it exists."""
     if exists(path):
-        (_gfile().remove if is_remote(path) else os.remove)(path)
+        (_gfile(path).remove if is_remote(path) else os.remove)(path)
 
 
 def make_folder(path: str) -> None:
     """Makes a folder and those above it, where there are none."""
     with writing(path):
         if is_remote(path):
-            _gfile().makedirs(path)
+            _gfile(path).makedirs(path)
         else:
             os.makedirs(path, exist_ok=True)
 
@@ -78,7 +83,7 @@ def make_folder(path: str) -> None:
 def remove_folder(path: str) -> None:
     """Removes a folder with all that it holds, if it exists."""
     if is_folder(path):
-        (_gfile().rmtree if is_remote(path) else shutil.rmtree)(path)
+        (_gfile(path).rmtree if is_remote(path) else shutil.rmtree)(path)
 
 
 def hash_file(path: str) -> tuple[int, str]:
@@ -149,7 +154,19 @@ def _errors() -> tuple[type[Exception], ...]:
     return (OSError, tf.errors.OpError)
 
 
-def _gfile() -> Any:
+def _gfile(path: str) -> Any:
     import tensorflow as tf
 
+    scheme = path.partition("://")[0]
+    if scheme not in tf.io.gfile.get_registered_schemes():
+        with contextlib.suppress(Exception):  # not installed, or made for another TensorFlow
+            import tensorflow_io  # noqa: F401
+    schemes = tf.io.gfile.get_registered_schemes()
+    if scheme not in schemes:
+        known = ", ".join(f"{name}://" for name in sorted(schemes) if name not in ("", "file"))
+        raise InputError(
+            f"A remote path needs a file system that TensorFlow has. Received: {path!r}, and "
+            f"TensorFlow {tf.__version__} has {known} here. Install the tensorflow-io that goes "
+            "with it, mount the storage as a folder, or use a local folder."
+        )
     return tf.io.gfile

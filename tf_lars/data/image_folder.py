@@ -1,103 +1,69 @@
-"""An image folder `train/<class>/*`, `val/<class>/*`, and its division into shards."""
+"""An image folder `train/<class>/*`, `val/<class>/*` (or `validation/`) as a source of images."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from tf_lars.data.plan import ImageFile, ImageListing
 from tf_lars.data.progress import Progress
 from tf_lars.data.records import SPLITS
 from tf_lars.errors import InputError
-
-BYTES_PER_SHARD = 128 << 20
 
 _FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
 _LAYOUT = "train/<class>/* and val/<class>/*"
 
 
-class ImageFile(NamedTuple):
-    """One image: its path below the input folder, its class counted from 1, its size in bytes."""
+@dataclass(frozen=True)
+class ImageFolder:
+    """An `ImageSource` of class folders; hidden files (names that begin with a dot) are left out.
+
+    The folders' names are the classes' identifiers and names.
+
+    Args:
+        path: Local folder.
+    """
 
     path: str
-    label: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """The name of a shard and the images that go into it, in order."""
-
-    name: str
-    files: tuple[ImageFile, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which image goes where.
-
-    Args:
-        class_names: The classes' folder names, sorted as strings.
-        splits: The shards of "train" and "validation".
-    """
-
-    class_names: tuple[str, ...]
-    splits: Mapping[str, tuple[ShardPlan, ...]]
 
     @property
-    def shards(self) -> tuple[ShardPlan, ...]:
-        """All shards, training first."""
-        return tuple(shard for split in SPLITS for shard in self.splits[split])
+    def name(self) -> str:
+        """The folder's own name."""
+        return os.path.basename(os.path.abspath(self.path))
 
-    @property
-    def num_images(self) -> int:
-        """Images in all shards."""
-        return sum(len(shard.files) for shard in self.shards)
+    def list_images(self, num_processes: int) -> ImageListing:
+        """Finds all images, in this process.
 
-    def fingerprint(self, *settings: object) -> str:
-        """SHA-256 (hex) over the classes, every image's place and size, and `settings`."""
-        digest = hashlib.sha256(repr((settings, self.class_names)).encode())
-        for shard in self.shards:
-            digest.update(repr(shard.name).encode())
-            for file in shard.files:
-                digest.update(repr(tuple(file)).encode())
-        return digest.hexdigest()
+        Raises:
+            InputError: The folder is not laid out as above, a class is missing in one split, or
+                a class holds no image.
+        """
+        classes = {split: _classes(_split_dir(self.path, split)) for split in SPLITS}
+        _check_same_classes(classes)
+        names = tuple(classes["train"])
+        images = {split: tuple(_images(self.path, classes[split])) for split in SPLITS}
+        return ImageListing(names, names, images)
 
+    def read(self, image: ImageFile) -> bytes:
+        """The content of the file.
 
-def make_plan(
-    input_dir: str, shuffle_seed: int, num_shards: Mapping[str, int | None] | None = None
-) -> Plan:
-    """Lists an image folder and deals its images to shards.
-
-    The training images are put in the order of SHA-256(seed, path), a shuffle that is the same
-    with every version of every library; validation images stay sorted by path. Both are dealt to
-    the shards in turn, so that shards differ by one image at most and each is a mixture of
-    classes. Hidden files (names that begin with a dot) are left out.
-
-    Args:
-        input_dir: Local folder.
-        shuffle_seed: Seed of the training order.
-        num_shards: Shards per split; where None, about 128 MiB each. Never more than images.
-
-    Raises:
-        InputError: The folder is not laid out as above, a class is missing in one split, or a
-            class holds no image.
-    """
-    classes = {split: _classes(_split_dir(input_dir, split)) for split in SPLITS}
-    _check_same_classes(classes)
-    splits = {}
-    for split in SPLITS:
-        files = list(_images(input_dir, classes[split]))
-        if split == "train":
-            files.sort(key=lambda file: _shuffle_key(shuffle_seed, file.path))
-        wanted = (num_shards or {}).get(split)
-        count = wanted or round(sum(file.num_bytes for file in files) / BYTES_PER_SHARD)
-        count = min(max(count, 1), len(files))
-        splits[split] = tuple(
-            ShardPlan(f"{split}-{index:05d}-of-{count:05d}", tuple(files[index::count]))
-            for index in range(count)
-        )
-    return Plan(tuple(classes["train"]), splits)
+        Raises:
+            InputError: It cannot be read, or has another size than when it was listed.
+        """
+        path = os.path.join(self.path, image.path)
+        try:
+            with open(path, "rb") as opened:
+                data = opened.read()
+        except OSError as error:
+            raise InputError(
+                f"Every input file must be readable. Received: {error}. Check the file, then run "
+                "again."
+            ) from error
+        if len(data) != image.num_bytes:
+            raise InputError(
+                f"Input files must not change during the preparation. Received: {path!r} of "
+                f"{len(data)} bytes instead of {image.num_bytes}. Run again."
+            )
+        return data
 
 
 def _split_dir(input_dir: str, split: str) -> str:
@@ -171,10 +137,6 @@ def _listing(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
     return sorted(visible, key=lambda entry: entry.name)
-
-
-def _shuffle_key(seed: int, path: str) -> bytes:
-    return hashlib.sha256(f"{seed}:".encode() + os.fsencode(path)).digest()
 
 
 def _some(names: Sequence[str]) -> str:

@@ -40,10 +40,14 @@ class OutputFolder:
         files.make_folder(self.path)
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Keeps other processes of this machine out of a local folder; they wait."""
+    def exclusive(self) -> Iterator[tuple[int, ...]]:
+        """Keeps other processes of this machine out of a local folder; they wait.
+
+        Yields the file descriptors that hold the lock. A process that inherits them prolongs it:
+        so nobody begins while a worker of a killed caller may still write.
+        """
         if files.is_remote(self.path):
-            yield
+            yield ()
             return
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
@@ -54,7 +58,7 @@ class OutputFolder:
                 except BlockingIOError:
                     print(f"waiting for another process that writes to {self.path}", flush=True)
                     fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield (descriptor,)
         finally:
             os.close(descriptor)
 

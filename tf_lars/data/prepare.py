@@ -1,4 +1,4 @@
-"""From an image folder to TFRecord shards, on every core, resumable and reproducible.
+"""From image files to TFRecord shards, on every core, resumable and reproducible.
 
 The same images and settings give the same bytes, on any number of processes and however often
 the work was interrupted.
@@ -7,22 +7,24 @@ the work was interrupted.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from tf_lars.data import files, jpeg, records
-from tf_lars.data.image_folder import ImageFile, Plan, ShardPlan, make_plan
+from tf_lars.data import ilsvrc2012, records
+from tf_lars.data.ilsvrc2012 import Ilsvrc2012Archives
+from tf_lars.data.image_folder import ImageFolder
+from tf_lars.data.jpeg import EncodingSettings
 from tf_lars.data.output_folder import OutputFolder
+from tf_lars.data.plan import ImageSource, Plan, make_plan
 from tf_lars.data.progress import Progress
-from tf_lars.data.records import DatasetInfo, ShardInfo, SplitInfo
+from tf_lars.data.records import DatasetInfo, SplitInfo
+from tf_lars.data.shard_writer import ShardResult, ShardTask, write_shard
 from tf_lars.data.workers import available_cores, run_tasks
 from tf_lars.errors import InputError
 
 # Files that `dataset.json` lists by name; it counts all of them.
 LISTED_FILES = 1000
-
-_IMAGES_PER_MESSAGE = 64
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class PrepareConfig:
     """What to prepare, and how.
 
     Args:
-        input_dir: Local folder with `train/<class>/*` and `val/<class>/*` (or `validation/`).
+        input_dir: Local folder with `train/<class>/*` and `val/<class>/*` (or `validation/`), or
+            with the three archives of ILSVRC2012 (`tf_lars.data.ilsvrc2012`).
         output_dir: Folder for the shards, local or remote; created if need be.
-        name: Name of the data set; by default that of the input folder.
+        name: Name of the data set; by default that of the input folder, or ILSVRC2012.
         train_shards: Training shards; by default about 128 MiB each. Never more than images.
         validation_shards: The same for validation.
         num_processes: Worker processes; by default one per available core.
@@ -40,6 +43,7 @@ class PrepareConfig:
         overwrite: Replace prepared data in the output folder: a finished data set, or an
             unfinished one of other images or settings. Other files are never touched.
         shuffle_seed: Seed of the training images' order.
+        encoding: Whether images are resized, and the quality of those encoded again.
     """
 
     input_dir: str
@@ -51,6 +55,7 @@ class PrepareConfig:
     max_bad_images: int = 0
     overwrite: bool = False
     shuffle_seed: int = 0
+    encoding: EncodingSettings = field(default_factory=EncodingSettings)
 
     def __post_init__(self) -> None:
         for setting, lowest in (
@@ -77,66 +82,43 @@ class PrepareReport:
     seconds: float
 
 
-class FileNote(NamedTuple):
-    """An image that was re-encoded or refused, and what it was."""
-
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class _ShardTask:
-    input_dir: str
-    output: OutputFolder
-    class_names: tuple[str, ...]
-    shard: ShardPlan
-
-
-@dataclass(frozen=True)
-class _ShardResult:
-    shard: ShardInfo
-    reencoded: tuple[FileNote, ...]
-    refused: tuple[FileNote, ...]
-    kept: bool = False
-
-
 def prepare_images(config: PrepareConfig) -> tuple[DatasetInfo, PrepareReport]:
-    """Writes an image folder as TFRecord shards with a `dataset.json`.
+    """Writes images as TFRecord shards with a `dataset.json`.
 
-    JPEG files go in byte for byte, other images as `tf_lars.data.jpeg.to_jpeg` describes. Calling
-    it again continues after an interruption, and returns at once when all is done. Calls for one
-    local folder wait for each other.
+    JPEG files go in byte for byte unless they are to be resized, other images as
+    `tf_lars.data.jpeg.to_jpeg` describes. Calling it again continues after an interruption, and
+    returns at once when all is done. Calls for one local folder wait for each other.
 
     Raises:
         InputError: The input is not laid out as described, more than `max_bad_images` files are
             no images, or the output folder holds something else.
     """
     started = time.monotonic()
+    num_processes = config.num_processes or available_cores()
+    source = open_source(config.input_dir)
     plan = make_plan(
-        config.input_dir,
+        source.list_images(num_processes),
         config.shuffle_seed,
         {"train": config.train_shards, "validation": config.validation_shards},
     )
-    name = config.name or os.path.basename(os.path.abspath(config.input_dir))
-    plan_hash = plan.fingerprint(
-        records.FORMAT_VERSION, jpeg.JPEG_QUALITY, config.shuffle_seed, name
-    )
+    name = config.name or source.name
+    settings = {"shuffle_seed": config.shuffle_seed, **asdict(config.encoding)}
+    plan_hash = plan.fingerprint(records.FORMAT_VERSION, name, sorted(settings.items()))
     folder = OutputFolder(config.output_dir, plan_hash)
     folder.create()
-    results: list[_ShardResult] = []
-    with folder.exclusive():
+    results: list[ShardResult] = []
+    with folder.exclusive() as lock:
         info = folder.finished_dataset(config.overwrite)
         if info is not None:
             _check_refused(info, config.max_bad_images)
         else:
             folder.begin()
-            results = _write_shards(config, plan, folder)
-            settings = {
-                "plan": plan_hash,
-                "shuffle_seed": config.shuffle_seed,
-                "jpeg_quality": jpeg.JPEG_QUALITY,
-            }
-            info = _dataset_info(name, plan, settings, results)
+            tasks = [
+                ShardTask(source, folder, config.encoding, plan.synsets, plan.class_names, shard)
+                for shard in plan.shards
+            ]
+            results = _write_shards(tasks, plan.num_images, num_processes, lock)
+            info = _dataset_info(name, plan, {"plan": plan_hash, **settings}, results)
             _check_refused(info, config.max_bad_images)
             folder.finish(info)
     written = [result.shard for result in results if not result.kept]
@@ -148,14 +130,30 @@ def prepare_images(config: PrepareConfig) -> tuple[DatasetInfo, PrepareReport]:
     )
 
 
-def _write_shards(config: PrepareConfig, plan: Plan, folder: OutputFolder) -> list[_ShardResult]:
+def open_source(input_dir: str) -> ImageSource:
+    """The ILSVRC2012 archives if the folder holds one of them, else an image folder.
+
+    Raises:
+        InputError: The folder holds both.
+    """
+    if not ilsvrc2012.is_among(input_dir):
+        return ImageFolder(input_dir)
+    if os.path.isdir(os.path.join(input_dir, "train")):
+        raise InputError(
+            "The input folder must hold the ILSVRC2012 archives or a folder `train`. Received: "
+            f"{input_dir!r} with both. Move one of them away."
+        )
+    return Ilsvrc2012Archives(input_dir)
+
+
+def _write_shards(
+    tasks: Sequence[ShardTask], num_images: int, num_processes: int, lock: Sequence[int]
+) -> list[ShardResult]:
     """Has every shard written; returns the results in the order of the plan."""
-    tasks = [_ShardTask(config.input_dir, folder, plan.class_names, shard) for shard in plan.shards]
     results = []
-    num_processes = config.num_processes or available_cores()
     with (
-        Progress("prepare", plan.num_images, "images") as progress,
-        contextlib.closing(run_tasks(_write_shard, tasks, num_processes)) as messages,
+        Progress("prepare", num_images, "images") as progress,
+        contextlib.closing(run_tasks(write_shard, tasks, num_processes, lock)) as messages,
     ):
         for message in messages:
             if isinstance(message, int):
@@ -165,79 +163,8 @@ def _write_shards(config: PrepareConfig, plan: Plan, folder: OutputFolder) -> li
     return sorted(results, key=lambda result: result.shard.name)
 
 
-def _write_shard(task: _ShardTask, advance: Callable[[int], None]) -> _ShardResult:
-    """Writes one shard in a worker process, or keeps it if it is there and whole."""
-    result = _kept_shard(task)
-    if result is not None:
-        advance(len(task.shard.files))
-        return result
-    reencoded: list[FileNote] = []
-    refused: list[FileNote] = []
-
-    def examples() -> Iterator[bytes]:
-        for done, file in enumerate(task.shard.files, start=1):
-            if done % _IMAGES_PER_MESSAGE == 0:
-                advance(_IMAGES_PER_MESSAGE)
-            try:
-                image = jpeg.to_jpeg(_read(task.input_dir, file))
-            except jpeg.BadImage as bad:
-                refused.append(FileNote(file.path, str(bad)))
-                continue
-            if image.reencoded_from is not None:
-                reencoded.append(FileNote(file.path, image.reencoded_from))
-            class_name = task.class_names[file.label - 1]
-            yield records.example_bytes(
-                encoded=image.data,
-                label=file.label,
-                synset=class_name,
-                text=class_name,
-                filename=os.path.basename(file.path),
-                height=image.header.height,
-                width=image.header.width,
-                channels=image.header.channels,
-            )
-        advance(len(task.shard.files) % _IMAGES_PER_MESSAGE)
-
-    shard = records.write_shard(os.path.join(task.output.path, task.shard.name), examples())
-    result = _ShardResult(shard, tuple(reencoded), tuple(refused))
-    task.output.write_note(task.shard.name, asdict(result))
-    return result
-
-
-def _kept_shard(task: _ShardTask) -> _ShardResult | None:
-    """The result noted by an earlier call of the same plan, if the shard still has its hash."""
-    path = os.path.join(task.output.path, task.shard.name)
-    note = task.output.read_note(task.shard.name)
-    if note is None or not files.exists(path):
-        return None
-    shard = ShardInfo(**note["shard"])
-    if files.hash_file(path) != (shard.num_bytes, shard.sha256):
-        return None
-    reencoded, refused = (
-        tuple(FileNote(*entry) for entry in note[kind]) for kind in ("reencoded", "refused")
-    )
-    return _ShardResult(shard, reencoded, refused, kept=True)
-
-
-def _read(input_dir: str, file: ImageFile) -> bytes:
-    path = os.path.join(input_dir, file.path)
-    try:
-        with open(path, "rb") as opened:
-            data = opened.read()
-    except OSError as error:
-        raise InputError(
-            f"Every input file must be readable. Received: {error}. Check the file, then run again."
-        ) from error
-    if len(data) != file.num_bytes:
-        raise InputError(
-            f"Input files must not change during the preparation. Received: {path!r} of "
-            f"{len(data)} bytes instead of {file.num_bytes}. Run again."
-        )
-    return data
-
-
 def _dataset_info(
-    name: str, plan: Plan, settings: Mapping[str, Any], results: Sequence[_ShardResult]
+    name: str, plan: Plan, settings: Mapping[str, Any], results: Sequence[ShardResult]
 ) -> DatasetInfo:
     splits = {}
     report: dict[str, Any] = {}
@@ -245,14 +172,15 @@ def _dataset_info(
         names = {shard.name for shard in shard_plans}
         mine = [result for result in results if result.shard.name in names]
         splits[split] = SplitInfo(tuple(result.shard for result in mine))
-        report[split] = {
+        report[split] = {"resized": {"count": sum(result.num_resized for result in mine)}}
+        report[split] |= {
             kind: {"count": len(notes), "files": [list(note) for note in notes[:LISTED_FILES]]}
             for kind, notes in (
                 ("reencoded", sorted(note for result in mine for note in result.reencoded)),
                 ("refused", sorted(note for result in mine for note in result.refused)),
             )
         }
-    return DatasetInfo(name, plan.class_names, plan.class_names, splits, settings, report)
+    return DatasetInfo(name, plan.class_names, plan.synsets, splits, settings, report)
 
 
 def _check_refused(info: DatasetInfo, max_bad_images: int) -> None:

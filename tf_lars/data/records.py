@@ -186,7 +186,7 @@ def example_bytes(
 ) -> bytes:
     """One serialized `tf.train.Example` in the schema of ImageNet's standard TFRecords.
 
-    The bytes depend on the arguments alone (protocol buffer maps are written in sorted order).
+    The bytes depend on the arguments alone (the features are sorted by name).
     Names that come from folders and files need not be UTF-8.
 
     Args:
@@ -202,31 +202,50 @@ def example_bytes(
     Raises:
         InputError: `label` is below 1.
     """
-    import tensorflow as tf
-
     if label < 1:
         raise InputError(f"Labels in the records count from 1. Received: {label}. Add one.")
-
-    def of_bytes(value: bytes) -> Any:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    def of_int(value: int) -> Any:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
     features = {
-        "image/encoded": of_bytes(encoded),
-        "image/format": of_bytes(b"JPEG"),
-        "image/class/label": of_int(label),
-        "image/class/synset": of_bytes(os.fsencode(synset)),
-        "image/class/text": of_bytes(os.fsencode(text)),
-        "image/filename": of_bytes(os.fsencode(filename)),
-        "image/height": of_int(height),
-        "image/width": of_int(width),
-        "image/colorspace": of_bytes(_COLORSPACES[channels]),
-        "image/channels": of_int(channels),
+        "image/encoded": _bytes_feature(encoded),
+        "image/format": _bytes_feature(b"JPEG"),
+        "image/class/label": _int_feature(label),
+        "image/class/synset": _bytes_feature(os.fsencode(synset)),
+        "image/class/text": _bytes_feature(os.fsencode(text)),
+        "image/filename": _bytes_feature(os.fsencode(filename)),
+        "image/height": _int_feature(height),
+        "image/width": _int_feature(width),
+        "image/colorspace": _bytes_feature(_COLORSPACES[channels]),
+        "image/channels": _int_feature(channels),
     }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)
+    entries: list[bytes] = []
+    for name, feature in sorted(features.items()):
+        entries += _field(1, _field(1, [name.encode()]) + _field(2, feature))
+    return b"".join(_field(1, entries))
+
+
+# The wire format of protocol buffers, for tensorflow/core/example/{example,feature}.proto. Writing
+# it here takes half the time of building the messages: the image is copied once.
+
+
+def _bytes_feature(value: bytes) -> list[bytes]:
+    return _field(1, _field(1, [value]))
+
+
+def _int_feature(value: int) -> list[bytes]:
+    return _field(3, _field(1, [_varint(value)]))
+
+
+def _field(number: int, parts: list[bytes]) -> list[bytes]:
+    """A field of bytes, or a message, in front of whose parts go its number and length."""
+    return [bytes([number << 3 | 2]), _varint(sum(map(len, parts))), *parts]
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def write_shard(path: str | os.PathLike[str], examples: Iterable[bytes]) -> ShardInfo:

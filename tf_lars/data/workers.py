@@ -37,7 +37,10 @@ def available_cores() -> int:
 
 
 def run_tasks(
-    function: Callable[[Any, Callable[[int], None]], Any], tasks: Sequence[Any], num_processes: int
+    function: Callable[[Any, Callable[[int], None]], Any],
+    tasks: Sequence[Any],
+    num_processes: int,
+    held_files: Sequence[int] = (),
 ) -> Generator[Any, None, None]:
     """Runs `function(task, advance)` for every task in worker processes.
 
@@ -48,6 +51,8 @@ def run_tasks(
         function: At the top level of a module, so that a worker can import it.
         tasks: Arguments, taken in this order.
         num_processes: Workers, at least 1; never more than tasks are started.
+        held_files: Open file descriptors that the workers keep open, too. A lock among them is
+            held until the last worker has ended, even if the caller was killed before.
 
     Raises:
         InputError: As raised by a task.
@@ -57,7 +62,7 @@ def run_tasks(
     with contextlib.ExitStack() as stack:
         workers: dict[Any, _Worker] = {}
         for _ in range(min(num_processes, len(tasks))):
-            worker = stack.enter_context(_Worker())
+            worker = stack.enter_context(_Worker(held_files))
             worker.send((function, pending.pop()))
             workers[worker.connection] = worker
         while workers:
@@ -93,6 +98,9 @@ def serve(file_descriptor: int) -> None:
 class _Worker:
     """One worker process and the pipe to it; leaving the context ends the process."""
 
+    def __init__(self, held_files: Sequence[int]):
+        self._held_files = held_files
+
     def __enter__(self) -> "_Worker":
         self.connection, other_end = Pipe()
         # libjpeg writes a line about every damaged image; shown only if the worker dies.
@@ -104,7 +112,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._errors,
                 stderr=self._errors,
-                pass_fds=[other_end.fileno()],
+                pass_fds=[other_end.fileno(), *self._held_files],
                 env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": search_path},
                 # Ctrl-C reaches the caller alone, which then ends its workers.
                 start_new_session=True,

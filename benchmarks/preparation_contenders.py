@@ -1,0 +1,94 @@
+"""Two ways from image files to a TFRecord shard, as tasks of `tf_lars.data.workers`."""
+
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+from tf_lars.data.shard_writer import ShardTask, write_shard
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A task to be timed; its shard is removed again.
+
+    Args:
+        name: The contender's.
+        task: A `ShardTask` for ours, a `FullDecodeTask` for the peer.
+    """
+
+    name: str
+    task: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class FullDecodeTask:
+    """Image files, their label, and the shard that they go into."""
+
+    paths: tuple[str, ...]
+    label: int
+    shard: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What a task took, in seconds, on the clock that all processes share, and in which process."""
+
+    name: str
+    images: int
+    process: int
+    begin: float
+    end: float
+    cpu: float
+    num_bytes: int
+
+
+def timed(measured: Measured, advance) -> Timing:
+    """Runs a task in a worker process; CPU time is that of all its threads."""
+    task = measured.task
+    cpu, begin = time.process_time(), time.monotonic()
+    if isinstance(task, ShardTask):
+        write_shard(task, advance)
+        images, shard = len(task.shard.files), os.path.join(task.output.path, task.shard.name)
+    else:
+        full_decode_shard(task)
+        images, shard = len(task.paths), task.shard
+    end, cpu = time.monotonic(), time.process_time() - cpu
+    num_bytes = os.path.getsize(shard)
+    os.remove(shard)
+    return Timing(measured.name, images, os.getpid(), begin, end, cpu, num_bytes)
+
+
+def full_decode_shard(task: FullDecodeTask) -> None:
+    """Writes a shard and learns every image's height and width by decoding it.
+
+    After the steps of tools/datasets/imagenet_to_gcs.py in tensorflow/tpu.
+    """
+    import tensorflow as tf
+
+    def of_bytes(value):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    def of_int(value):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    with tf.io.TFRecordWriter(task.shard) as writer:
+        for path in task.paths:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                encoded = file.read()
+            height, width, channels = tf.io.decode_jpeg(encoded, channels=3).shape
+            synset = pathlib.Path(path).parent.name.encode()
+            features = {
+                "image/height": of_int(height),
+                "image/width": of_int(width),
+                "image/colorspace": of_bytes(b"RGB"),
+                "image/channels": of_int(channels),
+                "image/class/label": of_int(task.label),
+                "image/class/synset": of_bytes(synset),
+                "image/format": of_bytes(b"JPEG"),
+                "image/filename": of_bytes(os.path.basename(path).encode()),
+                "image/encoded": of_bytes(encoded),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
