@@ -163,20 +163,24 @@ class SpaceToDepthConv2D(layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """Convolves the rearranged image with the rearranged kernel."""
-        _, height, width, _ = inputs.shape
-        odd_height, odd_width = height % 2, width % 2
-        inputs = ops.pad(inputs, [[0, 0], [0, odd_height], [0, odd_width], [0, 0]])
+        # One more row and column, then as many as make pairs; the sizes may be known but later.
+        inputs = ops.pad(inputs, [[0, 0], [0, 1], [0, 1], [0, 0]])
+        _, height, width, _ = ops.shape(inputs)
+        inputs = inputs[:, : height // 2 * 2, : width // 2 * 2]
         kernel = ops.pad(ops.convert_to_tensor(kernel), [[0, 1], [0, 1], [0, 0], [0, 0]])
         return ops.conv(_blocks_to_channels(inputs, 1), _blocks_to_channels(kernel, 0))
 
 
 def _blocks_to_channels(x, axis: int):
     """Moves blocks of 2 x 2 along `axis` and the one behind it into the axis behind those."""
-    *before, height, width, channels = x.shape[: axis + 3]
-    before = [-1] * len(before)  # the batch, whose size is not known
-    after = list(x.shape[axis + 3 :])
-    x = ops.reshape(x, [*before, height // 2, 2, width // 2, 2, channels, *after])
+    shape = ops.shape(x)
+    before, (height, width, channels), after = (
+        shape[:axis],
+        shape[axis : axis + 3],
+        shape[axis + 3 :],
+    )
+    x = ops.reshape(x, (*before, height // 2, 2, width // 2, 2, channels, *after))
     order = list(range(len(x.shape)))
     order[axis + 1], order[axis + 2] = order[axis + 2], order[axis + 1]
     x = ops.transpose(x, order)
-    return ops.reshape(x, [*before, height // 2, width // 2, 4 * channels, *after])
+    return ops.reshape(x, (*before, height // 2, width // 2, 4 * channels, *after))

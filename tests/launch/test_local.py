@@ -247,6 +247,10 @@ def test_a_file_in_the_place_of_a_folder_is_refused(name, short_run, tmp_path):
     ("flags", "message"),
     [
         (["--model=nonsense"], "The model must be one of"),
+        (["--model=keras.applications/VGG17"], "Did you mean keras.applications/VGG16?"),
+        (["--model={empty}/net.py:build"], "The file of --model must exist"),
+        (["--model=no_such_package.net:build"], "no module 'no_such_package'"),
+        (["--space_to_depth_stem"], "--space_to_depth_stem is for resnet18"),
         (["--data_dir=/nowhere"], "'/nowhere', which is no folder"),
         (["--data_dir={empty}"], "holds nothing"),
         (["--global_batch_size=511"], "multiple of the number of replicas"),
@@ -301,3 +305,64 @@ def test_a_damaged_record_ends_the_run_with_its_name_or_is_counted(short_run, di
     logs = [(tmp_path / "run" / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1)]
     assert any("Passing over a bad record" in log for log in logs)
     assert _scalars(tmp_path / "run")["train"]["bad_records"][-1][1] == 1
+
+
+MODEL_FILE = """
+import keras
+import tensorflow as tf
+from a_neighbour_of_the_model import scale
+
+
+class Net(keras.Model):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv = keras.layers.Conv2D(16, 3, use_bias=False)
+        self.norm = keras.layers.BatchNormalization(momentum=0.9)
+        self.head = keras.layers.Dense(num_classes, dtype="float32")
+
+    def call(self, image, training=False):
+        x = self.norm(self.conv(scale(image)), training=training)
+        return self.head(tf.reduce_max(tf.nn.relu(x), [1, 2]))
+
+
+def build(num_classes, image_size):
+    return Net(num_classes)
+
+
+def other_size(num_classes, image_size):
+    return Net(num_classes + 1)
+"""
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory):
+    """A file outside the repository that defines a subclassed model, and its neighbour."""
+    folder = tmp_path_factory.mktemp("somebodys_code")
+    (folder / "net.py").write_text(MODEL_FILE)
+    neighbour = "import keras\nscale = keras.layers.Rescaling(1 / 255)\n"
+    (folder / "a_neighbour_of_the_model.py").write_text(neighbour)
+    return folder / "net.py"
+
+
+def test_two_workers_train_a_subclassed_model_from_a_file_with_synchronised_batch_norm(
+    model_file, short_run, tmp_path
+):
+    flags = [f"--model={model_file}:build", "--sync_batch_norm", f"--model_dir={tmp_path}"]
+    done = _run(*short_run, *flags, "--epochs=4")
+    assert done.returncode == 0, done.stderr
+    # 3 x 3 x 3 x 16 for the convolution, 2 x 16, 17 x 10; its 6 x 6 positions cost 31,104 FLOPs.
+    described = f"model       {model_file}:build, 634 trainable parameters, 0.0000314 GFLOPs"
+    assert described in done.stdout
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["replica_weights_sha256"] == [results["weights_sha256"]] * 2
+    assert results["top1"] > 0.3  # of ten classes
+    assert "--sync_batch_norm=True" in (tmp_path / "flags.txt").read_text()
+
+
+def test_a_wrong_model_of_ones_own_is_one_sentence_and_exit_code_2(model_file, short_run, tmp_path):
+    refused = _run(*short_run, f"--model={model_file}:other_size", f"--model_dir={tmp_path}")
+    assert refused.returncode == 2
+    assert "must give logits of shape [batch, 10]" in refused.stderr
+    assert "Received: [None, 11]" in refused.stderr
+    assert "Traceback" not in refused.stdout + refused.stderr
+    assert not _workers_left(tmp_path)

@@ -122,6 +122,15 @@ def test_space_to_depth_is_a_convolution_of_stride_2_at_any_size(height, width):
     assert rearranged.compute_output_shape(images.shape) == expected.shape
 
 
+def test_one_space_to_depth_model_takes_images_of_any_size():
+    model = models.create("resnet18", num_classes=10, image_size=None, space_to_depth_stem=True)
+    stem = keras.Model(model.input, model.get_layer("stem_conv").output)
+    run = tf.function(stem, input_signature=[tf.TensorSpec((None, None, None, 3))])
+    for size in (64, 65):
+        expected = (2, (size + 1) // 2, (size + 1) // 2, 64)
+        assert run(np.zeros((2, size, size, 3), "float32")).shape == expected
+
+
 def test_the_space_to_depth_model_is_saved_and_loaded(stems, tmp_path):
     stems[1].save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
