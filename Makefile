@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 
-.PHONY: help setup train test test-all test-addons lint bench bench-optimizer bench-input clean
+.PHONY: help setup train test test-all test-addons lint bench bench-optimizer bench-input bench-loop clean
 
 help:
 	@echo "make setup     create $(VENV) with everything that training and the tests need"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench     run the benchmarks, beside the peers that $(VENV) has"
 	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
 	@echo "make bench-input      beside all peers of the input pipeline, in .venv-bench-input"
+	@echo "make bench-loop       the training loop beside Keras's, and two workers beside torch's"
 	@echo "make clean     remove $(VENV) and its like, data/digits and runs/"
 
 setup: $(VENV)/installed
@@ -52,6 +53,10 @@ bench: setup
 
 bench-optimizer: .venv-bench/installed
 	.venv-bench/bin/python -m benchmarks.optimizer_step --all_forms
+
+bench-loop: .venv-bench/installed
+	.venv-bench/bin/python -m benchmarks.loop_overhead
+	.venv-bench/bin/python -m benchmarks.weak_scaling
 
 # tf-models-official asks for packages that it needs nowhere near its optimizer.
 .venv-bench/installed: setup.cfg pyproject.toml

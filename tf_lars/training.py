@@ -193,19 +193,18 @@ class Trainer:
                 logs = self._train_epoch(iterator, data.global_batch_size, step, end, watchers)
                 step = int(logs["step"])
                 whole = step == end
-                passes = step * data.global_batch_size / data.num_examples
-                logs["epoch"] = epoch if whole else passes
                 due = epoch // epochs_between_evaluations > evaluated // epochs_between_evaluations
                 if validation and (due or end == ends[-1] or self.model.stop_training):
                     logs |= self._validate(validation, settle_batch_norm)
                 evaluated = epoch
+                self._batch_norm.average()  # a callback may save the model
                 logs["seconds"] = time.perf_counter() - start
                 watchers.on_epoch_end(epoch - 1, logs)
                 if validation and self.model.stop_training and "val_loss" not in logs:
                     logs |= self._validate(validation, settle_batch_norm)
-                history.append(logs)
-                if checkpoints:
-                    self._batch_norm.average()
+                passes = step * data.global_batch_size / data.num_examples
+                history.append(logs | {"epoch": epoch if whole else passes})
+                if checkpoints and np.isfinite(logs["loss"]):
                     checkpoints.save(self.model, step, history if whole else history[:-1])
         watchers.on_train_end(history[-1] if history else {})
         return history
@@ -263,18 +262,13 @@ class Trainer:
                 self._timed_images += count * global_batch_size
                 self._timed_seconds += elapsed
                 self.images_per_second = self._timed_images / self._timed_seconds
-            logs |= {
-                "learning_rate": float(
-                    keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-                ),
-                "images_per_second": count * global_batch_size / elapsed,
-            }
-            if not np.isfinite(logs["loss"]):
+            logs["images_per_second"] = count * global_batch_size / elapsed
+            watchers.on_train_batch_end(step - 1, logs)
+            if not np.isfinite(logs["loss"]) and not self.model.stop_training:
                 raise InputError(
                     f"The loss must stay finite. Received: {logs['loss']} by step {step}. Use a "
                     "lower learning rate or a longer warm-up."
                 )
-            watchers.on_train_batch_end(step - 1, logs)
         return logs | {"step": step, "images_per_second": images / seconds}
 
     def _validate(self, data: EvaluationData, settle_batch_norm: Callable) -> dict[str, float]:
@@ -295,7 +289,8 @@ class Trainer:
     def _loop_in_graph(self, iterator, steps):
         for _ in tf.range(steps):
             self.strategy.run(self._train_step, args=(next(iterator),))
-        return self.model.get_metrics_result()
+        rate = keras.ops.convert_to_tensor(self.model.optimizer.learning_rate)
+        return self.model.get_metrics_result() | {"learning_rate": rate}
 
     def _train_step(self, batch) -> None:
         batch = self._prepare_batch(batch)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
-from tf_lars.distribute.cluster import Cluster
+from tf_lars.distribute.cluster import Cluster, resolve
 
 BYTES_PER_PACK = 32 * 2**20
 """Gradients are all-reduced in packs of at most this size.
@@ -36,14 +36,22 @@ def distribute(
     return strategy.distribute_datasets_from_function(lambda context: dataset(context).repeat())
 
 
-def create(cluster: Cluster) -> tf.distribute.Strategy:
+def create(cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """Returns the strategy for a cluster, over all accelerators of this process.
 
-    Several workers: MultiWorkerMirroredStrategy. One process with several GPUs:
-    MirroredStrategy. Otherwise TensorFlow's default strategy on the one device.
+    Several workers: MultiWorkerMirroredStrategy, under which Keras's own `model.fit` works too
+    (`tf_lars.distribute.keras_fit`). One process with several GPUs: MirroredStrategy. Otherwise
+    TensorFlow's default strategy on the one device.
     It must be called before anything else touches TensorFlow's devices, because a worker
     joins the others here.
+
+    Args:
+      cluster: by default what the environment says.
+
+    Raises:
+      InputError: the environment describes no cluster that can be.
     """
+    cluster = resolve() if cluster is None else cluster
     if cluster.workers:
         resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec({"worker": list(cluster.workers)}),
@@ -51,7 +59,12 @@ def create(cluster: Cluster) -> tf.distribute.Strategy:
             task_id=cluster.rank,
             rpc_layer="grpc",
         )
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver, communication_options())
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, communication_options())
+        if cluster.num_workers > 1:
+            from tf_lars.distribute import keras_fit  # patches Keras: only where that is needed
+
+            keras_fit.install()
+        return strategy
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])

@@ -1,0 +1,260 @@
+"""CPU time per step of a model so small that the loop around it is all there is to see.
+
+    python -m benchmarks.loop_overhead
+
+Four loops train the same network on the same batches: `tf_lars.Trainer`, Keras's own `fit` with one
+and with 20 steps per execution, and a bare `tf.function` that does nothing but 20 steps. They take
+turns, each in a thread of its own that waits for the others, so that what else the machine does
+falls on all alike. CPU time is that of all threads of this process. Writes `loop_overhead.csv` and
+a chart.
+"""
+
+import os
+import pathlib
+import platform
+import statistics
+import threading
+import time
+
+from absl import app, flags
+
+from benchmarks import tables
+
+FLAGS = flags.FLAGS
+
+STEPS_PER_CALL, BATCH, WARM_UP = 20, 32, 3
+TRAINER, FIT, FIT_20, BARE = (
+    "tf_lars.Trainer",
+    "Keras fit",
+    "Keras fit, steps_per_execution=20",
+    "bare tf.function",
+)
+
+
+def take_turns(contenders, steps, rounds):
+    """Returns {name: CPU milliseconds per step, one for each round}.
+
+    Every contender has a thread, and one runs at a time, until it has taken `steps` steps.
+
+    Args:
+        contenders: {name: function of `(total_steps, taken)`}; it trains for that many steps and
+            calls `taken(n)` after every n of them.
+        steps: of a turn.
+        rounds: turns of each contender that count, after `WARM_UP` that do not.
+    """
+    go = {name: threading.Semaphore(0) for name in contenders}
+    done = threading.Semaphore(0)
+    times = {name: [] for name in contenders}
+    ended, errors = set(), []
+
+    def contend(name):
+        left, start = steps, 0.0
+
+        def taken(count):
+            nonlocal left, start
+            left -= count
+            if left > 0:
+                return
+            times[name].append(1e3 * (time.process_time() - start) / steps)
+            done.release()
+            go[name].acquire()
+            left, start = steps, time.process_time()
+
+        go[name].acquire()
+        start = time.process_time()
+        try:
+            contenders[name](steps * (rounds + WARM_UP), taken)
+        except Exception as error:
+            errors.append(error)
+        finally:
+            ended.add(name)
+            done.release()
+
+    threads = [threading.Thread(target=contend, args=(name,)) for name in contenders]
+    for thread in threads:
+        thread.start()
+    for _ in range(rounds + WARM_UP):
+        for name in contenders:
+            if name not in ended:
+                go[name].release()
+                done.acquire()
+    for name, thread in zip(contenders, threads, strict=True):
+        go[name].release()
+        thread.join()
+    if errors:
+        raise errors[0]
+    return {name: values[WARM_UP:] for name, values in times.items()}
+
+
+def network():
+    """Returns a compiled perceptron with 2,410 parameters."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Dense(32, activation="relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+class Batches:
+    """One batch for ever, so that no loop waits for its input."""
+
+    global_batch_size = BATCH
+    shape_changes = ()
+
+    def __init__(self, steps):
+        self.num_examples = BATCH * steps
+
+    def dataset(self, context=None, first_step=0, last_step=0):
+        """Returns the batches."""
+        import numpy as np
+        import tensorflow as tf
+
+        random = np.random.default_rng(0)
+        x = random.standard_normal((BATCH, 64), np.float32)
+        return tf.data.Dataset.from_tensors((x, random.integers(0, 10, BATCH))).repeat()
+
+
+def trainer(total, taken):
+    """`tf_lars.Trainer`."""
+    import keras
+
+    from tf_lars import Trainer
+
+    Trainer(network(), steps_per_loop=STEPS_PER_CALL).fit(
+        Batches(total),
+        epochs=1,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: taken(STEPS_PER_CALL)
+            )
+        ],
+    )
+
+
+def fit(steps_per_execution):
+    """Returns the contender that is Keras's own loop."""
+
+    def run(total, taken):
+        import keras
+
+        model = network()
+        model.steps_per_execution = steps_per_execution
+        model.fit(
+            Batches(total).dataset(),
+            steps_per_epoch=total,
+            verbose=0,
+            callbacks=[
+                keras.callbacks.LambdaCallback(
+                    on_train_batch_end=lambda batch, logs: taken(steps_per_execution)
+                )
+            ],
+        )
+
+    return run
+
+
+def bare(total, taken):
+    """The same step, with the same metrics, in a loop inside one `tf.function`."""
+    import keras
+    import tensorflow as tf
+
+    model = network()
+    optimizer, variables = model.optimizer, model.trainable_variables
+    optimizer.build(variables)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    mean, accuracy = keras.metrics.Mean(), keras.metrics.SparseCategoricalAccuracy()
+
+    @tf.function
+    def loop(iterator):
+        for _ in tf.range(STEPS_PER_CALL):
+            x, y = next(iterator)
+            with tf.GradientTape() as tape:
+                logits = model(x, training=True)
+                loss = loss_of(y, logits)
+            optimizer.apply(tape.gradient(loss, variables), variables)
+            mean.update_state(loss)
+            accuracy.update_state(y, logits)
+        return mean.result(), accuracy.result()
+
+    iterator = iter(Batches(total).dataset())
+    for _ in range(total // STEPS_PER_CALL):
+        for value in loop(iterator):
+            float(value)
+        taken(STEPS_PER_CALL)
+
+
+def table(times):
+    """Returns the rows of the table: median CPU time and its ratio to both yardsticks."""
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return [
+        {
+            "loop": name,
+            "cpu_ms_per_step_median": round(median, 4),
+            "cpu_ms_per_step_min": round(min(times[name]), 4),
+            "to_fit": round(median / medians[FIT], 3),
+            "to_bare": round(median / medians[BARE], 3),
+            "turns": len(times[name]),
+        }
+        for name, median in medians.items()
+    ]
+
+
+def chart(rows, path):
+    """Draws the CPU time of every loop as a bar."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(
+        [row["loop"] for row in rows],
+        [row["cpu_ms_per_step_median"] for row in rows],
+        color=["tab:red" if row["loop"] == TRAINER else "tab:blue" for row in rows],
+    )
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("CPU ms per step, median, a perceptron of 2,410 parameters")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main(argv):
+    """Measures, prints and writes."""
+    del argv
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    from benchmarks import optimizer_peers
+
+    print(tables.machine())
+    print(f"Python {platform.python_version()}, {optimizer_peers.versions()}")
+    contenders = {TRAINER: trainer, FIT: fit(1), FIT_20: fit(STEPS_PER_CALL), BARE: bare}
+    rows = table(take_turns(contenders, FLAGS.steps_per_turn, FLAGS.rounds))
+    tables.show(rows)
+    folder = pathlib.Path(FLAGS.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables.write(rows, folder / "loop_overhead.csv")
+    chart(rows, folder / "loop_overhead.png")
+
+
+def define_flags():
+    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    flags.DEFINE_integer("rounds", 40, "Turns of each loop that are measured.", lower_bound=1)
+    flags.DEFINE_integer(
+        "steps_per_turn", 200, "Steps of a turn: a multiple of 20.", lower_bound=20
+    )
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table and the chart.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

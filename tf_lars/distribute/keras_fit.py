@@ -1,0 +1,344 @@
+"""Stock `model.fit`, `evaluate` and `predict` of Keras 3 on several workers.
+
+`tf_lars.distribute.strategy.create` calls `install` when it joins several workers. Keras 3.10 to
+3.15 fail there at the first batch, and deal arrays in an order that each worker draws for itself
+(keras-team/keras#20329, #20582, #20585). With the patch of these few functions every example is
+seen once per epoch, the weights are the same bits on all workers, and they are those of one process
+on the whole batch. `tf_lars.Trainer` needs none of this and is faster.
+
+Measured in two processes on CPUs, TensorFlow 2.21:
+
+| feature                                   | stock Keras        | with this patch               |
+|-------------------------------------------|--------------------|-------------------------------|
+| `fit`, `evaluate`, `train_on_batch`       | ends with an error | works                         |
+| `predict`                                 | works              | works                         |
+| `predict_on_batch`                        | all workers' rows  | the same                      |
+| order of arrays, no seed                  | drawn per worker:  | drawn once per epoch: every   |
+|                                           | examples repeated, | example once                  |
+|                                           | others left out    |                               |
+| order of arrays after `set_random_seed`   | every epoch alike, | a new one every epoch         |
+|                                           | as in one process  |                               |
+| logs after a batch                        | error              | means over the workers        |
+| logs of an epoch, metrics, `val_...`      | error              | over all examples             |
+| sample and class weights,                 | error              | works                         |
+| `validation_split`, several outputs       |                    |                               |
+| BatchNormalization                        | statistics of each | averaged over the workers     |
+|                                           | worker             | before a validation and a     |
+|                                           |                    | callback of the epoch's end   |
+| BatchNormalization(synchronized=True)     | error              | works                         |
+| mixed_bfloat16, AdamW, SGD, LARS          | error              | works                         |
+| clipping by LARS                          | error              | of the summed gradients       |
+| clipping by Keras's own optimizers        | before the sum:    | refused                       |
+|                                           | a longer step      |                               |
+| mixed_float16 with Keras's loss scaling   | workers disagree   | refused; works with           |
+|                                           | and wait for ever  | `tf_lars.loss_scale`          |
+| EMA of weights by LARS                    | error              | works                         |
+| EMA by Keras's optimizers                 | error              | works; refused with           |
+|                                           |                    | `ema_overwrite_frequency`     |
+| gradient_accumulation_steps               | error              | refused                       |
+| steps_per_execution > 1                   | error              | refused; `predict` works      |
+| jit_compile=True                          | aborts the process | refused; `predict` works      |
+| run_eagerly=True                          | error              | refused: NaN where a worker   |
+|                                           |                    | has no example of a batch     |
+| EarlyStopping, ReduceLROnPlateau,         | error              | works, on every worker        |
+| LearningRateScheduler, TerminateOnNaN     |                    |                               |
+| TensorBoard                               | error              | works                         |
+| ModelCheckpoint, CSVLogger,               | error; one path on | works on one worker, or with  |
+| BackupAndRestore                          | two workers: HDF5  | a path for each; one path on  |
+|                                           | cannot lock it     | several is refused            |
+| `tf.data.Dataset`                         | error              | works; a `shuffle` needs the  |
+|                                           |                    | same seed on all workers, and |
+|                                           |                    | BatchNormalization batches of |
+|                                           |                    | one size (`drop_remainder`)   |
+| PyDataset, generators                     | each worker's own  | refused                       |
+|                                           | order              |                               |
+
+`batch_size` is the global batch. The last batch of an epoch may be smaller; where it does not
+divide by the workers its examples weigh a little differently in that step. A callback that stops
+training, or sets the learning rate, must do so on all workers: at the end of an epoch `fit` checks
+that they agree. Within an epoch nothing can check it.
+"""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from keras.src.backend.tensorflow import trainer as keras_trainer
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+
+from tf_lars.batch_norm import BatchNormStatistics
+from tf_lars.data import order
+from tf_lars.errors import InputError
+from tf_lars.loss_scale import LossScaleOptimizer
+from tf_lars.optimizer import LARS
+
+FIRST, LAST = (3, 10), (3, 15)
+"""The releases of Keras on which all of this was tested, both included."""
+
+stock: dict[str, Callable] = {}
+"""Keras's own functions by name, once they have been replaced."""
+
+
+def install() -> bool:
+    """Replaces what is broken in Keras, once; every other strategy still gets the original.
+
+    Returns:
+      Whether this release of Keras is one that the replacements were made for. Others stay as
+      they are.
+    """
+    if not FIRST <= tuple(map(int, keras.__version__.split(".")[:2])) <= LAST:
+        logging.warning(
+            "model.fit on several workers was tested with Keras %d.%d to %d.%d only. Keras %s is "
+            "left as it is. tf_lars.Trainer works with it.",
+            *FIRST,
+            *LAST,
+            keras.__version__,
+        )
+        return False
+    if not stock:
+        for owner, name, replacement in (
+            (keras_trainer.TensorFlowTrainer, "fit", _fit),
+            (keras_trainer.TensorFlowTrainer, "_maybe_symbolic_build", _maybe_symbolic_build),
+            (keras_trainer.TFEpochIterator, "__init__", _make_epoch_iterator),
+            (keras_trainer, "reduce_per_replica", _reduce_per_replica),
+        ):
+            original = stock[name] = getattr(owner, name)
+            setattr(owner, name, functools.wraps(original)(replacement))
+    return True
+
+
+def _on_several_workers(strategy: tf.distribute.Strategy | None) -> bool:
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.extended._in_multi_worker_mode()
+    )
+
+
+def _fit(self, *args, **kwargs):
+    call = inspect.signature(stock["fit"]).bind(self, *args, **kwargs).arguments
+    strategy = self._distribute_strategy
+    if strategy is None:
+        raise InputError(
+            "A model that several workers train must be made in the scope of their strategy. "
+            f"Received: {self.name!r}, made outside. Make and compile it under "
+            "`with strategy.scope():`."
+        )
+    if _on_several_workers(strategy):
+        _check_sizes(call, strategy.num_replicas_in_sync)
+        given = call.get("callbacks")
+        if isinstance(given, keras.callbacks.CallbackList):
+            given.callbacks = _with_ours(given.callbacks, strategy)
+            given.set_model(self)
+        else:
+            call["callbacks"] = _with_ours(tf.nest.flatten(given or []), strategy)
+    return stock["fit"](**call)
+
+
+def _with_ours(callbacks: list, strategy: tf.distribute.Strategy) -> list:
+    _check_paths(callbacks, strategy)
+    return [_AverageBatchNorm(), *callbacks, _Agreement()]
+
+
+def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+    """Keras takes the mean of a tuple of distributed batches here, which none has."""
+    strategy = self._distribute_strategy
+    if _on_several_workers(strategy):
+        _check_model(self)
+        if iterator is not None:
+            *_, batches = next(iter(iterator))
+            data_batch = tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], next(batches)
+            )
+            iterator = None
+    stock["_maybe_symbolic_build"](self, iterator, data_batch)
+
+
+def _reduce_per_replica(values, strategy, reduction):
+    """Keras reduces the logs along their first axis here; they are scalars.
+
+    All workers get the same numbers, so that a callback comes to the same decision on all.
+    """
+    if reduction not in ("auto", "mean") or not _on_several_workers(strategy):
+        return stock["reduce_per_replica"](values, strategy, reduction)
+
+    def mean(*values):
+        numbers = [tf.cast(value, tf.float32) for value in values]
+        return tf.distribute.get_replica_context().all_reduce("MEAN", numbers)
+
+    means = strategy.run(mean, args=tuple(tf.nest.flatten(values)))
+    means = [strategy.experimental_local_results(value)[0] for value in means]
+    return tf.nest.pack_sequence_as(values, means)
+
+
+def _make_epoch_iterator(self, distribute_strategy=None, *args, **kwargs):
+    """Keras has every worker shuffle all examples by itself here and then take its share."""
+    if not _on_several_workers(distribute_strategy):
+        stock["__init__"](self, distribute_strategy, *args, **kwargs)
+        return
+    seed = _number_of_chief(distribute_strategy)
+    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def shuffle(indices):
+        key = tf.stack([tf.constant(seed, tf.int64), epoch.read_value()])
+        return tf.random.experimental.stateless_shuffle(indices, key)
+
+    with _replaced(tf.random, "shuffle", shuffle):
+        stock["__init__"](self, distribute_strategy, *args, **kwargs)
+    if not isinstance(self.data_adapter, ArrayDataAdapter | TFDatasetAdapter):
+        raise InputError(
+            "On several workers Keras takes arrays or a tf.data.Dataset, which it can share out. "
+            f"Received: data for its {type(self.data_adapter).__name__}. Use "
+            "tf.data.Dataset.from_generator, or tf_lars.Trainer."
+        )
+    if isinstance(self.data_adapter, ArrayDataAdapter):
+        self.data_adapter.on_epoch_begin = lambda: epoch.assign_add(1)
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _number_of_chief(strategy: tf.distribute.Strategy) -> int:
+    """Returns one random number, the same on all workers; Python's seed settles it."""
+    return int(_gather(strategy, [random.getrandbits(31)], tf.int64)[0])
+
+
+def _gather(strategy: tf.distribute.Strategy, values: list, dtype: tf.DType) -> np.ndarray:
+    """Returns all workers' lists, one after the other by rank; each has at least one entry."""
+    return strategy.gather(tf.constant(values, dtype), axis=0).numpy()
+
+
+class _AverageBatchNorm(keras.callbacks.Callback):
+    """Comes before the user's callbacks, which may save the model."""
+
+    def on_train_begin(self, logs=None):
+        strategy = self.model.distribute_strategy
+        self._statistics = BatchNormStatistics(
+            self.model, strategy, keras.utils.unpack_x_y_sample_weight
+        )
+
+    def on_test_begin(self, logs=None):
+        self._statistics.average()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._statistics.average()
+
+
+class _Agreement(keras.callbacks.Callback):
+    """Comes after the user's callbacks, and ends a run in which they disagree."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        mine = [float(self.model.stop_training), rate]
+        all_ = _gather(self.model.distribute_strategy, mine, tf.float64).reshape(-1, 2)
+        if (all_ != all_[0]).any():
+            raise InputError(
+                "A callback that stops training or sets the learning rate must do so on every "
+                f"worker. Received: stop_training={all_[:, 0].astype(bool).tolist()} and rates "
+                f"{all_[:, 1].tolist()} by rank, after epoch {epoch + 1}. Give every worker the "
+                "same callbacks."
+            )
+
+
+_WRITERS = {
+    keras.callbacks.BackupAndRestore: "backup_dir",
+    keras.callbacks.CSVLogger: "filename",
+    keras.callbacks.ModelCheckpoint: "filepath",
+}
+
+
+def _check_paths(callbacks: list, strategy: tf.distribute.Strategy) -> None:
+    paths = {}
+    for callback in callbacks:
+        for kind, attribute in _WRITERS.items():
+            if isinstance(callback, kind):
+                path = str(getattr(callback, attribute))
+                digest = hashlib.sha256(path.encode()).digest()
+                paths[int.from_bytes(digest[:7], "little")] = f"{kind.__name__} with {path!r}"
+    everyone = _gather(strategy, [0, *paths], tf.int64).tolist()
+    twice = sorted({path for path in everyone if path and everyone.count(path) > 1})
+    if twice:
+        raise InputError(
+            "Two workers must not write one file. Received on several of them: "
+            f"{paths.get(twice[0], 'a callback that writes')}. Give this callback to the first "
+            "worker alone, or a path of its own to each."
+        )
+
+
+def _check_sizes(call: dict[str, Any], workers: int) -> None:
+    """Refuses arrays whose batches do not divide, or leave a worker without an example."""
+    x = tf.nest.flatten(call.get("x"))[0]
+    if isinstance(x, tf.data.Dataset) or not hasattr(x, "shape"):
+        return
+    size = call.get("batch_size") or 32
+    order.per_replica_batch_size(size, workers)
+    examples = x.shape[0]
+    if call.get("validation_split") and call.get("validation_data") is None:
+        examples = int(np.floor(examples * (1 - call["validation_split"])))
+    rest = examples % size
+    if 0 < rest < workers and not call.get("steps_per_epoch"):
+        raise InputError(
+            f"The last batch must have an example for each of the {workers} workers. Received: "
+            f"{examples} examples in batches of {size}, which leave {rest}. Leave them out."
+        )
+
+
+def _check_model(model: keras.Model) -> None:
+    """Refuses what crashes, hangs or goes wrong on several workers."""
+    if model.steps_per_execution > 1:
+        raise InputError(
+            "On several workers Keras runs one step per call. Received: steps_per_execution="
+            f"{model.steps_per_execution}. Leave it out, or use "
+            f"tf_lars.Trainer(model, steps_per_loop={model.steps_per_execution})."
+        )
+    for setting in ("jit_compile", "run_eagerly"):
+        if getattr(model, setting):
+            raise InputError(
+                f"On several workers Keras trains without {setting}. Received: {setting}=True. "
+                f"Compile the model with {setting}=False, or train it by tf_lars.Trainer."
+            )
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        if not isinstance(optimizer, LossScaleOptimizer):
+            raise InputError(
+                "Loss scaling must come to one verdict on all workers. Received: Keras's "
+                "LossScaleOptimizer, with which they disagree and wait for each other for ever. "
+                "Compile with tf_lars.loss_scale.LossScaleOptimizer(optimizer)."
+            )
+        optimizer = optimizer.inner_optimizer
+    if optimizer is None or isinstance(optimizer, LARS):
+        return
+    clips = [n for n in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(optimizer, n)]
+    if clips:
+        raise InputError(
+            "On several workers Keras's optimizers clip before gradients are summed, which is "
+            f"another step. Received: {type(optimizer).__name__} with {clips[0]}. Use "
+            "tf_lars.LARS, or tf_lars.Trainer with any optimizer."
+        )
+    if optimizer.gradient_accumulation_steps:
+        raise InputError(
+            "On several workers Keras's optimizers cannot accumulate gradients. Received: "
+            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}. Use "
+            "tf_lars.Trainer(model, micro_batch_size=...)."
+        )
+    if optimizer.use_ema and optimizer.ema_overwrite_frequency:
+        raise InputError(
+            "On several workers Keras's optimizers cannot overwrite weights by their averages. "
+            f"Received: ema_overwrite_frequency={optimizer.ema_overwrite_frequency}. Leave it "
+            "out: the averages are put in place when fit ends."
+        )
