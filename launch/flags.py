@@ -5,11 +5,13 @@ import math
 
 from absl import flags
 
+from launch import recipe
 from tf_lars.data import AUGMENTATIONS, MAX_RANDAUGMENT_MAGNITUDE, RANDAUGMENT_MAGNITUDE
 from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.errors import InputError
 
 OPTIMIZERS = ("lars", "sgd", "nesterov")
+SCHEDULES = ("polynomial", "cosine", "step", "constant")
 PRECISIONS = ("float32", "bfloat16")
 RESUME = ("auto", "must", "never")
 SHORT_RUN_STEPS = 1000
@@ -29,7 +31,9 @@ class TrainingSettings:
     epochs: int
     optimizer: str
     learning_rate: float
+    initial_learning_rate: float
     warmup_epochs: float
+    schedule: str
     end_learning_rate: float
     decay_power: float
     weight_decay: float
@@ -69,6 +73,7 @@ class TrainingSettings:
             "augmentation",
             f"one of {', '.join(AUGMENTATIONS)}",
         )
+        _check(self.schedule in SCHEDULES, self, "schedule", f"one of {', '.join(SCHEDULES)}")
         _check(self.resume in RESUME, self, "resume", f"one of {', '.join(RESUME)}")
         for name in ("data_dir", "model_dir"):
             _check(bool(getattr(self, name)), self, name, "the path of a folder")
@@ -82,6 +87,7 @@ class TrainingSettings:
             _check(0 < value < math.inf, self, name, "above 0")
         for name in (
             "weight_decay",
+            "initial_learning_rate",
             "end_learning_rate",
             "warmup_epochs",
             "mixup_alpha",
@@ -179,7 +185,9 @@ def define_input() -> None:
 
 
 def define() -> None:
-    """Defines the flags of `TrainingSettings`, and `--num_workers` by its own program."""
+    """Defines the flags of `TrainingSettings` and of recipes; `--num_workers` has its program."""
+    recipe.define()
+    flags.adopt_module_key_flags(recipe)
     define_input()
     flags.DEFINE_string(
         "model",
@@ -209,7 +217,11 @@ def define() -> None:
     flags.DEFINE_integer("epochs", 90, "Passes over the training data.")
     flags.DEFINE_string("optimizer", "lars", f"One of {', '.join(OPTIMIZERS)}.")
     flags.DEFINE_float("learning_rate", 10.0, "Rate at the end of the warm-up.")
-    flags.DEFINE_float("warmup_epochs", 5.0, "Epochs in which the rate rises linearly from 0.")
+    flags.DEFINE_float("initial_learning_rate", 0.0, "Rate at the first step of the warm-up.")
+    flags.DEFINE_float("warmup_epochs", 5.0, "Epochs in which the rate rises linearly.")
+    flags.DEFINE_string(
+        "schedule", "polynomial", f"What follows the warm-up: one of {', '.join(SCHEDULES)}."
+    )
     flags.DEFINE_float("end_learning_rate", 1e-4, "Rate at the end of training.")
     flags.DEFINE_float("decay_power", 2.0, "Power of the polynomial decay after the warm-up.")
     flags.DEFINE_float("weight_decay", 5e-5, "L2 decay, not of biases and batch normalisation.")
@@ -253,13 +265,14 @@ def define() -> None:
 
 
 def training_settings() -> TrainingSettings:
-    """Returns the settings that the flags give.
+    """Returns the settings that the flags and `--recipe` give.
 
     Raises:
-      InputError: a flag is out of its range.
+      InputError: a flag is out of its range, or there is no such recipe.
     """
     names = [field.name for field in dataclasses.fields(TrainingSettings)]
-    return TrainingSettings(**{name: flags.FLAGS[name].value for name in names})
+    values = {name: flags.FLAGS[name].value for name in names}
+    return TrainingSettings(**{**values, **recipe.chosen()})
 
 
 def as_arguments(settings: TrainingSettings) -> list[str]:

@@ -11,6 +11,7 @@ from launch import input as inputs
 from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
 from tf_lars.data import check_augmentation, order, reader, records
 from tf_lars.data.records import DatasetInfo
+from tf_lars.data.workers import available_cores
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import EXIT_DONE, InputError
 
@@ -162,10 +163,12 @@ def _optimizer(settings: TrainingSettings, steps: int, num_examples: int):
     from tf_lars import LARS, schedules
 
     warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
-    schedule = schedules.WarmupPolynomial(
+    schedule = schedules.create(
+        settings.schedule,
         peak_learning_rate=settings.learning_rate,
         total_steps=steps,
         warmup_steps=min(warmup_steps, steps),
+        initial_learning_rate=settings.initial_learning_rate,
         power=settings.decay_power,
         end_learning_rate=min(settings.end_learning_rate, settings.learning_rate),
     )
@@ -227,10 +230,15 @@ def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: in
             f"batch       {batch:,} = {replicas} x {batch // replicas:,}",
             f"steps       {steps:,} = {settings.epochs} epochs x {examples / batch:.2f}",
             f"optimizer   {settings.optimizer}, rate {settings.learning_rate:g} after "
-            f"{settings.warmup_epochs:g} epochs of warm-up, then decay of power "
-            f"{settings.decay_power:g} to {settings.end_learning_rate:g}",
+            f"{settings.warmup_epochs:g} epochs of warm-up, then {_decay(settings)}",
         ]
     )
+
+
+def _decay(settings: TrainingSettings) -> str:
+    if settings.schedule == "polynomial":
+        return f"decay of power {settings.decay_power:g} to {settings.end_learning_rate:g}"
+    return f"the schedule {settings.schedule!r}"
 
 
 def _finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> int:
@@ -261,6 +269,7 @@ def _finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> i
         "num_workers": cluster.num_workers,
         # Training and evaluation, before and after any interruption, without the start-up.
         "seconds": sum(e["seconds"] for e in history),
+        **_what_was_measured(settings, cluster, trainer),
     }
     path = os.path.join(settings.model_dir, "results.json")
     results.write(path, summary)
@@ -272,6 +281,31 @@ def _finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> i
     )
     print(f"\n{results.table(summary)}\n\nresults in {path}, picture in {picture}", flush=True)
     return EXIT_DONE
+
+
+def _what_was_measured(settings, cluster: Cluster, trainer) -> dict[str, object]:
+    """Returns what `tf_lars.planner.calibrate` must know about the run besides its speed."""
+    import tensorflow as tf
+
+    hosts = {worker.rpartition(":")[0] for worker in cluster.workers} or {""}
+    gpus = tf.config.list_physical_devices("GPU")
+    replicas = trainer.strategy.num_replicas_in_sync
+    device, cores = "CPU", None
+    if gpus:
+        device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+    else:
+        # Workers that were given no cores of their own share all of them.
+        on_this_host = replicas / len(hosts)
+        cores = min(available_cores(), (os.cpu_count() or 1) / on_this_host)
+    return {
+        "model": settings.model,
+        "image_size": settings.image_size,
+        **dataclasses.asdict(models.describe(trainer.model, settings.image_size)),
+        "device": device,
+        "replicas": replicas,
+        "cores_per_replica": cores,
+        "num_hosts": len(hosts),
+    }
 
 
 def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):

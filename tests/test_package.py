@@ -53,8 +53,9 @@ def test_tf_lars_is_the_only_package_in_the_wheel(wheel):
     assert {name for name in names if not name.endswith(".dist-info")} == {"tf_lars"}
 
 
-def test_every_module_is_in_the_wheel(wheel):
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "tf_lars").rglob("*.py")}
+def test_every_module_and_table_is_in_the_wheel(wheel):
+    files = [path for kind in ("*.py", "*.csv") for path in (ROOT / "tf_lars").rglob(kind)]
+    sources = {str(path.relative_to(ROOT)) for path in files}
     assert sources <= set(zipfile.ZipFile(wheel).namelist())
 
 
@@ -76,5 +77,5 @@ def test_importing_the_package_does_not_import_tensorflow():
     done = subprocess.run(
         [sys.executable, "-c", source], capture_output=True, text=True, check=True
     )
-    for name in ("LARS", "Trainer", "schedules"):
+    for name in ("LARS", "Trainer", "planner", "recipes", "schedules"):
         assert name in done.stdout

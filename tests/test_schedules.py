@@ -126,3 +126,17 @@ def test_scaling_rules():
 def test_what_cannot_work_is_refused(make, message):
     with pytest.raises(InputError, match=f"Received: .*{message}"):
         make()
+
+
+def test_create_makes_each_schedule_by_its_name():
+    common = dict(peak_learning_rate=2.0, total_steps=90, warmup_steps=4)
+    polynomial = schedules.create("polynomial", **common, power=1.5, end_learning_rate=0.1)
+    assert isinstance(polynomial, schedules.WarmupPolynomial)
+    assert polynomial.get_config()["power"] == 1.5
+    assert polynomial.end_learning_rate == 0.1
+    assert isinstance(schedules.create("cosine", **common), schedules.WarmupCosine)
+    assert schedules.create("step", **common).boundaries == [30, 60, 80]
+    constant = schedules.create("constant", **common, initial_learning_rate=0.5)
+    assert (type(constant), constant.initial_learning_rate) == (schedules.WarmupConstant, 0.5)
+    with pytest.raises(InputError, match="polynomial, cosine, step or constant"):
+        schedules.create("linear", **common)

@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 _EXPORTS = {"LARS": "tf_lars.optimizer", "Trainer": "tf_lars.training"}
-_MODULES = ("schedules",)
+_MODULES = ("planner", "recipes", "schedules")
 
 __all__ = [*_EXPORTS, *_MODULES]
 

@@ -1,4 +1,4 @@
-"""Learning rates by step: linear warm-up, then decay; and how rates scale with the batch.
+"""Learning rates by step: linear warm-up, then decay.
 
 A schedule is a function of the optimizer's step s, counted from 0:
 
@@ -17,42 +17,70 @@ import keras
 import tensorflow as tf
 
 from tf_lars.errors import InputError
+from tf_lars.scaling import linear_scaling, square_root_scaling
+
+__all__ = [
+    "Warmup",
+    "WarmupConstant",
+    "WarmupCosine",
+    "WarmupDecay",
+    "WarmupPolynomial",
+    "WarmupStep",
+    "create",
+    "linear_scaling",
+    "square_root_scaling",
+]
 
 
-def linear_scaling(learning_rate, batch_size, reference_batch_size=256):
-    """Returns learning_rate * batch_size / reference_batch_size.
+STEP_DECAYS = (30 / 90, 60 / 90, 80 / 90)
+"""Where, as shares of all steps, "step" divides the rate by 10 (Goyal et al., arXiv:1706.02677)."""
+
+
+def create(
+    name,
+    *,
+    peak_learning_rate,
+    total_steps,
+    warmup_steps=0,
+    initial_learning_rate=0.0,
+    power=2.0,
+    end_learning_rate=0.0,
+):
+    """Returns a schedule by name: "polynomial", "cosine", "step" or "constant".
 
     Args:
-        learning_rate: the rate that is right at `reference_batch_size`.
-        batch_size: the global batch to scale to.
-        reference_batch_size: 256 unless given.
+        name: of what follows the warm-up.
+        peak_learning_rate: p, the rate at the end of the warm-up.
+        total_steps: T, the steps of the whole run.
+        warmup_steps: w.
+        initial_learning_rate: i, the rate at step 0 of a warm-up.
+        power: of the polynomial; no other schedule reads it.
+        end_learning_rate: e, of the polynomial and the cosine; no other schedule reads it.
 
-    Reference: Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677, section 2.1.
+    Raises:
+        InputError: no such schedule, or the schedule refuses its numbers.
     """
-    return learning_rate * _batch_ratio(batch_size, reference_batch_size)
-
-
-def square_root_scaling(learning_rate, batch_size, reference_batch_size=256):
-    """Returns learning_rate * sqrt(batch_size / reference_batch_size).
-
-    Args:
-        learning_rate: the rate that is right at `reference_batch_size`.
-        batch_size: the global batch to scale to.
-        reference_batch_size: 256 unless given.
-
-    Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks",
-    arXiv:1404.5997, section 5.
-    """
-    return learning_rate * math.sqrt(_batch_ratio(batch_size, reference_batch_size))
-
-
-def _batch_ratio(batch_size, reference_batch_size):
-    if batch_size <= 0 or reference_batch_size <= 0:
-        raise InputError(
-            "Batch sizes must be above 0. "
-            f"Received: batch_size={batch_size}, reference_batch_size={reference_batch_size}."
+    common = dict(warmup_steps=warmup_steps, initial_learning_rate=initial_learning_rate)
+    if name == "polynomial":
+        return WarmupPolynomial(
+            peak_learning_rate,
+            total_steps,
+            power=power,
+            end_learning_rate=end_learning_rate,
+            **common,
         )
-    return batch_size / reference_batch_size
+    if name == "cosine":
+        return WarmupCosine(
+            peak_learning_rate, total_steps, end_learning_rate=end_learning_rate, **common
+        )
+    if name == "step":
+        boundaries = [round(share * total_steps) for share in STEP_DECAYS]
+        return WarmupStep(peak_learning_rate, boundaries, **common)
+    if name == "constant":
+        return WarmupConstant(peak_learning_rate, **common)
+    raise InputError(
+        f"The schedule must be polynomial, cosine, step or constant. Received: {name!r}."
+    )
 
 
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):

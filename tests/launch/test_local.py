@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tf_lars import planner
 from tf_lars.data import digits
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,10 @@ def test_a_run_leaves_what_it_promises(finished):
     assert results["global_batch_size"] == 512
     assert 0 <= results["top1"] <= results["top5"] <= 1
     assert results["images_per_second"] > 0
+    run = planner.Measurement.load(str(model_dir))
+    assert (run.accelerator, run.devices, run.shared_host) == ("CPU", 2, True)
+    assert run.step_seconds == pytest.approx(512 / results["images_per_second"])
+    assert 0 < run.cores <= (os.cpu_count() or 1) / 2
     for name in ("flags.txt", "report.png", "logs/rank-0.log", "logs/rank-1.log"):
         assert (model_dir / name).stat().st_size > 0
     assert list((model_dir / "checkpoints").glob("step-*/state.json"))

@@ -1,0 +1,132 @@
+"""Two short runs on this machine predict the others: `planner.calibrate` held against measurement.
+
+    python -m benchmarks.planner_local
+
+Trains a small ResNet on the digits with one, two and four worker processes, in turns, so that what
+else the machine does falls on all alike, calibrates with the first two settings, and predicts the
+rest. The fastest run of each setting counts, because other work can only slow a run. Writes
+`benchmarks/results/planner_local.csv`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl import app, flags
+
+from benchmarks import tables
+from tf_lars import planner
+from tf_lars.planner import Measurement
+
+FLAGS = flags.FLAGS
+
+GIVEN = ((1, 256), (2, 512))
+"""Workers and global batch of the runs that the planner is given."""
+
+PREDICTED = ((1, 512), (2, 256), (2, 1024), (4, 512))
+"""And of those that it predicts."""
+
+MODEL = ("--model=small_resnet14_w16", "--image_size=32", "--epochs=6", "--warmup_epochs=1")
+
+
+def train(data_dir: str, model_dir: str, workers: int, batch: int) -> float:
+    """Trains once; returns the run's images per second, the median of its epochs."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.local", *MODEL),
+            f"--data_dir={data_dir}",
+            f"--model_dir={model_dir}",
+            f"--num_workers={workers}",
+            f"--global_batch_size={batch}",
+            *("--learning_rate=2", "--augmentation=none", "--crop_fraction=1", "--resume=never"),
+            "--epochs_between_evaluations=1000",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with open(os.path.join(model_dir, "results.json")) as file:
+        return json.load(file)["images_per_second"]
+
+
+def compare(rates: dict[tuple[int, int], list[float]], folder: pathlib.Path) -> list[dict]:
+    """Returns a row per setting: measured, and predicted from the first two alone.
+
+    Args:
+      rates: images per second of all runs, by workers and batch.
+      folder: holds a finished run of each setting, under "WORKERS-BATCH".
+    """
+    measured = {
+        (workers, batch): dataclasses.replace(
+            Measurement.load(str(folder / f"{workers}-{batch}")),
+            step_seconds=batch / max(rates[workers, batch]),
+        )
+        for workers, batch in rates
+    }
+    fitted = planner.calibrate([measured[setting] for setting in GIVEN])
+    rows = []
+    for (workers, batch), measurement in measured.items():
+        plan = planner.predict(
+            accelerator=fitted, devices=workers, global_batch_size=batch, epochs=1
+        )
+        rows.append(
+            {
+                "workers": workers,
+                "global_batch_size": batch,
+                "role": "given" if (workers, batch) in GIVEN else "predicted",
+                "runs": len(rates[workers, batch]),
+                "slowest_images_per_second": round(min(rates[workers, batch])),
+                "fastest_images_per_second": round(max(rates[workers, batch])),
+                "measured_step_ms": round(1e3 * measurement.step_seconds, 1),
+                "predicted_step_ms": round(1e3 * plan.step_seconds, 1),
+                "error_percent": round(100 * (plan.step_seconds / measurement.step_seconds - 1), 1),
+                "expected_error_percent": round(100 * plan.relative_error, 1),
+                "machine": tables.machine(),
+            }
+        )
+    return rows
+
+
+def main(_):
+    """Measures, compares and writes."""
+    settings = [*GIVEN, *PREDICTED]
+    rates = {setting: [] for setting in settings}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "launch.prepare_imagenet", "--dataset=digits"),
+                f"--output_dir={folder / 'digits'}",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        for round_ in range(FLAGS.rounds):
+            for workers, batch in settings:
+                rate = train(
+                    str(folder / "digits"), str(folder / f"{workers}-{batch}"), workers, batch
+                )
+                rates[workers, batch].append(rate)
+                print(
+                    f"round {round_ + 1}/{FLAGS.rounds}: {workers} workers, batch {batch}: "
+                    f"{rate:,.0f} images/s",
+                    flush=True,
+                )
+        rows = compare(rates, folder)
+    tables.show(rows)
+    tables.write(rows, pathlib.Path(FLAGS.path))
+
+
+def define_flags():
+    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    flags.DEFINE_integer("rounds", 3, "Runs of each setting.", lower_bound=1)
+    flags.DEFINE_string("path", "benchmarks/results/planner_local.csv", "Where the table goes.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

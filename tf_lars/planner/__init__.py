@@ -1,0 +1,37 @@
+"""How long will it take, and what does a larger batch buy: time to train before it is rented.
+
+`predict` says for a model, a device family, a number of devices and a batch how many epochs the
+batch needs, how long a step takes and what both come to. Its constants were fitted to published
+results (fitted.csv, benchmarks/fit_planner.py); `Hardware` describes devices without any, and
+`calibrate` learns from a user's own short runs.
+"""
+
+from tf_lars.planner.calibration import CalibratedDevice, Measurement, calibrate
+from tf_lars.planner.communication import Network, network, networks
+from tf_lars.planner.devices import FittedDevice, Hardware, accelerators, device
+from tf_lars.planner.epochs import critical_batch, epochs_to_target
+from tf_lars.planner.plan import Plan, predict
+from tf_lars.planner.results import PublishedResult, published_results
+from tf_lars.planner.workloads import Workload, workload, workloads
+
+__all__ = [
+    "CalibratedDevice",
+    "FittedDevice",
+    "Hardware",
+    "Measurement",
+    "Network",
+    "Plan",
+    "PublishedResult",
+    "Workload",
+    "accelerators",
+    "calibrate",
+    "critical_batch",
+    "device",
+    "epochs_to_target",
+    "network",
+    "networks",
+    "predict",
+    "published_results",
+    "workload",
+    "workloads",
+]

@@ -1,0 +1,303 @@
+"""The planner fitted to a user's own short runs, so that small ones predict the large one.
+
+The step's time on p devices with b images each is
+
+    t = b / (r g) + c0 + all_reduce(p, n; a, B)
+
+with the device's rate r, the overhead c0 of a step, and an all-reduce of n bytes of gradients by
+the formulas of `communication`. Two runs cannot tell all of r, c0, a and B apart. So all but r come
+with priors, and what the runs do not say stays uncertain: `error` says by how much.
+
+Where workers are processes that share the cores of one machine, a worker's rate depends on its
+cores c: g = c up to one core, and c**0.42 beyond (two processes with a core each are 1.5 times as
+fast as one on both; the exponent, too, is fitted).
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from tf_lars.errors import InputError
+from tf_lars.planner import communication
+from tf_lars.planner.communication import Network
+from tf_lars.planner.devices import StepTime
+from tf_lars.planner.least_squares import covariance, solve
+from tf_lars.planner.workloads import Workload, workloads
+
+MEASUREMENT_DEVIATION = 0.05
+"""Relative deviation of a step time from run to run, and from the model's straight lines."""
+
+OVERHEAD = (math.log(5e-3), 1.0)
+"""Mean and deviation of log c0 in seconds: the families of fitted.csv lie between 3 and 30 ms."""
+
+LOOPBACK = ((math.log(2e-4), 1.5), (math.log(2e-9), 1.5))
+"""Means and deviations of log a and log B between processes of one machine."""
+
+UNKNOWN_NETWORK = ((math.log(2e-6), 1.0), (math.log(1e-10), 1.0))
+"""The same between machines: 80 Gb/s, and a factor of 3 up or down."""
+
+KNOWN_NETWORK_DEVIATION = 0.1
+"""Of log a and log B of a network that is named."""
+
+RATE_DEVIATION = 3.0
+"""Of log r from the rate that was seen: next to nothing is known of it before."""
+
+CORE_EXPONENT = (math.log(2 / 1.5) / math.log(2), 0.15)
+"""Mean and deviation of the exponent of g beyond one core: 1.33 times the rate on two cores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """A step's time, measured.
+
+    Attributes:
+      accelerator: name of the device.
+      devices: how many trained together.
+      global_batch_size: examples per step, on all devices.
+      step_seconds: of one step.
+      workload: the model.
+      cores: processor cores of each device, where devices are processes on CPUs.
+      shared_host: whether all devices are processes of one machine.
+    """
+
+    accelerator: str
+    devices: int
+    global_batch_size: int
+    step_seconds: float
+    workload: Workload
+    cores: float | None = None
+    shared_host: bool = False
+
+    @classmethod
+    def load(cls, path: str) -> "Measurement":
+        """Reads the results.json of a run (a path to it, or to the run's folder).
+
+        Raises:
+          InputError: there is none, or it lacks what a calibration needs.
+        """
+        if os.path.isdir(path):
+            path = os.path.join(path, "results.json")
+        try:
+            with open(path) as file:
+                run = json.load(file)
+            model = f"{run['model']} at {run['image_size']} px"
+            if run["model"] in workloads() and run["image_size"] == 224:
+                model = run["model"]
+            if not 0 < run["images_per_second"] < math.inf:
+                raise ValueError("images_per_second must be above 0")
+            return cls(
+                accelerator=run["device"],
+                devices=int(run["replicas"]),
+                global_batch_size=int(run["global_batch_size"]),
+                step_seconds=run["global_batch_size"] / run["images_per_second"],
+                workload=Workload(model, float(run["forward_flops"]), int(run["parameters"])),
+                cores=run["cores_per_replica"],
+                shared_host=run["cores_per_replica"] is not None and run["num_hosts"] == 1,
+            )
+        except OSError as error:
+            raise InputError(
+                f"A calibration reads the results.json of runs. Received: {path!r} "
+                f"({error.strerror}). Name the folders of finished runs."
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                "A calibration needs results.json as the launchers write it. Received: "
+                f"{path!r} ({error!r}). Run it again with this version."
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibratedDevice:
+    """A device as short runs have shown it; made by `calibrate`.
+
+    Attributes:
+      name: of the device.
+      measured_on: the model of the runs.
+      algorithm: of the all-reduce.
+      parameters: log r, log c0, log a, log B and the core exponent, fitted.
+      covariance: theirs.
+      cores: of each device, or None.
+      host_cores: of the one machine that all devices share, or None.
+      most_images: per device, of the runs.
+      runs: how many were fitted.
+    """
+
+    name: str
+    measured_on: Workload
+    algorithm: str
+    parameters: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    cores: float | None
+    host_cores: float | None
+    most_images: float
+    runs: int
+
+    def step(self, model: Workload, images: float, devices: int) -> StepTime:
+        """Returns b / (r g), c0 and the all-reduce.
+
+        Raises:
+          InputError: another model than that of the runs, and not both have known FLOP.
+        """
+        return self._step(np.array(self.parameters), model, images, devices)
+
+    def _step(self, x: np.ndarray, model: Workload, images: float, devices: int) -> StepTime:
+        flops = 1.0
+        if model.name != self.measured_on.name:
+            if not (model.forward_flops and self.measured_on.forward_flops):
+                raise InputError(
+                    f"The runs trained {self.measured_on.name}, whose FLOP are not known, and so "
+                    f"say nothing of another model. Received: {model.name}. Calibrate with runs "
+                    "of that model."
+                )
+            flops = model.forward_flops / self.measured_on.forward_flops
+        cores = self.host_cores / devices if self.host_cores else self.cores
+        return _step(x, self.algorithm, images * flops, devices, model.parameters, cores)
+
+    def error(self, images: float, devices: int) -> float:
+        """Returns the relative error that the runs and the priors leave."""
+        best = np.array(self.parameters)
+
+        def log_total(x):
+            return math.log(self._step(x, self.measured_on, images, devices).total)
+
+        slope = np.array(
+            [(log_total(best + 1e-5 * unit) - log_total(best)) / 1e-5 for unit in np.eye(len(best))]
+        )
+        return float(
+            math.hypot(MEASUREMENT_DEVIATION, math.sqrt(slope @ np.array(self.covariance) @ slope))
+        )
+
+    def notes(self, images: float, devices: int) -> list[str]:
+        """Returns how many runs this rests on, and what they cannot know."""
+        del images
+        notes = [f"calibrated with {self.runs} run{'s' if self.runs > 1 else ''}"]
+        if self.host_cores and devices > self.host_cores:
+            notes.append(f"{devices} workers share {self.host_cores:g} cores")
+        return notes
+
+
+def calibrate(
+    runs: Sequence["str | Measurement"],
+    *,
+    accelerator: str | None = None,
+    network: str | Network | None = None,
+    algorithm: str = "ring",
+) -> CalibratedDevice:
+    """Fits the step-time model to measured runs.
+
+    Args:
+      runs: folders or results.json of finished runs, or measurements; of one model, and as
+        different as can be in devices and images per device.
+      accelerator: the device to return, where the runs used several: each has a rate of its own,
+        and all share the overhead and the network.
+      network: between the devices, a name of networks.csv or a `Network`; unknown by default.
+      algorithm: of the all-reduce, one of `communication.ALGORITHMS`.
+
+    Returns:
+      What `predict` takes as its accelerator.
+
+    Raises:
+      InputError: no runs, runs of several models, or an unknown device, network or algorithm.
+    """
+    measurements = [r if isinstance(r, Measurement) else Measurement.load(r) for r in runs]
+    names = sorted({m.accelerator for m in measurements})
+    models = sorted({m.workload.name for m in measurements})
+    if not measurements or len(models) > 1:
+        raise InputError(
+            "A calibration needs at least one run, and all of the same model. Received: "
+            f"{' and '.join(models) or 'no runs'}."
+        )
+    if accelerator is None and len(names) == 1:
+        accelerator = names[0]
+    if accelerator not in names:
+        raise InputError(
+            f"The runs used {' and '.join(names)}. Received: accelerator={accelerator!r}. Name one."
+        )
+    link = communication.network(network) if isinstance(network, str) else network
+    communication.all_reduce(algorithm, 1, 0.0, link or Network("", 0.0, 0.0))  # knows it
+    priors = _priors(link, loopback=all(m.shared_host for m in measurements))
+    shared = len(priors)
+
+    fastest = [
+        math.log(
+            max(
+                m.global_batch_size / m.devices / m.step_seconds
+                for m in measurements
+                if m.accelerator == name
+            )
+        )
+        for name in names
+    ]
+    # A device may be faster than it was seen to be, by what the network is to blame for.
+    priors += [(rate, RATE_DEVIATION) for rate in fastest]
+
+    def residuals(x):
+        rates = dict(zip(names, x[shared:], strict=True))
+        measured = [
+            np.log(
+                _step(
+                    np.concatenate([[rates[m.accelerator]], x[:shared]]),
+                    algorithm,
+                    m.global_batch_size / m.devices,
+                    m.devices,
+                    m.workload.parameters,
+                    m.cores,
+                ).total
+                / m.step_seconds
+            )
+            / MEASUREMENT_DEVIATION
+            for m in measurements
+        ]
+        return np.array(measured + [(x[i] - mean) / sd for i, (mean, sd) in enumerate(priors)])
+
+    best = solve(residuals, np.array([mean for mean, _ in priors]))
+    spread = covariance(residuals, best)
+    own = [shared + names.index(accelerator), *range(shared)]
+    of_device = [m for m in measurements if m.accelerator == accelerator]
+    return CalibratedDevice(
+        name=accelerator,
+        measured_on=of_device[0].workload,
+        algorithm=algorithm,
+        parameters=tuple(best[own].tolist()),
+        covariance=tuple(map(tuple, spread[np.ix_(own, own)].tolist())),
+        cores=of_device[0].cores,
+        host_cores=max((m.cores or 0) * m.devices for m in of_device)
+        if all(m.shared_host for m in of_device)
+        else None,
+        most_images=max(m.global_batch_size / m.devices for m in of_device),
+        runs=len(measurements),
+    )
+
+
+def _priors(link: Network | None, loopback: bool) -> list[tuple[float, float]]:
+    """Returns the means and deviations of log c0, log a, log B and the core exponent."""
+    if link is None:
+        return [OVERHEAD, *(LOOPBACK if loopback else UNKNOWN_NETWORK), CORE_EXPONENT]
+    known = KNOWN_NETWORK_DEVIATION
+    return [
+        OVERHEAD,
+        (math.log(max(link.latency, 1e-12)), known),
+        (math.log(link.seconds_per_byte), known),
+        CORE_EXPONENT,
+    ]
+
+
+def _step(
+    x: np.ndarray,
+    algorithm: str,
+    images: float,
+    devices: int,
+    parameters: int,
+    cores: float | None,
+) -> StepTime:
+    rate, overhead, latency, seconds_per_byte = (float(value) for value in np.exp(x[:4]))
+    if cores is not None:
+        rate *= cores if cores <= 1 else cores ** x[4]
+    link = Network("calibrated", latency, seconds_per_byte)
+    gradients = parameters * communication.BYTES["float32"]
+    reduction = communication.all_reduce(algorithm, devices, gradients, link)
+    return StepTime(images / rate, overhead, reduction)

@@ -1,0 +1,152 @@
+"""How long an all-reduce takes, from first principles.
+
+Every formula counts messages and bytes on the busiest link, with `a` the latency of a message and
+`B` the seconds per byte (1 / bandwidth), for `p` devices and `n` bytes of gradients:
+
+| algorithm | seconds |
+|---|---|
+| `ring` | 2(p-1)a + 2((p-1)/p)nB |
+| `halving_doubling` | 2 ceil(lg p) a + 2((p-1)/p)nB |
+| `tree` | ceil(lg p) (a + nB) |
+| `two_level` | 2(g-1)a1 + 2((g-1)/g)nB1 within nodes of g, then a ring of p/g nodes over n/g |
+| `torus` | 2(X-1)a + 2((X-1)/X)nB + 2(Y-1)a + 2((Y-1)/Y)(n/X)B on a torus of X by Y |
+
+References: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in
+MPICH" (ring, halving and doubling); You et al., "ImageNet Training in Minutes" (the tree: its
+lg p (a + nB)); Mikami et al., arXiv:1811.05233 (2-D torus).
+"""
+
+import csv
+import dataclasses
+import functools
+import importlib.resources
+import math
+
+from tf_lars.errors import InputError
+
+ALGORITHMS = ("ring", "halving_doubling", "tree", "two_level", "torus")
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of one gradient, by the type in which it is sent."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A link between devices.
+
+    Attributes:
+      name: for messages.
+      latency: a, seconds per message.
+      seconds_per_byte: B.
+      source: where the two numbers come from.
+    """
+
+    name: str
+    latency: float
+    seconds_per_byte: float
+    source: str = ""
+
+
+@functools.cache
+def networks() -> dict[str, Network]:
+    """Returns the known networks by name (networks.csv, with their source)."""
+    text = importlib.resources.files(__package__).joinpath("networks.csv").read_text()
+    return {
+        row["name"]: Network(
+            row["name"],
+            float(row["latency_us"]) * 1e-6,
+            float(row["ns_per_byte"]) * 1e-9,
+            row["source"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    }
+
+
+def network(text: str) -> Network:
+    """Returns a network by name, or from "LATENCY_US:GIGABITS" (1.5:200).
+
+    Raises:
+      InputError: neither.
+    """
+    if text in networks():
+        return networks()[text]
+    try:
+        latency, gigabits = (float(part) for part in text.split(":"))
+        if not (0 <= latency < math.inf and 0 < gigabits < math.inf):
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"The network must be one of {', '.join(networks())}, or LATENCY_US:GIGABITS, such as "
+            f"1.5:200 for 1.5 microseconds and 200 Gb/s. Received: {text!r}."
+        ) from None
+    return Network(text, latency * 1e-6, 8e-9 / gigabits, "given by the user")
+
+
+def ring(p: int, n: float, link: Network) -> float:
+    """Returns 2(p-1)a + 2((p-1)/p)nB seconds."""
+    return 2 * (p - 1) * link.latency + 2 * (p - 1) / p * n * link.seconds_per_byte
+
+
+def halving_doubling(p: int, n: float, link: Network) -> float:
+    """Returns 2 ceil(lg p) a + 2((p-1)/p)nB seconds."""
+    return 2 * _rounds(p) * link.latency + 2 * (p - 1) / p * n * link.seconds_per_byte
+
+
+def tree(p: int, n: float, link: Network) -> float:
+    """Returns ceil(lg p) (a + nB) seconds, the paper's model."""
+    return _rounds(p) * (link.latency + n * link.seconds_per_byte)
+
+
+def two_level(p: int, n: float, link: Network, node_link: Network, per_node: int) -> float:
+    """Returns the seconds of a reduction within nodes of g devices, and a ring between them.
+
+    2(g-1)a1 + 2((g-1)/g)nB1 within the node, then the ring of ceil(p/g) nodes over n/g bytes.
+    """
+    g = min(per_node, p)
+    return ring(g, n, node_link) + ring(-(-p // g), n / g, link)
+
+
+def torus(p: int, n: float, link: Network) -> float:
+    """Returns the seconds on a torus of X by Y devices, as near to a square as p divides.
+
+    2(X-1)a + 2((X-1)/X)nB + 2(Y-1)a + 2((Y-1)/Y)(n/X)B.
+    """
+    x = max(d for d in range(1, math.isqrt(p) + 1) if p % d == 0)
+    return ring(x, n, link) + ring(p // x, n / x, link)
+
+
+def all_reduce(
+    algorithm: str,
+    p: int,
+    n: float,
+    link: Network,
+    node_link: Network | None = None,
+    per_node: int = 1,
+) -> float:
+    """Returns the seconds of an all-reduce; 0 on one device.
+
+    Args:
+      algorithm: one of `ALGORITHMS`.
+      p: devices.
+      n: bytes of gradients.
+      link: between nodes, or between all devices.
+      node_link: within a node, for `two_level`; by default `link`.
+      per_node: g, devices of a node, for `two_level`.
+
+    Raises:
+      InputError: no such algorithm.
+    """
+    if algorithm not in ALGORITHMS:
+        raise InputError(
+            f"The all-reduce must be one of {', '.join(ALGORITHMS)}. Received: {algorithm!r}."
+        )
+    if p == 1:
+        return 0.0
+    if algorithm == "two_level":
+        return two_level(p, n, link, node_link or link, per_node)
+    flat = {"ring": ring, "halving_doubling": halving_doubling, "tree": tree, "torus": torus}
+    return flat[algorithm](p, n, link)
+
+
+def _rounds(p: int) -> int:
+    return (p - 1).bit_length()
