@@ -108,6 +108,8 @@ def _crop_and_resize(image: Image, top, left, height, width, size: int) -> tf.Te
         )
     else:
         crop = image.window(window, 1)
-    resized = tf.image.resize(crop, [size, size], method="bilinear")
+    # TensorFlow resizes float32 with vector instructions, and uint8 without: the same values, in
+    # half the time.
+    resized = tf.image.resize(tf.cast(crop, tf.float32), [size, size], method="bilinear")
     # Bilinear values are from 0 to 255: nothing to clip, and a cast rounds down.
     return tf.ensure_shape(tf.cast(resized + 0.5, tf.uint8), [size, size, 3])
