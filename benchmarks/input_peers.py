@@ -298,7 +298,7 @@ CONTENDERS = {
     "torch DataLoader PIL uint8": torch_pil,
     "torch DataLoader PIL float": functools.partial(torch_pil, floats=True),
     "simplejpeg cv2": simplejpeg_cv2,
-    "keras image_dataset_from_directory": keras_folder,
+    "keras from_directory": keras_folder,
 }
 """The makers by name; tf_lars is the measure of all others."""
 
