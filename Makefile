@@ -45,7 +45,8 @@ test-addons: .venv-addons/installed
 
 .venv-addons/installed: setup.cfg pyproject.toml
 	$(PYTHON311) -m venv .venv-addons
-	.venv-addons/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[addons]" pytest
+	.venv-addons/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[addons]" \
+		pytest pytest-timeout
 	@touch $@
 
 bench: setup

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import typing
+from typing import Any
 
 from absl import flags
 
@@ -12,7 +14,7 @@ from tf_lars.errors import InputError
 
 OPTIMIZERS = ("lars", "sgd", "nesterov")
 SCHEDULES = ("polynomial", "cosine", "step", "constant")
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "float16")
 RESUME = ("auto", "must", "never")
 SHORT_RUN_STEPS = 1000
 SHORT_RUN_EXAMPLES = 8192
@@ -38,6 +40,7 @@ class TrainingSettings:
     decay_power: float
     weight_decay: float
     momentum: float
+    ema_momentum: float
     trust_coefficient: float
     label_smoothing: float
     image_size: int
@@ -54,9 +57,16 @@ class TrainingSettings:
     max_bad_records: int
     cache: bool
     seed: int
-    micro_batch_size: int | None
+    deterministic: bool
+    micro_batch_size: int | str | None
     steps_per_loop: int | None
     mixed_precision: str
+    jit_compile: bool
+    gradient_reduction_dtype: str
+    bytes_per_pack: int
+    max_skipped_steps: int
+    keep_checkpoints: int
+    keep_best: bool
     resume: str
 
     def __post_init__(self):
@@ -65,7 +75,13 @@ class TrainingSettings:
             self.mixed_precision in PRECISIONS,
             self,
             "mixed_precision",
-            f"{' or '.join(PRECISIONS)}",
+            f"one of {', '.join(PRECISIONS)}",
+        )
+        _check(
+            self.gradient_reduction_dtype in PRECISIONS[:2],
+            self,
+            "gradient_reduction_dtype",
+            " or ".join(PRECISIONS[:2]),
         )
         _check(
             self.augmentation in AUGMENTATIONS,
@@ -77,11 +93,25 @@ class TrainingSettings:
         _check(self.resume in RESUME, self, "resume", f"one of {', '.join(RESUME)}")
         for name in ("data_dir", "model_dir"):
             _check(bool(getattr(self, name)), self, name, "the path of a folder")
-        for name in ("global_batch_size", "epochs", "image_size", "epochs_between_evaluations"):
+        for name in (
+            "global_batch_size",
+            "epochs",
+            "image_size",
+            "epochs_between_evaluations",
+            "max_skipped_steps",
+            "keep_checkpoints",
+        ):
             _check(getattr(self, name) >= 1, self, name, "at least 1")
-        for name in ("steps_per_loop", "evaluation_batch_size", "micro_batch_size"):
+        for name in ("steps_per_loop", "evaluation_batch_size"):
             value = getattr(self, name)
             _check(value is None or value >= 1, self, name, "at least 1")
+        size = self.micro_batch_size
+        _check(
+            size in (None, "auto") or (isinstance(size, int) and size >= 1),
+            self,
+            "micro_batch_size",
+            "at least 1, or auto",
+        )
         for name in ("learning_rate", "decay_power", "trust_coefficient"):
             value = getattr(self, name)
             _check(0 < value < math.inf, self, name, "above 0")
@@ -93,10 +123,11 @@ class TrainingSettings:
             "mixup_alpha",
             "cutmix_alpha",
             "max_bad_records",
+            "bytes_per_pack",
         ):
             _check(0 <= getattr(self, name) < math.inf, self, name, "0 or above")
         _check(0 <= self.seed < 2**32, self, "seed", "at least 0 and below 2**32")
-        for name in ("momentum", "label_smoothing"):
+        for name in ("momentum", "ema_momentum", "label_smoothing"):
             _check(0 <= getattr(self, name) < 1, self, name, "at least 0 and below 1")
         if self.image_size_schedule:
             ImageSizeSchedule.parse(self.image_size_schedule)
@@ -226,6 +257,12 @@ def define() -> None:
     flags.DEFINE_float("decay_power", 2.0, "Power of the polynomial decay after the warm-up.")
     flags.DEFINE_float("weight_decay", 5e-5, "L2 decay, not of biases and batch normalisation.")
     flags.DEFINE_float("momentum", 0.9, "Momentum.")
+    flags.DEFINE_float(
+        "ema_momentum",
+        0.0,
+        "Keep an exponential moving average of the weights, with this momentum per step (0.9999), "
+        "and evaluate it; 0: off.",
+    )
     flags.DEFINE_float("trust_coefficient", 0.001, "Trust coefficient of LARS.")
     flags.DEFINE_float("label_smoothing", 0.1, "Share of the label spread over all classes.")
     flags.DEFINE_integer(
@@ -244,18 +281,53 @@ def define() -> None:
         "Images per evaluation step, on all devices. By default the global batch, at most 256 per "
         "device.",
     )
-    flags.DEFINE_integer(
+    flags.DEFINE_string(
         "micro_batch_size",
         None,
         "Images that a device takes through the network at once, to save memory; gradients are "
-        "summed over the parts. By default its whole share of the global batch.",
+        "summed over the parts. auto: the largest that fits, found by trying. By default its whole "
+        "share of the global batch.",
     )
     flags.DEFINE_integer(
         "steps_per_loop",
         None,
         "Steps per call of the training loop. By default as many as take about two seconds.",
     )
-    flags.DEFINE_string("mixed_precision", "float32", "float32 or bfloat16 arithmetic.")
+    flags.DEFINE_string(
+        "mixed_precision",
+        "float32",
+        "Arithmetic of the network: float32, bfloat16, or float16 with dynamic loss scaling; "
+        "weights stay float32.",
+    )
+    flags.DEFINE_boolean(
+        "jit_compile", False, "Compile the forward and backward pass with XLA; slower on CPUs."
+    )
+    flags.DEFINE_string(
+        "gradient_reduction_dtype",
+        "float32",
+        "float32, or bfloat16 for half the bytes between devices.",
+    )
+    flags.DEFINE_integer(
+        "bytes_per_pack",
+        32 * 2**20,
+        "Gradients are all-reduced in packs of at most so many bytes; 0: in one.",
+    )
+    flags.DEFINE_integer(
+        "max_skipped_steps",
+        20,
+        "A step whose gradients are not finite is skipped on all devices; after so many in a row "
+        "the run ends.",
+    )
+    flags.DEFINE_boolean(
+        "deterministic",
+        False,
+        "Have TensorFlow use deterministic kernels only, so that a run ends with the same bits "
+        "each time, on GPUs too; slower there.",
+    )
+    flags.DEFINE_integer("keep_checkpoints", 3, "How many of the newest checkpoints to keep.")
+    flags.DEFINE_boolean(
+        "keep_best", False, "Keep the checkpoint with the best validation top-1 too."
+    )
     flags.DEFINE_string(
         "resume",
         "auto",
@@ -272,6 +344,9 @@ def training_settings() -> TrainingSettings:
     """
     names = [field.name for field in dataclasses.fields(TrainingSettings)]
     values = {name: flags.FLAGS[name].value for name in names}
+    size = values["micro_batch_size"]
+    if size is not None and size.isdecimal():
+        values["micro_batch_size"] = int(size)
     return TrainingSettings(**{**values, **recipe.chosen()})
 
 
@@ -282,3 +357,39 @@ def as_arguments(settings: TrainingSettings) -> list[str]:
         for name, value in dataclasses.asdict(settings).items()
         if value is not None
     ]
+
+
+def read_arguments(path: str) -> TrainingSettings:
+    """Returns the settings that a file holds, one argument of `as_arguments` on each line.
+
+    Raises:
+      InputError: there is no such file, or it was written for other flags than these.
+    """
+    rule = "The folder of a run must hold the flags.txt that launch.local writes."
+    try:
+        with open(path) as file:
+            pairs = [line.strip().removeprefix("--").split("=", 1) for line in file]
+    except OSError as error:
+        raise InputError(
+            f"{rule} Received: {path!r} ({error.strerror}). Name the --model_dir of a run."
+        ) from error
+    types = typing.get_type_hints(TrainingSettings)
+    try:
+        given = {name: _parsed(text, types[name]) for name, text in pairs}
+        absent = {name: None for name, hint in types.items() if type(None) in typing.get_args(hint)}
+        return TrainingSettings(**{**absent, **given})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{rule} Received: {path!r}, of another version of this program ({error}). Use that "
+            "version."
+        ) from error
+
+
+def _parsed(text: str, hint: Any) -> object:
+    """Returns the value of the first type in a hint that the text stands for."""
+    for kind in typing.get_args(hint) or (hint,):
+        try:
+            return {"True": True, "False": False}[text] if kind is bool else kind(text)
+        except (KeyError, ValueError, TypeError):
+            continue
+    raise ValueError(f"{text!r} is no {hint}")

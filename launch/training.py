@@ -7,7 +7,9 @@ import re
 import statistics
 
 import models
+from launch import determinism
 from launch import input as inputs
+from launch import model as model_of
 from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
 from tf_lars.data import check_augmentation, order, reader, records
 from tf_lars.data.records import DatasetInfo
@@ -58,6 +60,8 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
 
 def run(settings: TrainingSettings, cluster: Cluster) -> int:
     """Trains, evaluates and writes the results; returns the exit code."""
+    if settings.deterministic:
+        determinism.enable()
     import keras
     import tensorflow as tf
 
@@ -82,26 +86,12 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
     )
     order.per_replica_batch_size(evaluation.global_batch_size, replicas)
 
-    keras.utils.set_random_seed(settings.seed)  # the same weights on all workers
-    if settings.mixed_precision == "bfloat16":
-        keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
     with strategy.scope():
-        model = models.create(
-            settings.model,
+        model = model_of.create(
+            settings,
             num_classes=info.num_classes,
-            image_size=None if settings.image_size_schedule else settings.image_size,
-            space_to_depth_stem=settings.space_to_depth_stem,
-            sync_batch_norm=settings.sync_batch_norm,
-        )
-        model.compile(
-            _optimizer(settings, steps, training.num_examples),
-            loss=keras.losses.CategoricalCrossentropy(
-                from_logits=True, label_smoothing=settings.label_smoothing
-            ),
-            metrics=[
-                keras.metrics.CategoricalAccuracy(name="top1"),
-                keras.metrics.TopKCategoricalAccuracy(min(5, info.num_classes), name="top5"),
-            ],
+            steps=steps,
+            num_examples=training.num_examples,
         )
     trainer = Trainer(
         model,
@@ -109,11 +99,18 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         prepare_batch=functools.partial(to_device_batch, num_classes=info.num_classes),
         micro_batch_size=settings.micro_batch_size,
         steps_per_loop=settings.steps_per_loop,
+        max_skipped_steps=settings.max_skipped_steps,
+        evaluate_average=bool(settings.ema_momentum),
+        reduction_dtype=settings.gradient_reduction_dtype,
+        bytes_per_pack=settings.bytes_per_pack,
+        jit_compile=settings.jit_compile,
     )
     checkpoints = CheckpointStore(
         os.path.join(settings.model_dir, CHECKPOINTS),
         _identity(settings, info),
         is_chief=cluster.is_chief,
+        keep=settings.keep_checkpoints,
+        keep_best="val_top1" if settings.keep_best else None,
         resume=settings.resume,
     )
     bad_records = BadRecordCount(
@@ -159,31 +156,6 @@ def _explained(error) -> Exception:
     return error
 
 
-def _optimizer(settings: TrainingSettings, steps: int, num_examples: int):
-    from tf_lars import LARS, schedules
-
-    warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
-    schedule = schedules.create(
-        settings.schedule,
-        peak_learning_rate=settings.learning_rate,
-        total_steps=steps,
-        warmup_steps=min(warmup_steps, steps),
-        initial_learning_rate=settings.initial_learning_rate,
-        power=settings.decay_power,
-        end_learning_rate=min(settings.end_learning_rate, settings.learning_rate),
-    )
-    # Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
-    adapt = settings.optimizer == "lars"
-    return LARS(
-        schedule,
-        momentum=settings.momentum,
-        nesterov=settings.optimizer == "nesterov",
-        weight_decay=settings.weight_decay,
-        trust_coefficient=settings.trust_coefficient,
-        exclude_from_layer_adaptation=None if adapt else [".*"],
-    )
-
-
 def _batch_norm_examples(settings: TrainingSettings, steps: int) -> int:
     if settings.batch_norm_examples is not None:
         return settings.batch_norm_examples
@@ -199,6 +171,9 @@ _NOT_IDENTITY = frozenset(
         "evaluation_batch_size",
         "max_bad_records",
         "cache",
+        "max_skipped_steps",
+        "keep_checkpoints",
+        "keep_best",
     }
 )
 
@@ -259,6 +234,7 @@ def _finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> i
         "loss": last["val_loss"],
         "eval_examples": last["val_examples"],
         "bad_records": bad_records,
+        "skipped_steps": trainer.skipped_steps,
         "steps": last["step"],
         "epochs": last["epoch"],
         "global_batch_size": settings.global_batch_size,

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from models.image_and_logits import IMAGENET_MEAN, IMAGENET_STD, image_input
+from models.image_and_logits import IMAGENET_MEAN, IMAGENET_STD, image_input, unbuildable
 from tf_lars.errors import InputError
 
 
@@ -45,10 +45,7 @@ def create(name: str, *, num_classes: int, image_size: int) -> keras.Model:
             classifier_activation=None,
         )
     except ValueError as error:
-        raise InputError(
-            f"{name} cannot be built for images of {image_size} pixels: {error} Name another "
-            "--image_size."
-        ) from error
+        raise unbuildable(name, image_size, error, "another --image_size") from error
     _normalise_as_imagenet(network)
     _compute_top_in_float32(network)
     # The cast changes nothing: it declares the type that the last layers now have.

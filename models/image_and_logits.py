@@ -1,9 +1,12 @@
 """The two ends that the networks of this folder share: an image goes in, logits come out."""
 
+import re
 from collections.abc import Sequence
 
 import keras
 from keras import layers
+
+from tf_lars.errors import InputError
 
 # Per-channel statistics of the ImageNet training images, in grey levels (0 to 255).
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -20,6 +23,15 @@ def normalise_colours(image, std: Sequence[float] = IMAGENET_STD):
     return layers.Normalization(
         mean=IMAGENET_MEAN, variance=[value**2 for value in std], name="normalise_colours"
     )(image)
+
+
+def unbuildable(name: str, image_size: int | None, error: Exception, remedy: str) -> InputError:
+    """Returns what to raise where a library's network refuses a size, with its reason in a line."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
+    return InputError(
+        f"{name} cannot be built for images of {image_size} pixels. Received: "
+        f"{' '.join(text.split())} Name {remedy}."
+    )
 
 
 def logits(

@@ -262,7 +262,7 @@ def create(name: str, *, num_classes: int, image_size: int) -> "keras.Model":
     """
     import keras
 
-    from models.image_and_logits import image_input, logits
+    from models.image_and_logits import image_input, logits, unbuildable
 
     try:
         import keras_cv
@@ -281,9 +281,8 @@ def create(name: str, *, num_classes: int, image_size: int) -> "keras.Model":
             **arguments,
         )
     except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{name} cannot be built for images of {image_size} pixels: {error} Name a larger "
-            "--image_size, a multiple of 32."
+        raise unbuildable(
+            name, image_size, error, "a larger --image_size, a multiple of 32"
         ) from error
     x = keras.layers.GlobalAveragePooling2D(name="average_pool")(backbone.output)
     return keras.Model(image, logits(x, num_classes), name=name)

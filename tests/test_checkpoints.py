@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_lars import LARS
+from tf_lars import LARS, checkpoints
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.errors import InputError
 
@@ -147,3 +147,37 @@ def test_the_state_says_what_it_belongs_to(two):
     assert state["settings"] == SETTINGS
     assert state["step"] == 2
     assert set(state["sha256"]) == {"checkpoint.index", "checkpoint.data-00000-of-00001"}
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    directory, model = str(tmp_path / "checkpoints"), _model()
+    history = []
+    for step, top1 in enumerate([0.1, 0.7, 0.3, 0.7, None, 0.2, 0.4], start=1):
+        history.append({"step": step} | ({} if top1 is None else {"val_top1": top1}))
+        store = CheckpointStore(directory, SETTINGS, keep=2, keep_best="val_top1")
+        store.save(model, step, history)
+    assert sorted(os.listdir(directory)) == ["step-00000004", "step-00000006", "step-00000007"]
+    assert [c.step for c in checkpoints.whole_checkpoints(directory)] == [7, 6, 4]
+
+
+def test_a_checkpoint_cut_at_any_byte_is_not_whole(two):
+    directory, _ = two
+    path = f"{directory}/step-00000002"
+    assert checkpoints.open_checkpoint(path).step == 2
+    for name in os.listdir(path):
+        with open(f"{path}/{name}", "r+b") as file:
+            whole = file.read()
+            for length in reversed(range(len(whole))):
+                file.truncate(length)
+                if checkpoints.open_checkpoint(path):
+                    # Of the JSON, nothing but white space can be missing.
+                    assert (name, whole[length:].strip()) == ("state.json", b"")
+            file.seek(0)
+            file.write(whole)
+    assert checkpoints.open_checkpoint(path).step == 2
+
+
+def test_the_number_of_steps_is_that_of_the_checkpoint(two):
+    directory, _ = two
+    store, _, _ = _restored(directory)
+    assert store.resumed_step == 2

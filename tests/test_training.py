@@ -47,27 +47,106 @@ def _assert_close(results, expected, rtol):
         np.testing.assert_allclose(results[name], value, rtol=0, atol=rtol * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("case", ["equality", "clipping"])
+def _assert_same_training(results, expected, rtol=1e-6):
+    """Weights as a whole, by their norm, and each variable ten times as loosely."""
+    _assert_close(results, expected, 10 * rtol)
+    names = [name for name in expected if name.startswith("w")]
+    ours, theirs = (
+        np.concatenate([np.ravel(one[name]) for name in names]) for one in (results, expected)
+    )
+    assert np.linalg.norm(ours - theirs) <= rtol * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(
+    ("case", "rtol"),
+    [
+        ("equality", 1e-6),
+        ("clipping", 1e-6),
+        ("synchronised", 1e-5),
+        ("averaged", 1e-6),
+        ("not_finite", 1e-6),
+    ],
+)
 def test_two_replicas_train_like_one_process_on_the_whole_batch(
-    case, alone, on_two_cpus, two_workers
+    case, rtol, alone, on_two_cpus, two_workers
 ):
-    _assert_close(on_two_cpus[case], alone[case], 1e-5)
-    _assert_close(two_workers[case, 0], alone[case], 1e-5)
+    _assert_same_training(on_two_cpus[case], alone[case], rtol)
+    _assert_same_training(two_workers[case, 0], alone[case], rtol)
 
 
-def test_micro_batches_add_up_to_the_same_steps(alone, on_two_cpus, two_workers):
+@pytest.mark.parametrize("case", ["micro_batches", "fitted_micro_batch"])
+def test_micro_batches_add_up_to_the_same_steps(case, alone, on_two_cpus, two_workers):
+    for results in (alone[case], on_two_cpus[case], two_workers[case, 0]):
+        shared = {name: alone["equality"][name] for name in results if name != "size"}
+        _assert_same_training(results, shared)
+        assert results.get("size", 16) == 16
+
+
+def test_gradients_rounded_on_their_way_train_nearly_the_same(alone, on_two_cpus, two_workers):
+    for results in (on_two_cpus["reduced_in_bfloat16"], two_workers["reduced_in_bfloat16", 0]):
+        expected = alone["reduced_in_bfloat16"]  # one replica, nothing to reduce
+        _assert_close(results, expected, 0.03)
+        assert any(np.any(results[name] != value) for name, value in expected.items())
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated(alone, on_two_cpus, two_workers):
+    for results in (alone["averaged"], on_two_cpus["averaged"], two_workers["averaged", 1]):
+        average = {k.removeprefix("average "): v for k, v in results.items() if "average" in k}
+        model = cases.plain_model()
+        for variable, value in zip(model.weights, average.values(), strict=True):
+            variable.assign(value)
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        x, y = cases.images(50, seed=1)
+        assert results["val_loss"] == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+        assert all(np.any(results[name] != value) for name, value in average.items())
+
+
+def test_a_step_that_is_not_finite_on_one_replica_is_skipped_on_all(
+    alone, on_two_cpus, two_workers
+):
+    for results in (alone["not_finite"], on_two_cpus["not_finite"], two_workers["not_finite", 1]):
+        np.testing.assert_array_equal(results["skipped"], [1, 2])
+        assert results["step"] == 10
+        assert results["losses are finite"]
+        assert all(np.all(np.isfinite(v)) for k, v in results.items() if k.startswith("w"))
+
+
+def test_float16_lowers_its_scale_and_then_trains(alone, on_two_cpus, two_workers):
     for results in (
-        alone["micro_batches"],
-        on_two_cpus["micro_batches"],
-        two_workers["micro_batches", 0],
+        alone["half_precision"],
+        on_two_cpus["half_precision"],
+        two_workers["half_precision", 1],
     ):
-        _assert_close(results, alone["equality"], 1e-5)
+        position, steps = results["steps"]
+        assert position == 40
+        assert 0 < results["skipped"] == position - steps < 20
+        assert results["losses"][1] < results["losses"][0]
 
 
 def test_a_micro_batch_that_does_not_divide_is_refused():
     t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model, micro_batch_size=7)
     with pytest.raises(InputError, match="must divide the 64 examples"):
         t.fit(ArrayTrainingInput(*cases.images(64), cases.BATCH), epochs=1)
+
+
+def test_a_model_of_which_no_example_fits_is_refused():
+    t = cases.trainer(
+        tf.distribute.get_strategy(),
+        lambda: cases.limited_model(most=0),
+        micro_batch_size="auto",
+    )
+    with pytest.raises(InputError, match="one example must fit"):
+        t.fit(ArrayTrainingInput(*cases.images(64), 1), epochs=1)
+
+
+def test_replicas_that_wait_for_each_other_cannot_try_what_fits():
+    t = cases.trainer(
+        tf.distribute.get_strategy(),
+        lambda: cases.small_resnet(sync_batch_norm=True),
+        micro_batch_size="auto",
+    )
+    with pytest.raises(InputError, match="Name the size"):
+        t.fit(ArrayTrainingInput(*cases.images(64), 8), epochs=1)
 
 
 def test_the_clip_holds_for_the_reduced_gradient(alone):
@@ -222,12 +301,70 @@ def test_a_run_that_a_callback_stops_is_evaluated_at_its_end():
     assert [h["epoch"] for h in history if "val_loss" in h] == [3, 4]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_a_word():
+@pytest.mark.parametrize(("most", "told"), [(20, "9 steps in a row"), (3, "3 steps in a row")])
+def test_gradients_that_are_not_finite_end_the_run_with_the_name_of_a_variable(most, told):
     t = cases.trainer(
-        tf.distribute.get_strategy(), cases.plain_model, lambda: keras.optimizers.SGD(1e30)
+        tf.distribute.get_strategy(),
+        cases.plain_model,
+        lambda: keras.optimizers.SGD(1e30),
+        max_skipped_steps=most,
+        steps_per_loop=1 if most == 3 else None,
     )
-    with pytest.raises(InputError, match="loss must stay finite"):
+    with pytest.raises(InputError, match=f"{told}.*the first of them sequential/conv2d/kernel"):
         t.fit(ArrayTrainingInput(*cases.images(320), cases.BATCH), epochs=3)
+
+
+@pytest.mark.parametrize("build", [cases.plain_model, cases.small_resnet])
+def test_jit_compile_gives_the_same_steps(build):
+    results = []
+    for jit_compile in (False, True):
+        t = cases.trainer(tf.distribute.get_strategy(), build, jit_compile=jit_compile)
+        t.fit(ArrayTrainingInput(*cases.images(320), cases.BATCH), epochs=4)
+        results.append(cases.weights(t.model))
+    _assert_close(results[1], results[0], 1e-4)
+
+
+def test_replicas_compiled_with_xla_take_the_same_steps(alone, on_two_cpus, two_workers):
+    for results in (alone["compiled"], on_two_cpus["compiled"], two_workers["compiled", 1]):
+        shared = {name: alone["equality"][name] for name in results}
+        _assert_close(results, shared, 1e-4)
+
+
+def test_keras_2_trains_to_the_same_weights_under_a_mirrored_strategy(mirrored, on_two_cpus):
+    """An implementation of its own: tf_keras's `fit`, with SGD and momentum."""
+    tf_keras = pytest.importorskip("tf_keras", reason="tf_keras is in the extra `test`")
+    x, y = cases.images(320)
+    t = cases.trainer(mirrored, cases.plain_model, lambda: keras.optimizers.SGD(0.05, momentum=0.9))
+    start = t.model.get_weights()
+    t.fit(InOrder(x, y, cases.BATCH), epochs=4)
+
+    with mirrored.scope():
+        oracle = tf_keras.Sequential(
+            [
+                tf_keras.Input((8, 8, 3)),
+                tf_keras.layers.Rescaling(1 / 128, offset=-1.0),
+                tf_keras.layers.Conv2D(8, 3, activation="relu"),
+                tf_keras.layers.GlobalAveragePooling2D(),
+                tf_keras.layers.Dense(10),
+            ]
+        )
+        oracle.compile(
+            tf_keras.optimizers.legacy.SGD(0.05, momentum=0.9),
+            tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+    oracle.set_weights(start)
+    oracle.fit(x, y, batch_size=cases.BATCH, epochs=4, shuffle=False, verbose=0)
+    for ours, theirs in zip(t.model.get_weights(), oracle.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.max(np.abs(theirs)))
+
+
+class InOrder(ArrayTrainingInput):
+    """The examples in their order, epoch after epoch."""
+
+    def dataset(self, context, first_step, last_step):
+        share = self.global_batch_size // context.num_replicas_in_sync
+        dataset = tf.data.Dataset.from_tensor_slices((self.x, self.y))
+        return dataset.repeat().batch(share, drop_remainder=True)
 
 
 def test_a_batch_that_does_not_divide_is_refused(mirrored):

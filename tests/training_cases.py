@@ -17,18 +17,20 @@ from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import strategy as strategies
+from tf_lars.loss_scale import LossScaleOptimizer
 
 BATCH = 64
 TIMES = ("images_per_second", "seconds")
 
 
 def images(examples, seed=0):
-    """Returns learnable images: uint8 `[examples, 8, 8, 3]` and labels `[examples]`."""
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, 10, examples)
-    patterns = np.random.default_rng(99).integers(0, 256, (10, 8, 8, 3))
-    noise = random.normal(0, 40, (examples, 8, 8, 3))
-    return np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels.astype(np.int64)
+    """Returns handwritten digits: uint8 `[examples, 8, 8, 3]` and labels `[examples]`."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    chosen = np.random.default_rng(seed).permutation(len(data.target))[:examples]
+    grey = (data.images[chosen] * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey[..., np.newaxis], 3, axis=3), data.target[chosen]
 
 
 def plain_model():
@@ -62,9 +64,9 @@ def trainer(strategy, build, optimizer=None, **arguments):
     return Trainer(model, strategy, **arguments)
 
 
-def small_resnet():
+def small_resnet(**options):
     """A network with batch normalisation."""
-    return models.create("small_resnet8", num_classes=10, image_size=8)
+    return models.create("small_resnet8", num_classes=10, image_size=8, **options)
 
 
 def weights(model):
@@ -84,6 +86,109 @@ def micro_batches(strategy, directory):
     t = trainer(strategy, plain_model, micro_batch_size=8)
     history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
     return weights(t.model) | {"loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
+
+
+def synchronised(strategy, directory):
+    """20 LARS steps with batch normalisation by the statistics of the whole batch."""
+    t = trainer(strategy, lambda: small_resnet(sync_batch_norm=True))
+    t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
+    return weights(t.model)
+
+
+def reduced_in_bfloat16(strategy, directory):
+    """The same 20 steps with gradients rounded on their way."""
+    t = trainer(strategy, plain_model, reduction_dtype="bfloat16", bytes_per_pack=1000)
+    t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
+    return weights(t.model)
+
+
+def averaged(strategy, directory):
+    """20 LARS steps whose average is evaluated; the weights in training, and the evaluations."""
+    t = trainer(strategy, plain_model, _averaging, evaluate_average=True)
+    validation = ArrayEvaluationInput(*images(50, seed=1), BATCH)
+    history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4, validation=validation)
+    trained = weights(t.model)
+    with t.averaged_weights():
+        average = {f"average {name}": value for name, value in weights(t.model).items()}
+    return trained | average | {"val_loss": history[-1]["val_loss"]}
+
+
+def _averaging():
+    schedule = schedules.WarmupPolynomial(2.0, total_steps=20, warmup_steps=4)
+    return LARS(schedule, weight_decay=1e-3, use_ema=True, ema_momentum=0.8)
+
+
+BAD_EXAMPLE = 37
+"""Of the first epoch's examples; one replica's share holds it."""
+
+
+def not_finite(strategy, directory):
+    """Two epochs in which one image has an Inf in it, and so one step of each is skipped."""
+    x, y = images(320)
+    x = x.astype(np.float32)
+    x[BAD_EXAMPLE, 3, 3, 0] = np.inf
+    t = trainer(strategy, plain_model)
+    history = t.fit(ArrayTrainingInput(x, y, BATCH), epochs=2)
+    skipped = [entry["skipped_steps"] for entry in history]
+    losses = [entry["loss"] for entry in history]
+    finite = bool(np.all(np.isfinite(losses)))
+    return weights(t.model) | {"losses are finite": finite, "skipped": skipped, "step": t.step}
+
+
+def half_precision(strategy, directory):
+    """Two epochs in float16, from a scale that is too large at first."""
+    t = trainer(
+        strategy,
+        _half_precision_model,
+        lambda: LossScaleOptimizer(LARS(1.0), initial_scale=2.0**30),
+    )
+    history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=8)
+    losses = [history[0]["loss"], history[-1]["loss"]]
+    return weights(t.model) | {
+        "losses": losses,
+        "skipped": history[-1]["skipped_steps"],
+        "steps": [t.step, int(t.model.optimizer.iterations.numpy())],
+    }
+
+
+def _half_precision_model():
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    try:
+        return plain_model()
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+
+
+def fitted_micro_batch(strategy, directory):
+    """The same 20 steps as `equality` in the largest parts that fit, where that is 16 examples."""
+    t = trainer(strategy, limited_model, micro_batch_size="auto")
+    t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
+    return weights(t.model) | {"size": t._step.micro_batch_size}
+
+
+def limited_model(most=16):
+    """`plain_model`, on a device without the memory for more examples than that."""
+    model = plain_model()
+    rescaling = model.layers[0]
+    call = rescaling.call
+
+    def limited(x):
+        if x.shape[0] and x.shape[0] > most:
+            # 2**50 bytes, by a number that nothing can work out beforehand.
+            size = tf.cast(tf.reduce_max(x) > -1, tf.int64) * 2**50
+            x = tf.cast(x, tf.float32) + tf.reduce_sum(tf.fill([size], 0.0))
+        return call(x)
+
+    rescaling.call = limited
+    return model
+
+
+def compiled(strategy, directory):
+    """The same 20 steps, compiled with XLA."""
+    t = trainer(strategy, plain_model, jit_compile=True)
+    t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
+    return weights(t.model)
 
 
 def clipping(strategy, directory):
@@ -160,7 +265,21 @@ def resumption(strategy, directory):
     }
 
 
-CASES = (equality, micro_batches, clipping, batch_norm, evaluation, resumption)
+CASES = (
+    equality,
+    micro_batches,
+    synchronised,
+    reduced_in_bfloat16,
+    averaged,
+    not_finite,
+    half_precision,
+    fitted_micro_batch,
+    compiled,
+    clipping,
+    batch_norm,
+    evaluation,
+    resumption,
+)
 
 
 def main():

@@ -5,13 +5,14 @@ A checkpoint is a folder `step-00000084` with the weights and the optimizer's st
 of each file. It is written under another name and renamed when it is complete.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import keras
 import tensorflow as tf
@@ -24,6 +25,43 @@ _PARTIAL = ".writing-"
 _STATE = "state.json"
 
 
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint.
+
+    Attributes:
+      path: its folder.
+      step: global batches trained on.
+      settings: of its run, by name.
+      history: of its run, an entry per epoch.
+    """
+
+    path: str
+    step: int
+    settings: Mapping[str, object]
+    history: list[dict[str, float]]
+
+    def read_into(self, model: keras.Model) -> None:
+        """Restores the weights and the optimizer's state.
+
+        Args:
+          model: built, and its optimizer too.
+
+        Raises:
+          InputError: it is another model or optimizer.
+        """
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        try:
+            status = checkpoint.read(os.path.join(self.path, "checkpoint"))
+            status.assert_existing_objects_matched().expect_partial()
+        except (ValueError, AssertionError) as error:
+            raise InputError(
+                f"A checkpoint fits only the model and optimizer that it was made of. Received: "
+                f"another model or optimizer than that of {self.path} ({error}). Use that one, "
+                "another folder, or --resume=never to start anew."
+            ) from error
+
+
 class CheckpointStore:
     """The checkpoints of one run.
 
@@ -32,6 +70,8 @@ class CheckpointStore:
       settings: what a run must have in common with the checkpoint that it goes on from, by name.
       is_chief: whether this process is the one that writes.
       keep: how many of the newest to keep.
+      keep_best: name of an entry of the history; the checkpoint in which it is highest is kept
+        too. None keeps the newest only.
       resume: "auto" goes on where there is a checkpoint, "must" insists on one, "never" starts
         anew and moves older checkpoints aside.
     """
@@ -43,14 +83,17 @@ class CheckpointStore:
         *,
         is_chief: bool = True,
         keep: int = 3,
+        keep_best: str | None = None,
         resume: str = "auto",
     ):
         self._directory = directory
         self._settings = json.loads(json.dumps(dict(settings)))
         self._is_chief = is_chief
         self._keep = keep
+        self._keep_best = keep_best
         self._resume = resume
         self.resumed_from: str | None = None
+        self.resumed_step: int | None = None
 
     def restore(self, model: keras.Model) -> list[dict[str, float]]:
         """Restores the newest whole checkpoint into a built model and its optimizer.
@@ -63,31 +106,20 @@ class CheckpointStore:
             and there is none.
         """
         if self._is_chief:
-            for name in self._names(_PARTIAL):  # of a process that was killed as it wrote
+            for name in _names(
+                self._directory, _PARTIAL
+            ):  # of a process that was killed as it wrote
                 shutil.rmtree(os.path.join(self._directory, name))
         if self._resume == "never":
             if self._is_chief:
                 move_aside(self._directory)
             return []
-        for name in reversed(self._names()):
-            path = os.path.join(self._directory, name)
-            state = _whole_state(path)
-            if state is None:
-                logging.warning("Skipping the checkpoint %s: it is not whole.", path)
-                continue
-            self._check_settings(path, state["settings"])
-            checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-            try:
-                status = checkpoint.read(os.path.join(path, "checkpoint"))
-                status.assert_existing_objects_matched().expect_partial()
-            except (ValueError, AssertionError) as error:
-                raise InputError(
-                    f"A run can go on only with the model and optimizer of its checkpoint. "
-                    f"Received: another model or optimizer than that of {path} ({error}). Use "
-                    "that one, another folder, or --resume=never to start anew."
-                ) from error
-            self.resumed_from = path
-            return state["history"]
+        newest = next(whole_checkpoints(self._directory), None)
+        if newest:
+            self._check_settings(newest)
+            newest.read_into(model)
+            self.resumed_from, self.resumed_step = newest.path, newest.step
+            return newest.history
         if self._resume == "must":
             raise InputError(
                 f"--resume=must needs a checkpoint to go on from. Received: none that is whole in "
@@ -119,16 +151,14 @@ class CheckpointStore:
             os.fsync(file.fileno())
         shutil.rmtree(path, ignore_errors=True)
         os.rename(partial, path)
-        for name in self._names()[: -self._keep]:
-            shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
+        names = _names(self._directory)
+        best = best_step(history, self._keep_best, map(_step, names)) if self._keep_best else None
+        for name in names[: -self._keep]:
+            if _step(name) != best:
+                shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
 
-    def _names(self, prefix: str = _PREFIX) -> list[str]:
-        """Returns the names of the checkpoints, oldest first."""
-        if not os.path.isdir(self._directory):
-            return []
-        return sorted(name for name in os.listdir(self._directory) if name.startswith(prefix))
-
-    def _check_settings(self, path: str, saved: Mapping[str, object]) -> None:
+    def _check_settings(self, checkpoint: Checkpoint) -> None:
+        path, saved = checkpoint.path, checkpoint.settings
         different = [
             f"{name}={saved.get(name)!r} (now {self._settings.get(name)!r})"
             for name in sorted({*saved, *self._settings})
@@ -150,22 +180,66 @@ def move_aside(directory: str) -> None:
         logging.info("%s is now %s.", directory, aside)
 
 
-def _whole_state(path: str) -> dict | None:
-    """Returns the state of a checkpoint, or None where anything is missing or damaged."""
+def whole_checkpoints(directory: str) -> Iterator[Checkpoint]:
+    """Yields the checkpoints in a folder, the newest first; warns of those that are not whole."""
+    for name in reversed(_names(directory)):
+        path = os.path.join(directory, name)
+        checkpoint = open_checkpoint(path)
+        if checkpoint:
+            yield checkpoint
+        else:
+            logging.warning("Skipping the checkpoint %s: it is not whole.", path)
+
+
+def open_checkpoint(path: str) -> Checkpoint | None:
+    """Returns a checkpoint, or None where anything of it is missing or damaged."""
     try:
         with open(os.path.join(path, _STATE)) as file:
             state = json.load(file)
-        whole = {"settings", "history"} <= state.keys() and all(
+        checkpoint = Checkpoint(path, state["step"], state["settings"], state["history"])
+        whole = all(
             _sha256(os.path.join(path, name)) == digest for name, digest in state["sha256"].items()
         )
     except PermissionError as error:
         raise InputError(
-            f"A run goes on only from checkpoints that it may read. Received: {error}. Change the "
+            f"Only checkpoints that may be read are of use. Received: {error}. Change the "
             "permissions, name another folder, or start as the user who wrote it."
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return state if whole else None
+    return checkpoint if whole else None
+
+
+def best_step(
+    history: Iterable[Mapping[str, float]], metric: str, steps: Iterable[int]
+) -> int | None:
+    """Returns the step, of those given, after which a metric was highest; of equals, the last.
+
+    Args:
+      history: of the run.
+      metric: the name of an entry of the history.
+      steps: those of the checkpoints that there are.
+
+    Returns:
+      None where the metric was not evaluated at any of these steps.
+    """
+    values = {entry["step"]: entry[metric] for entry in history if metric in entry}
+    return max(
+        (step for step in steps if step in values),
+        key=lambda step: (values[step], step),
+        default=None,
+    )
+
+
+def _names(directory: str, prefix: str = _PREFIX) -> list[str]:
+    """Returns the names of the checkpoints, oldest first."""
+    if not os.path.isdir(directory):
+        return []
+    return sorted(name for name in os.listdir(directory) if name.startswith(prefix))
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix(_PREFIX))
 
 
 def _sha256(path: str) -> str:

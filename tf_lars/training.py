@@ -14,18 +14,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_lars import micro_batch
 from tf_lars.batch_norm import BatchNormStatistics
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data import order
-from tf_lars.distribute.strategy import communication_options, distribute
+from tf_lars.distribute.strategy import BYTES_PER_PACK, agree, distribute
 from tf_lars.errors import InputError
-from tf_lars.evaluation import EvaluationData, Evaluator, call_model, update_metrics
-
-Batch = tuple[Any, Any, Any]
-"""`(x, y, sample_weight)`; the last two may be None."""
+from tf_lars.evaluation import EvaluationData, Evaluator
+from tf_lars.training_step import Batch, TrainingStep
+from tf_lars.weight_average import WeightAverage
 
 LOOP_SECONDS = 2.0
 """How long one call of the loop should take where `steps_per_loop` is not given."""
+
+MAX_SKIPPED_STEPS = 20
+"""Steps in a row that a run skips before it ends; dynamic loss scaling needs a few to settle."""
 
 
 class TrainingData(Protocol):
@@ -50,7 +53,8 @@ class Trainer:
 
     The global batch is the only batch that counts: the loss is the mean over it, gradients are
     summed over the replicas in one all-reduce, and the optimizer's `iterations` counts optimizer
-    steps. Gradients are clipped, where the optimizer does so, after they have been reduced.
+    steps. Gradients are clipped, where the optimizer does so, after they have been reduced. A step
+    whose reduced gradients are not finite is skipped on all replicas, and counted.
 
     Args:
       model: compiled, created in the strategy's scope. Losses must have the reduction
@@ -63,13 +67,23 @@ class Trainer:
       micro_batch_size: examples that a replica takes through the network at once; it must divide
         the replica's share of the global batch, and by default is all of it. Gradients of the
         parts are summed before the one all-reduce, so the step is the same but for batch
-        normalisation, which normalises each part by itself.
+        normalisation, which normalises each part by itself. "auto" takes the largest for which
+        no replica runs out of memory.
       steps_per_loop: optimizer steps in each call of the `tf.function`. By default as many as
         take about two seconds, the same number on all workers.
+      max_skipped_steps: how many steps in a row may be skipped before the run ends.
+      evaluate_average: evaluate the exponential moving average of the weights, which an optimizer
+        with `use_ema=True` keeps, instead of the weights. Statistics of batch normalisation are
+        those of the weights in training, or, with `batch_norm_examples`, of the average.
+      reduction_dtype: "bfloat16" halves the bytes of the all-reduce and rounds each replica's
+        gradients to 8 bits of precision; by default they keep their own.
+      bytes_per_pack: gradients are all-reduced in packs of at most this size; 0 for one pack.
+      jit_compile: compile each replica's forward and backward pass with XLA; not together with
+        synchronised batch normalisation. On CPUs it has been 2 to 3.5 times slower.
 
     Raises:
-      InputError: the model is not compiled, a loss has another reduction, or the optimizer
-        accumulates gradients.
+      InputError: the model is not compiled, a loss has another reduction, the optimizer
+        accumulates gradients, or it keeps no average that could be evaluated.
     """
 
     def __init__(
@@ -78,8 +92,13 @@ class Trainer:
         strategy: tf.distribute.Strategy | None = None,
         *,
         prepare_batch: Callable[[Any], Batch] | None = None,
-        micro_batch_size: int | None = None,
+        micro_batch_size: int | str | None = None,
         steps_per_loop: int | None = None,
+        max_skipped_steps: int = MAX_SKIPPED_STEPS,
+        evaluate_average: bool = False,
+        reduction_dtype: str | None = None,
+        bytes_per_pack: int = BYTES_PER_PACK,
+        jit_compile: bool = False,
     ):
         if not model.compiled or model.optimizer is None:
             raise InputError(
@@ -102,19 +121,31 @@ class Trainer:
             )
         for name, value in (
             ("steps_per_loop", steps_per_loop),
-            ("micro_batch_size", micro_batch_size),
+            ("micro_batch_size", None if micro_batch_size == "auto" else micro_batch_size),
+            ("max_skipped_steps", max_skipped_steps),
         ):
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1. Received: {value}.")
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise InputError(f"{name} must be at least 1. Received: {value!r}.")
         self.model = model
         self.strategy = strategy or tf.distribute.get_strategy()
         self.images_per_second = 0.0
+        self.skipped_steps = 0
         self._prepare_batch = prepare_batch or keras.utils.unpack_x_y_sample_weight
         self._micro_batch_size = micro_batch_size
         self._steps_per_loop = steps_per_loop
+        self._max_skipped_steps = max_skipped_steps
+        self._skipped_in_a_row = 0
         self._evaluator = Evaluator(model, self.strategy, self._prepare_batch)
         self._batch_norm = BatchNormStatistics(model, self.strategy, self._prepare_batch)
-        self._options = communication_options()
+        self._average = WeightAverage(model.optimizer, self.strategy) if evaluate_average else None
+        self._step = TrainingStep(
+            model,
+            self.strategy,
+            self._prepare_batch,
+            reduction_dtype=reduction_dtype,
+            bytes_per_pack=bytes_per_pack,
+            jit_compile=jit_compile,
+        )
         self._loop = tf.function(self._loop_in_graph)
         self._timed_images = 0
         self._timed_seconds = 0.0
@@ -132,8 +163,8 @@ class Trainer:
     ) -> list[dict[str, float]]:
         """Trains to the end of the last epoch, from the newest checkpoint where there is one.
 
-        Training goes on from the optimizer's `iterations`: a model that has been trained for two
-        epochs already goes on with the third. When a callback stops training within an epoch, the
+        Training goes on from `step`: a model that has been trained for two epochs already goes on
+        with the third. When a callback stops training within an epoch, the
         last entry of the history is of that part of an epoch, with a fraction as `epoch`; a
         checkpoint holds the whole epochs only.
 
@@ -152,25 +183,30 @@ class Trainer:
         Returns:
           One dictionary per epoch, those before a resumption included: `epoch` (from 1), `step`,
           `loss` and the model's metrics, the same with `val_`, `learning_rate`,
-          `images_per_second`, `seconds` (all of the epoch, with its evaluation). Of epochs that
-          end in the same step there is one for the last of them.
+          `images_per_second`, `skipped_steps` (so far), `seconds` (all of the epoch, with its
+          evaluation). Of epochs that end in the same step there is one for the last of them.
 
         Raises:
-          InputError: the batch does not divide, the checkpoint is of another run, or the loss is
-            no longer finite.
+          InputError: the batch does not divide, the checkpoint is of another run, or too many
+            steps had gradients that were not finite.
         """
         share = order.per_replica_batch_size(
             data.global_batch_size, self.strategy.num_replicas_in_sync
         )
-        if share % (self._micro_batch_size or share):
+        size = self._micro_batch_size
+        if isinstance(size, int) and share % size:
             raise InputError(
                 f"micro_batch_size must divide the {share} examples of each replica. Received: "
-                f"{self._micro_batch_size}."
+                f"{size}."
             )
         ends = order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
         epoch_of = {end: epoch for epoch, end in enumerate(ends, start=1)}
-        self._build(data)
+        spec = self._training_spec(data)
+        self.build(spec)
         history = checkpoints.restore(self.model) if checkpoints else []
+        if checkpoints and checkpoints.resumed_step is not None:
+            self.skipped_steps += checkpoints.resumed_step - self.step
+        self._step.micro_batch_size = self._settled_micro_batch(spec, share)
         step = self.step
         self.model.stop_training = False
         watchers = keras.callbacks.CallbackList(
@@ -211,26 +247,46 @@ class Trainer:
 
     def evaluate(self, data: EvaluationData) -> dict[str, float]:
         """Returns the loss and metrics over the data, each example counted once."""
-        return self._evaluator.run(data)
+        with self.averaged_weights():
+            return self._evaluator.run(data)
+
+    def averaged_weights(self) -> contextlib.AbstractContextManager:
+        """Within this context the model holds what is evaluated: see `evaluate_average`."""
+        return self._average.in_place() if self._average else contextlib.nullcontext()
 
     @property
     def step(self) -> int:
-        """Number of optimizer steps taken."""
-        return int(self.model.optimizer.iterations.numpy())
+        """Number of global batches trained on: the optimizer's `iterations` and skipped steps."""
+        return int(self.model.optimizer.iterations.numpy()) + self.skipped_steps
 
-    def _build(self, data: TrainingData) -> None:
-        """Creates all variables now, in the strategy's scope, instead of while a step is traced."""
-        replicas = self.strategy.num_replicas_in_sync
-        context = tf.distribute.InputContext(1, 0, replicas)
+    def build(self, spec: Any) -> None:
+        """Creates all variables now, in the strategy's scope, instead of while a step is traced.
+
+        `fit` does so by itself; who restores a checkpoint without it calls this first.
+
+        Args:
+          spec: of an element of the data, as `tf.data.Dataset.element_spec` has it.
+        """
+        batch = tf.function(self._prepare_batch).get_concrete_function(spec).structured_outputs
+        with self.strategy.scope():
+            self.model._symbolic_build(data_batch=batch)
+
+    def _training_spec(self, data: TrainingData) -> Any:
+        """Returns the specification of an element of the data."""
+        context = tf.distribute.InputContext(1, 0, self.strategy.num_replicas_in_sync)
         spec = data.dataset(context, 0, 1).element_spec
         if any(leaf.shape.rank == 0 or leaf.shape[0] is None for leaf in tf.nest.flatten(spec)):
             raise InputError(
                 f"Training batches must have a static size. Received: {spec}. Batch with "
                 "drop_remainder=True."
             )
-        batch = tf.function(self._prepare_batch).get_concrete_function(spec).structured_outputs
-        with self.strategy.scope():
-            self.model._symbolic_build(data_batch=batch)
+        return spec
+
+    def _settled_micro_batch(self, spec: Any, share: int) -> int | None:
+        size = self._micro_batch_size
+        if not isinstance(size, str):
+            return size
+        return micro_batch.largest_that_fits(self._step, self.model, self.strategy, spec, share)
 
     def _distribute(self, data: TrainingData, first_step: int, last_step: int):
         return distribute(
@@ -247,15 +303,19 @@ class Trainer:
     ) -> dict[str, float]:
         self.model.reset_metrics()
         seconds, images, logs = 0.0, 0, {}
+        first, skipped = step, self.skipped_steps
         while step < end and not self.model.stop_training:
             count = min(self._next_loop_length(global_batch_size), end - step)
             watchers.on_train_batch_begin(step)
             traced = self._loop.experimental_get_tracing_count()
             start = time.perf_counter()
-            results = self._loop(iterator, tf.constant(count))
+            in_a_row = tf.constant(self._skipped_in_a_row)
+            results, more_skipped, in_a_row, bad = self._loop(
+                iterator, tf.constant(count), in_a_row
+            )
             logs = {name: float(value) for name, value in results.items()}
             # All workers agree on the time, and so on the length of the next loop.
-            elapsed = self._agree(time.perf_counter() - start)
+            elapsed = agree(self.strategy, time.perf_counter() - start)
             step += count
             seconds, images = seconds + elapsed, images + count * global_batch_size
             if traced == self._loop.experimental_get_tracing_count():
@@ -263,76 +323,56 @@ class Trainer:
                 self._timed_seconds += elapsed
                 self.images_per_second = self._timed_images / self._timed_seconds
             logs["images_per_second"] = count * global_batch_size / elapsed
+            self.skipped_steps += int(more_skipped)
+            self._skipped_in_a_row = int(in_a_row)
+            all_skipped = self.skipped_steps - skipped == step - first
+            # Loss scaling may need more steps than a short epoch has until its scale fits.
+            nothing_learned = step == end and all_skipped and not self._step.scales_loss
+            if nothing_learned:
+                logs["loss"] = float("nan")  # the mean over no step
             watchers.on_train_batch_end(step - 1, logs)
-            if not np.isfinite(logs["loss"]) and not self.model.stop_training:
-                raise InputError(
-                    f"The loss must stay finite. Received: {logs['loss']} by step {step}. Use a "
-                    "lower learning rate or a longer warm-up."
-                )
-        return logs | {"step": step, "images_per_second": images / seconds}
+            too_many = self._skipped_in_a_row >= self._max_skipped_steps
+            if (too_many or nothing_learned) and not self.model.stop_training:
+                raise InputError(self._not_finite(step, bad))
+        return logs | {
+            "step": step,
+            "images_per_second": images / seconds,
+            "skipped_steps": self.skipped_steps,
+        }
+
+    def _not_finite(self, step: int, bad: tf.Tensor) -> str:
+        variables = self.model.trainable_variables
+        names = [v.path for v, is_bad in zip(variables, bad.numpy(), strict=True) if is_bad]
+        return (
+            f"Gradients must be finite. Received: Inf or NaN in {self._skipped_in_a_row} steps in "
+            f"a row, which were skipped, up to step {step}, in the gradients of {len(names)} of "
+            f"{len(variables)} variables, the first of them {names[0]}. Use a lower learning rate "
+            "or a longer warm-up, or look for a bad image or label."
+        )
 
     def _validate(self, data: EvaluationData, settle_batch_norm: Callable) -> dict[str, float]:
-        settle_batch_norm()
-        return {f"val_{name}": value for name, value in self._evaluator.run(data).items()}
+        with self.averaged_weights():
+            settle_batch_norm()
+            logs = self._evaluator.run(data)
+        return {f"val_{name}": value for name, value in logs.items()}
 
     def _next_loop_length(self, global_batch_size: int) -> int:
         if self._steps_per_loop:
             return self._steps_per_loop
         return max(1, round(LOOP_SECONDS * self.images_per_second / global_batch_size))
 
-    def _agree(self, value: float) -> float:
-        """Returns the mean of a number over the workers, bit for bit the same on all."""
-        if self.strategy.num_replicas_in_sync == 1:
-            return value
-        return float(_mean_over_replicas(self.strategy, tf.constant(value, tf.float32)))
-
-    def _loop_in_graph(self, iterator, steps):
+    def _loop_in_graph(self, iterator, steps, skipped_in_a_row):
+        skipped = 0
+        bad = tf.zeros([len(self.model.trainable_variables)], tf.bool)
         for _ in tf.range(steps):
-            self.strategy.run(self._train_step, args=(next(iterator),))
+            bad_now = self._step(next(iterator))
+            is_bad = tf.cast(tf.reduce_any(bad_now), tf.int32)
+            skipped += is_bad
+            skipped_in_a_row = (skipped_in_a_row + 1) * is_bad
+            bad = tf.where(is_bad > 0, bad_now, bad)
         rate = keras.ops.convert_to_tensor(self.model.optimizer.learning_rate)
-        return self.model.get_metrics_result() | {"learning_rate": rate}
-
-    def _train_step(self, batch) -> None:
-        batch = self._prepare_batch(batch)
-        size = tf.nest.flatten(batch[0])[0].shape[0]
-        parts = size // (self._micro_batch_size or size)
-        if parts == 1:
-            gradients = self._gradients(batch, 1)
-        else:
-            variables = self.model.trainable_variables
-            gradients = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-            for i in tf.range(parts):
-                more = self._gradients(_part(batch, i, size // parts), parts)
-                gradients = [
-                    total if g is None else total + g
-                    for total, g in zip(gradients, more, strict=True)
-                ]
-        self.model.optimizer.apply(self._all_reduce(gradients), self.model.trainable_variables)
-
-    def _gradients(self, batch: Batch, parts: int) -> list:
-        """Returns the gradients of one part of the replica's batch, as its share of the mean."""
-        x, y, sample_weight = batch
-        model = self.model
-        with tf.GradientTape() as tape:
-            y_pred = call_model(model, x, training=True)
-            # Keras divides by the number of replicas: the sum over replicas is the global mean.
-            loss = model.compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-            )
-            scaled = model.optimizer.scale_loss(loss / parts)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        model._loss_tracker.update_state(loss * replicas)
-        update_metrics(model, y, y_pred, sample_weight)
-        return tape.gradient(scaled, model.trainable_variables)
-
-    def _all_reduce(self, gradients: list) -> list:
-        """Sums the gradients over the replicas, in one all-reduce."""
-        context = tf.distribute.get_replica_context()
-        if context.num_replicas_in_sync == 1:
-            return gradients
-        present = [g for g in gradients if g is not None]
-        reduced = iter(context.all_reduce("SUM", present, self._options))
-        return [None if g is None else next(reduced) for g in gradients]
+        logs = self.model.get_metrics_result() | {"learning_rate": rate}
+        return logs, skipped, skipped_in_a_row, bad
 
     def _batch_norm_settler(self, data: TrainingData, examples: int) -> Callable[[], None]:
         """Returns what makes the statistics of batch normalisation fit for evaluation."""
@@ -342,24 +382,6 @@ class Trainer:
         start = max(data.shape_changes, default=0)  # the images of the last epochs
         dataset = self._distribute(data, start, start + steps)
         return lambda: self._batch_norm.estimate(dataset, steps)
-
-
-def _part(batch: Batch, i: tf.Tensor, size: int) -> Batch:
-    """Returns the i-th `size` examples of a batch."""
-
-    def cut(t):
-        return (
-            None
-            if t is None
-            else tf.ensure_shape(t[i * size : (i + 1) * size], [size, *t.shape[1:]])
-        )
-
-    return tf.nest.map_structure(cut, batch)
-
-
-@tf.function
-def _mean_over_replicas(strategy, value):
-    return strategy.reduce("MEAN", strategy.run(tf.identity, args=(value,)), axis=None)
 
 
 @contextlib.contextmanager

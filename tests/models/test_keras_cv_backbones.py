@@ -142,8 +142,8 @@ def test_float32_logits_in_mixed_precision_at_two_sizes(name, mixed_bfloat16):
 )
 def test_every_backbone_gives_float32_logits_in_mixed_precision(name, mixed_bfloat16):
     keras.backend.clear_session()
-    logits = _create(name)(np.zeros((1, 64, 64, 3), "uint8"))
-    assert (logits.shape, logits.dtype) == ((1, 10), "float32")
+    model = _create(name)
+    assert (model.output.shape, model.output.dtype) == ((None, 10), "float32")
 
 
 def test_colours_from_0_to_255_are_scaled_inside():

@@ -55,6 +55,8 @@ class ProgressLine(keras.callbacks.Callback):
         logs = logs or {}
         self._printed = time.monotonic()
         line = self._line(logs["step"], self._printed, logs)
+        if logs.get("skipped_steps"):
+            line += f"  {logs['skipped_steps']} steps skipped"
         if "val_loss" in logs:
             line += f"  | validation: {_metrics(logs, 'val_')}"
         if self._stream.isatty():

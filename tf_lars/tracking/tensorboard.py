@@ -15,6 +15,7 @@ class ScalarLogger(keras.callbacks.Callback):
     | `top1`, `top5`, other metrics | train, validation | the same | the same |
     | `learning_rate` | train | each loop | rate of the next step |
     | `images_per_second` | train | each loop | over all replicas, without evaluation |
+    | `skipped_steps` | train | each epoch, once there are some | since the run began |
     | `bad_records` | train | each epoch, where some are allowed | see `BadRecordCount` |
 
     Args:
@@ -47,6 +48,8 @@ class ScalarLogger(keras.callbacks.Callback):
         self._write("validation", int(logs["step"]), scalars)
         if "bad_records" in logs:
             self._write("train", int(logs["step"]), {"bad_records": logs["bad_records"]})
+        if logs.get("skipped_steps"):
+            self._write("train", int(logs["step"]), {"skipped_steps": logs["skipped_steps"]})
         for writer in self._writers.values():
             writer.flush()
 

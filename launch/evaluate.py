@@ -1,0 +1,131 @@
+"""Evaluates a checkpoint of a run on each validation image once, or names what is in pictures.
+
+python -m launch.evaluate --model_dir=RUN --num_workers=2
+python -m launch.evaluate --model_dir=RUN --checkpoint=best --data_dir=OTHER_DATA
+python -m launch.evaluate --model_dir=RUN --predict=cat.jpg,dog.png
+"""
+
+import json
+import os
+from collections.abc import Sequence
+
+from absl import flags as absl_flags
+
+from launch import app, checkpoint, flags, workers
+from launch import input as inputs
+from tf_lars.data import order
+from tf_lars.data.records import DatasetInfo
+from tf_lars.distribute import cluster as clusters
+from tf_lars.distribute import supervisor
+from tf_lars.distribute.cluster import Cluster
+from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+
+FLAGS = absl_flags.FLAGS
+TOP = 5
+"""How many classes are named for a picture."""
+_FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "evaluation_batch_size", "format")
+
+
+def define() -> None:
+    """Defines the flags of this program."""
+    checkpoint.define()
+    absl_flags.DEFINE_integer("num_workers", 1, "Worker processes on this machine.")
+    absl_flags.DEFINE_integer(
+        "evaluation_batch_size", None, "Images per step on all devices; by default 256 per device."
+    )
+    absl_flags.DEFINE_list("predict", [], "Pictures to name instead of evaluating, with commas.")
+    absl_flags.DEFINE_enum("format", "table", ["table", "json"], "What is printed.")
+
+
+def main() -> int:
+    """Evaluates, or watches over the processes that do."""
+    settings = checkpoint.settings_of_run()
+    if FLAGS.num_workers < 1:
+        raise InputError(f"--num_workers must be at least 1. Received: {FLAGS.num_workers}.")
+    inputs.describe_once(settings.data_dir)
+    info = DatasetInfo.load(settings.data_dir)
+    try:
+        if FLAGS.predict:
+            return predict(settings, info, FLAGS.predict)
+        cluster = clusters.resolve()
+        if cluster.workers:
+            supervisor.end_with_supervisor()
+            return evaluate(settings, info, cluster)
+        if FLAGS.num_workers == 1:
+            return evaluate(settings, info, cluster)
+        return workers.run(
+            "launch.evaluate",
+            [f"--{name}={FLAGS[name].value}" for name in _FLAGS_OF_WORKERS if FLAGS[name].value],
+            FLAGS.num_workers,
+            os.path.join(settings.model_dir, "logs", "evaluate"),
+        )
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def evaluate(settings: flags.TrainingSettings, info: DatasetInfo, cluster: Cluster) -> int:
+    """Prints loss and accuracy over the validation images, each counted once."""
+    from tf_lars.distribute import strategy
+    from tf_lars.tracking import results
+
+    trainer, source = checkpoint.load(settings, info, strategy.create(cluster))
+    replicas = trainer.strategy.num_replicas_in_sync
+    batch = FLAGS.evaluation_batch_size or 256 * replicas
+    order.per_replica_batch_size(batch, replicas)
+    logs = trainer.evaluate(inputs.evaluation(settings, batch))
+    if not cluster.is_chief:
+        return EXIT_DONE
+    summary = {
+        "top1": logs["top1"],
+        "top5": logs["top5"],
+        "loss": logs["loss"],
+        "eval_examples": logs["examples"],
+        "data": info.name,
+        "checkpoint": source.path,
+        "step": source.step,
+        "num_workers": cluster.num_workers,
+    }
+    print(json.dumps(summary, indent=2) if FLAGS.format == "json" else results.table(summary))
+    return EXIT_DONE
+
+
+def predict(settings: flags.TrainingSettings, info: DatasetInfo, paths: Sequence[str]) -> int:
+    """Prints the most probable classes of each picture."""
+    import numpy as np
+    import tensorflow as tf
+
+    from tf_lars.data import decode
+    from tf_lars.data.jpeg import BadImage, to_jpeg
+
+    images = []
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                jpeg = tf.constant(to_jpeg(file.read()).data)
+        except (OSError, BadImage) as error:
+            raise InputError(f"--predict takes pictures. Received: {path!r} ({error}).") from error
+        images.append(
+            decode.centre_crop(decode.Jpeg(jpeg), settings.image_size, settings.crop_fraction)
+        )
+    trainer, _ = checkpoint.load(settings, info, tf.distribute.get_strategy())
+    with trainer.averaged_weights():
+        logits = trainer.model(tf.stack(images), training=False)
+    named = []
+    for path, probabilities in zip(paths, tf.nn.softmax(logits).numpy(), strict=True):
+        likely = np.argsort(-probabilities, kind="stable")[:TOP]
+        classes = [(info.class_names[i], float(probabilities[i])) for i in likely]
+        named.append({"image": path, "classes": classes})
+    if FLAGS.format == "json":
+        print(json.dumps(named, indent=2))
+        return EXIT_DONE
+    for one in named:
+        print(one["image"])
+        for name, probability in one["classes"]:
+            print(f"  {probability:7.2%}  {name}")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    define()
+    absl_flags.adopt_module_key_flags(checkpoint)  # --help lists them too
+    app.run(main)

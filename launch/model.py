@@ -1,0 +1,74 @@
+"""The compiled model that training settings describe."""
+
+from typing import TYPE_CHECKING
+
+import models
+from launch.flags import TrainingSettings
+
+if TYPE_CHECKING:
+    import keras
+
+
+def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_examples: int):
+    """Returns the model, compiled; call it in the strategy's scope.
+
+    Args:
+      settings: what the flags say.
+      num_classes: of the data.
+      steps: of the whole run.
+      num_examples: of the training data.
+    """
+    import keras
+
+    keras.utils.set_random_seed(settings.seed)  # the same weights on all workers
+    if settings.mixed_precision != "float32":
+        keras.mixed_precision.set_dtype_policy(f"mixed_{settings.mixed_precision}")
+    model = models.create(
+        settings.model,
+        num_classes=num_classes,
+        image_size=None if settings.image_size_schedule else settings.image_size,
+        space_to_depth_stem=settings.space_to_depth_stem,
+        sync_batch_norm=settings.sync_batch_norm,
+    )
+    model.compile(
+        _optimizer(settings, steps, num_examples),
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=settings.label_smoothing
+        ),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="top1"),
+            keras.metrics.TopKCategoricalAccuracy(min(5, num_classes), name="top5"),
+        ],
+    )
+    return model
+
+
+def _optimizer(
+    settings: TrainingSettings, steps: int, num_examples: int
+) -> "keras.optimizers.Optimizer":
+    from tf_lars import LARS, schedules
+    from tf_lars.loss_scale import LossScaleOptimizer
+
+    warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
+    schedule = schedules.create(
+        settings.schedule,
+        peak_learning_rate=settings.learning_rate,
+        total_steps=steps,
+        warmup_steps=min(warmup_steps, steps),
+        initial_learning_rate=settings.initial_learning_rate,
+        power=settings.decay_power,
+        end_learning_rate=min(settings.end_learning_rate, settings.learning_rate),
+    )
+    # Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
+    adapt = settings.optimizer == "lars"
+    averaging = {"use_ema": True, "ema_momentum": settings.ema_momentum}
+    optimizer = LARS(
+        schedule,
+        momentum=settings.momentum,
+        nesterov=settings.optimizer == "nesterov",
+        weight_decay=settings.weight_decay,
+        trust_coefficient=settings.trust_coefficient,
+        exclude_from_layer_adaptation=None if adapt else [".*"],
+        **(averaging if settings.ema_momentum else {}),
+    )
+    return LossScaleOptimizer(optimizer) if settings.mixed_precision == "float16" else optimizer

@@ -1,0 +1,26 @@
+"""The programs of launch/ as a person runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 420
+
+
+def command(module, *flags):
+    """Returns the command line of a program."""
+    return [sys.executable, "-m", module, *flags]
+
+
+def run(module, *flags, environment=None):
+    """Runs a program to its end, and returns its exit code and what it printed."""
+    return subprocess.run(
+        command(module, *flags),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**os.environ, **(environment or {})},
+    )

@@ -1,0 +1,176 @@
+"""One synchronous step of training: gradients of the global batch, one all-reduce, one update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_lars.distribute.strategy import BYTES_PER_PACK, communication_options
+from tf_lars.errors import InputError
+from tf_lars.evaluation import call_model, update_metrics
+from tf_lars.lars_rule import densify
+
+Batch = tuple[Any, Any, Any]
+"""`(x, y, sample_weight)`; the last two may be None."""
+
+
+class TrainingStep:
+    """Takes one optimizer step on a global batch, on all replicas or on none.
+
+    Every replica computes the gradients of its share as parts of the mean over the global batch;
+    one all-reduce sums them. The sums are the same on all replicas, and so is the verdict on them:
+    where one is not finite, no replica takes the step. (An optimizer that scales the loss comes to
+    the same verdict by itself, because it has its scale to lower.)
+
+    Args:
+      model: compiled and, before the first call, built.
+      strategy: the one in whose scope the model was made.
+      prepare_batch: turns an element of the data into `(x, y, sample_weight)` on the device.
+      micro_batch_size: examples that a replica takes through the network at once; None for all.
+      reduction_dtype: of the gradients on their way between replicas: "bfloat16" halves the bytes
+        and rounds each summand to 8 bits of precision; None keeps their own.
+      bytes_per_pack: gradients are all-reduced in packs of at most this size; 0 for one pack.
+      jit_compile: compile the forward and backward pass of each replica with XLA.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        prepare_batch: Callable[[Any], Batch],
+        *,
+        micro_batch_size: int | None = None,
+        reduction_dtype: str | None = None,
+        bytes_per_pack: int = BYTES_PER_PACK,
+        jit_compile: bool = False,
+    ):
+        if reduction_dtype not in (None, "float32", "bfloat16"):
+            raise InputError(
+                "reduction_dtype must be float32 or bfloat16, or None for that of the gradients. "
+                f"Received: {reduction_dtype!r}."
+            )
+        if bytes_per_pack < 0:
+            raise InputError(f"bytes_per_pack must be 0 or above. Received: {bytes_per_pack}.")
+        self.micro_batch_size = micro_batch_size
+        self._model = model
+        self._strategy = strategy
+        self._prepare_batch = prepare_batch
+        self._reduction_dtype = reduction_dtype
+        self._options = communication_options(bytes_per_pack)
+        self.scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        self._forward_and_backward = (
+            tf.function(self._run_network, jit_compile=True) if jit_compile else self._run_network
+        )
+
+    def __call__(self, batch: Any) -> tf.Tensor:
+        """Takes the step; called in the graph, outside of the replicas.
+
+        Args:
+          batch: an element of a distributed dataset.
+
+        Returns:
+          bool `[trainable variables]`: whose gradients were not finite. The step was taken if
+          there are none.
+        """
+        gradients, bad = self._strategy.run(self._reduced_gradients, args=(batch,))
+        bad = self._strategy.experimental_local_results(bad)[0]
+
+        def update():
+            self._strategy.run(self._update, args=(gradients,))
+
+        if self.scales_loss:
+            update()
+        else:
+            tf.cond(tf.reduce_any(bad), lambda: None, update)
+        return bad
+
+    def gradients(self, batch: Any) -> list:
+        """Returns a replica's summand of the gradients: None where the loss does not depend on it.
+
+        Called in a replica. The model's metrics take the batch into account.
+        """
+        batch = self._prepare_batch(batch)
+        size = tf.nest.flatten(batch[0])[0].shape[0]
+        parts = size // (self.micro_batch_size or size)
+        if parts == 1:
+            return self._gradients(batch, 1)
+        variables = self._model.trainable_variables
+        total = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        for i in tf.range(parts):
+            more = self._gradients(_part(batch, i, size // parts), parts)
+            total = [t if g is None else t + g for t, g in zip(total, more, strict=True)]
+        return total
+
+    def _reduced_gradients(self, batch):
+        gradients = self.gradients(batch)
+        # None is nothing that a replica could return.
+        self._present = [g is not None for g in gradients]
+        reduced = self._all_reduce([g for g in gradients if g is not None])
+        flags = iter([_is_bad(g) for g in reduced])
+        return reduced, tf.stack([next(flags) if p else tf.constant(False) for p in self._present])
+
+    def _update(self, reduced) -> None:
+        reduced = iter(reduced)
+        gradients = [next(reduced) if present else None for present in self._present]
+        self._model.optimizer.apply(gradients, self._model.trainable_variables)
+
+    def _gradients(self, batch: Batch, parts: int) -> list:
+        """Returns the gradients of one part of the replica's batch, as its share of the mean."""
+        loss, y_pred, gradients = self._forward_and_backward(*batch, parts)
+        loss *= tf.distribute.get_strategy().num_replicas_in_sync
+        # One loss that is not finite would hide all others of the epoch, and its step is skipped.
+        finite = tf.math.is_finite(loss)
+        self._model._loss_tracker.update_state(
+            tf.where(finite, loss, 0.0), sample_weight=tf.cast(finite, tf.float32)
+        )
+        _, y, sample_weight = batch
+        update_metrics(self._model, y, y_pred, sample_weight)
+        return gradients
+
+    def _run_network(self, x, y, sample_weight, parts):
+        model = self._model
+        with tf.GradientTape() as tape:
+            y_pred = call_model(model, x, training=True)
+            # Keras divides by the number of replicas: the sum over replicas is the global mean.
+            loss = model.compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+            )
+            scaled = model.optimizer.scale_loss(loss / parts)
+        return loss, y_pred, tape.gradient(scaled, model.trainable_variables)
+
+    def _all_reduce(self, gradients: list) -> list:
+        """Sums the gradients over the replicas, in one all-reduce."""
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync == 1:
+            return gradients
+        if self._reduction_dtype is None:
+            return context.all_reduce("SUM", gradients, self._options)
+        dense = [densify(g, g.shape) for g in gradients]
+        small = [tf.cast(g, self._reduction_dtype) for g in dense]
+        summed = context.all_reduce("SUM", small, self._options)
+        return [tf.cast(s, g.dtype) for s, g in zip(summed, dense, strict=True)]
+
+
+def _is_bad(gradient) -> tf.Tensor:
+    """Returns whether a gradient holds an Inf or a NaN, or a norm beyond its type's range.
+
+    One pass over memory, against two and a tensor of flags for `tf.math.is_finite`.
+    """
+    values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+    if values.dtype.size < 4:
+        values = tf.cast(values, tf.float32)
+    return tf.logical_not(tf.math.is_finite(tf.nn.l2_loss(values)))
+
+
+def _part(batch: Batch, i: tf.Tensor, size: int) -> Batch:
+    """Returns the i-th `size` examples of a batch."""
+
+    def cut(t):
+        return (
+            None
+            if t is None
+            else tf.ensure_shape(t[i * size : (i + 1) * size], [size, *t.shape[1:]])
+        )
+
+    return tf.nest.map_structure(cut, batch)
