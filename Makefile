@@ -17,7 +17,7 @@ help:
 	@echo "make bench     run the benchmarks, beside the peers that $(VENV) has"
 	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
 	@echo "make bench-input      beside all peers of the input pipeline, in .venv-bench-input"
-	@echo "make bench-loop       the training loop beside Keras's, and two workers beside torch's"
+	@echo "make bench-loop       the training loop beside Keras's and torch's: time, scaling and memory"
 	@echo "make clean     remove $(VENV) and its like, data/digits and runs/"
 
 setup: $(VENV)/installed
@@ -58,6 +58,8 @@ bench-optimizer: .venv-bench/installed
 bench-loop: .venv-bench/installed
 	.venv-bench/bin/python -m benchmarks.loop_overhead
 	.venv-bench/bin/python -m benchmarks.weak_scaling
+	.venv-bench/bin/python -m benchmarks.mixed_precision
+	.venv-bench/bin/python -m benchmarks.step_memory
 
 # tf-models-official asks for packages that it needs nowhere near its optimizer.
 .venv-bench/installed: setup.cfg pyproject.toml

@@ -11,7 +11,7 @@ SECONDS = 420
 
 def command(module, *flags):
     """Returns the command line of a program."""
-    return [sys.executable, "-m", module, *flags]
+    return [sys.executable, "-m", module, *map(str, flags)]
 
 
 def run(module, *flags, environment=None):

@@ -1,31 +1,24 @@
 """launch.measure_input on real digits, and what it concludes."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.data.test_describe import write_gcs
+from tests.launch import programs
 from tf_lars.data import digits
 from tf_lars.data.measure import InputRate, verdict
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_it_prints_rates_and_what_the_cores_could_feed(tmp_path):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra `demo`)")
     digits.prepare(str(tmp_path))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "launch.measure_input", f"--data_dir={tmp_path}"),
-            *("--image_size=8", "--seconds=0.5", "--devices_per_host=4"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = programs.run(
+        "launch.measure_input",
+        f"--data_dir={tmp_path}",
+        "--image_size=8",
+        "--seconds=0.5",
+        "--devices_per_host=4",
     )
     assert done.returncode == 0, done.stderr
     for name in ("training", "evaluation"):
@@ -39,15 +32,12 @@ def test_it_prints_rates_and_what_the_cores_could_feed(tmp_path):
 
 def test_shards_of_another_program_are_described_when_they_are_first_read(tmp_path):
     folder = write_gcs(tmp_path)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "launch.measure_input", f"--data_dir={folder}"),
-            *("--image_size=8", "--seconds=0.1", "--global_batch_size=4"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = programs.run(
+        "launch.measure_input",
+        f"--data_dir={folder}",
+        "--image_size=8",
+        "--seconds=0.1",
+        "--global_batch_size=4",
     )
     assert done.returncode == 0, done.stderr
     assert "reading the shards once" in done.stdout
@@ -55,9 +45,7 @@ def test_shards_of_another_program_are_described_when_they_are_first_read(tmp_pa
 
 
 def test_without_a_folder_one_sentence_says_so():
-    done = subprocess.run(
-        [sys.executable, "-m", "launch.measure_input"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = programs.run("launch.measure_input")
     assert done.returncode == 2
     assert "--data_dir is required" in done.stderr
 

@@ -1,25 +1,17 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.test_describe import write_gcs
+from tests.launch import programs
 from tf_lars.data.records import DatasetInfo
-
-CHECKOUT = Path(__file__).parents[2]
 
 
 def run(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.prepare_imagenet", *map(str, flags)],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return programs.run("launch.prepare_imagenet", *flags)
 
 
 def table(output):
@@ -97,7 +89,7 @@ def test_help_needs_no_tensorflow():
         "import sys\nfrom launch import prepare_imagenet\nprepare_imagenet.define()\n"
         "assert 'tensorflow' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=programs.ROOT, check=True)
     assert "--input_dir" in run("--help").stdout
 
 
@@ -126,4 +118,4 @@ def test_wrong_flags_end_with_one_sentence_and_code_2(flags, message):
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
-    assert not (CHECKOUT / "out").exists()
+    assert not (programs.ROOT / "out").exists()

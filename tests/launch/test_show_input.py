@@ -1,34 +1,21 @@
 """`python -m launch.show_input` as a person runs it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tf_lars.data import digits
-
-ROOT = Path(__file__).parents[2]
+from tests.launch import programs
 
 
 def _run(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "launch.show_input", *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return programs.run("launch.show_input", *flags)
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra `demo`)")
-    directory = tmp_path_factory.mktemp("data") / "digits"
-    digits.prepare(str(directory))
-    return directory
+def data_dir(digits_dir):
+    return Path(digits_dir)
 
 
 def test_a_sheet_shows_training_images_and_is_the_same_again(data_dir, tmp_path):

@@ -1,0 +1,146 @@
+"""What a training step holds in memory, beside the parameters of the network.
+
+    python -m benchmarks.step_memory
+
+A perceptron with a batch of 8 has next to no activations, so that weights, momentum and gradients
+are all there is. `tf_lars.Trainer`, with one worker and with two, with and without micro-batches,
+Keras's `fit` and a bare `tf.function` each train it in a process of its own. "Before" is the
+resident memory when the variables exist, less that of the bare program; "peak" the highest while
+five steps are taken; both are given in copies of the trainable weights in float32. Weights and
+momentum are 2, gradients 1. Writes `step_memory.csv`.
+"""
+
+import json
+import os
+import pathlib
+import re
+import statistics
+import sys
+import tempfile
+
+from absl import app, flags
+
+from benchmarks import tables
+from tf_lars.distribute import cluster, supervisor
+
+FLAGS = flags.FLAGS
+
+BATCH, WIDTH, DEPTH, STEPS = 8, 4096, 4, 5
+
+CASES = {
+    "tf_lars.Trainer, LARS": ("trainer", 1, None),
+    "tf_lars.Trainer, LARS, micro-batches": ("trainer", 1, 4),
+    "tf_lars.Trainer, LARS, 2 workers": ("trainer", 2, None),
+    "Keras fit, LARS": ("fit", 1, None),
+    "bare tf.function, Keras SGD": ("bare", 1, None),
+}
+"""By name: the loop, its workers, and its micro-batch."""
+
+
+def resident(field: str) -> int:
+    """Returns a size of this process in bytes: VmRSS now, VmHWM at its highest."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024
+
+
+def train(loop: str, micro_batch_size: int | None) -> dict[str, float]:
+    """Trains here; returns the memory before and at its peak, in copies of the weights."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from tf_lars import LARS, Trainer
+    from tf_lars.data.arrays import ArrayTrainingInput
+    from tf_lars.distribute import strategy as strategies
+
+    supervisor.end_with_supervisor()
+    strategy = strategies.create()
+    program = resident("VmRSS")
+    with strategy.scope():
+        layers = [keras.layers.Dense(WIDTH, "relu") for _ in range(DEPTH)]
+        model = keras.Sequential([keras.Input((WIDTH,)), *layers, keras.layers.Dense(1)])
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9) if loop == "bare" else LARS(0.01)
+        model.compile(optimizer, "mse", jit_compile=False)
+        optimizer.build(model.trainable_variables)
+    for variable in optimizer.variables:  # zeros take memory when they are first written
+        variable.assign(variable + 0)
+    copy = 4 * model.count_params()
+    before = resident("VmRSS") - program
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+
+    replicas = strategy.num_replicas_in_sync
+    x = np.ones((STEPS * BATCH * replicas, WIDTH), np.float32)
+    y = x[:, :1]
+    if loop == "trainer":
+        trainer = Trainer(model, strategy, micro_batch_size=micro_batch_size)
+        trainer.fit(ArrayTrainingInput(x, y, BATCH * replicas), epochs=1)
+    elif loop == "fit":
+        model.fit(x, y, batch_size=BATCH, verbose=0)
+    else:
+
+        @tf.function
+        def step(x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+
+        for _ in range(STEPS):
+            step(x[:BATCH], y[:BATCH])
+    return {"before": before / copy, "peak": (resident("VmHWM") - program) / copy}
+
+
+def run(loop: str, workers: int, micro_batch_size: int | None) -> dict[str, float]:
+    """Returns the highest of what the workers measured."""
+    ports = supervisor.free_ports(workers)
+    with tempfile.TemporaryDirectory() as folder:
+        results = [os.path.join(folder, f"{rank}.json") for rank in range(workers)]
+        environment = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        clusters = [
+            cluster.local(ports, rank).tf_config() if workers > 1 else "" for rank in range(workers)
+        ]
+        part = [] if micro_batch_size is None else [f"--micro_batch_size={micro_batch_size}"]
+        command = [sys.executable, "-m", "benchmarks.step_memory", f"--loop={loop}", *part]
+        failure = supervisor.run(
+            [[*command, f"--result={result}"] for result in results],
+            [{**environment, "TF_CONFIG": tf_config} for tf_config in clusters],
+            folder,
+        )
+        if failure:
+            raise RuntimeError(f"{failure}: {supervisor.error_of(failure.log, 30)}")
+        found = [json.loads(pathlib.Path(result).read_text()) for result in results]
+    return {name: max(one[name] for one in found) for name in found[0]}
+
+
+def main(argv):
+    """Measures, prints and writes; with --loop, trains as one worker."""
+    del argv
+    if FLAGS.loop:
+        pathlib.Path(FLAGS.result).write_text(json.dumps(train(FLAGS.loop, FLAGS.micro_batch_size)))
+        return
+    print(tables.machine())
+    rows = []
+    for name, case in CASES.items():
+        found = [run(*case) for _ in range(FLAGS.rounds)]
+        medians = {key: statistics.median(one[key] for one in found) for key in found[0]}
+        rows.append(
+            {
+                "loop": name,
+                "before": round(medians["before"], 2),
+                "peak": round(medians["peak"], 2),
+                "step": round(medians["peak"] - medians["before"], 2),
+            }
+        )
+    tables.show(rows)
+    output_dir = pathlib.Path(FLAGS.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    tables.write(rows, output_dir / "step_memory.csv")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("rounds", 3, "Processes per row; the median counts.")
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table.")
+    flags.DEFINE_string("loop", None, "For workers: the loop that this process runs.")
+    flags.DEFINE_integer("micro_batch_size", None, "For workers.")
+    flags.DEFINE_string("result", None, "For workers: file for what is measured.")
+    app.run(main)
