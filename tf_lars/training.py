@@ -134,7 +134,6 @@ class Trainer:
         self._micro_batch_size = micro_batch_size
         self._steps_per_loop = steps_per_loop
         self._max_skipped_steps = max_skipped_steps
-        self._skipped_in_a_row = 0
         self._evaluator = Evaluator(model, self.strategy, self._prepare_batch)
         self._batch_norm = BatchNormStatistics(model, self.strategy, self._prepare_batch)
         self._average = WeightAverage(model.optimizer, self.strategy) if evaluate_average else None
@@ -208,6 +207,7 @@ class Trainer:
             self.skipped_steps += checkpoints.resumed_step - self.step
         self._step.micro_batch_size = self._settled_micro_batch(spec, share)
         step = self.step
+        self._skips = self._step.skips(self.skipped_steps)
         self.model.stop_training = False
         watchers = keras.callbacks.CallbackList(
             list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=ends[-1]
@@ -309,10 +309,7 @@ class Trainer:
             watchers.on_train_batch_begin(step)
             traced = self._loop.experimental_get_tracing_count()
             start = time.perf_counter()
-            in_a_row = tf.constant(self._skipped_in_a_row)
-            results, more_skipped, in_a_row, bad = self._loop(
-                iterator, tf.constant(count), in_a_row
-            )
+            results, self._skips = self._loop(iterator, tf.constant(count), self._skips)
             logs = {name: float(value) for name, value in results.items()}
             # All workers agree on the time, and so on the length of the next loop.
             elapsed = agree(self.strategy, time.perf_counter() - start)
@@ -323,28 +320,27 @@ class Trainer:
                 self._timed_seconds += elapsed
                 self.images_per_second = self._timed_images / self._timed_seconds
             logs["images_per_second"] = count * global_batch_size / elapsed
-            self.skipped_steps += int(more_skipped)
-            self._skipped_in_a_row = int(in_a_row)
+            self.skipped_steps = int(self._skips.total)
             all_skipped = self.skipped_steps - skipped == step - first
             # Loss scaling may need more steps than a short epoch has until its scale fits.
             nothing_learned = step == end and all_skipped and not self._step.scales_loss
             if nothing_learned:
                 logs["loss"] = float("nan")  # the mean over no step
             watchers.on_train_batch_end(step - 1, logs)
-            too_many = self._skipped_in_a_row >= self._max_skipped_steps
+            too_many = int(self._skips.in_a_row) >= self._max_skipped_steps
             if (too_many or nothing_learned) and not self.model.stop_training:
-                raise InputError(self._not_finite(step, bad))
+                raise InputError(self._not_finite(step))
         return logs | {
             "step": step,
             "images_per_second": images / seconds,
             "skipped_steps": self.skipped_steps,
         }
 
-    def _not_finite(self, step: int, bad: tf.Tensor) -> str:
-        variables = self.model.trainable_variables
+    def _not_finite(self, step: int) -> str:
+        variables, bad = self.model.trainable_variables, self._skips.bad
         names = [v.path for v, is_bad in zip(variables, bad.numpy(), strict=True) if is_bad]
         return (
-            f"Gradients must be finite. Received: Inf or NaN in {self._skipped_in_a_row} steps in "
+            f"Gradients must be finite. Received: Inf or NaN in {self._skips.in_a_row} steps in "
             f"a row, which were skipped, up to step {step}, in the gradients of {len(names)} of "
             f"{len(variables)} variables, the first of them {names[0]}. Use a lower learning rate "
             "or a longer warm-up, or look for a bad image or label."
@@ -361,18 +357,11 @@ class Trainer:
             return self._steps_per_loop
         return max(1, round(LOOP_SECONDS * self.images_per_second / global_batch_size))
 
-    def _loop_in_graph(self, iterator, steps, skipped_in_a_row):
-        skipped = 0
-        bad = tf.zeros([len(self.model.trainable_variables)], tf.bool)
+    def _loop_in_graph(self, iterator, steps, skips):
         for _ in tf.range(steps):
-            bad_now = self._step(next(iterator))
-            is_bad = tf.cast(tf.reduce_any(bad_now), tf.int32)
-            skipped += is_bad
-            skipped_in_a_row = (skipped_in_a_row + 1) * is_bad
-            bad = tf.where(is_bad > 0, bad_now, bad)
+            skips = self._step(next(iterator), skips)
         rate = keras.ops.convert_to_tensor(self.model.optimizer.learning_rate)
-        logs = self.model.get_metrics_result() | {"learning_rate": rate}
-        return logs, skipped, skipped_in_a_row, bad
+        return self.model.get_metrics_result() | {"learning_rate": rate}, skips
 
     def _batch_norm_settler(self, data: TrainingData, examples: int) -> Callable[[], None]:
         """Returns what makes the statistics of batch normalisation fit for evaluation."""

@@ -1,7 +1,7 @@
 """One synchronous step of training: gradients of the global batch, one all-reduce, one update."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,6 +13,20 @@ from tf_lars.lars_rule import densify
 
 Batch = tuple[Any, Any, Any]
 """`(x, y, sample_weight)`; the last two may be None."""
+
+
+class Skips(NamedTuple):
+    """The steps that were not taken, because their gradients were not finite.
+
+    Attributes:
+      total: int32 scalar, so far.
+      in_a_row: int32 scalar, up to the last step.
+      bad: bool `[trainable variables]`, whose gradients were not finite in the last such step.
+    """
+
+    total: tf.Tensor
+    in_a_row: tf.Tensor
+    bad: tf.Tensor
 
 
 class TrainingStep:
@@ -63,27 +77,35 @@ class TrainingStep:
             tf.function(self._run_network, jit_compile=True) if jit_compile else self._run_network
         )
 
-    def __call__(self, batch: Any) -> tf.Tensor:
-        """Takes the step; called in the graph, outside of the replicas.
+    def __call__(self, batch: Any, skips: Skips) -> Skips:
+        """Takes or skips the step; called in the graph, outside of the replicas.
 
         Args:
           batch: an element of a distributed dataset.
+          skips: as of the step before.
 
         Returns:
-          bool `[trainable variables]`: whose gradients were not finite. The step was taken if
-          there are none.
+          The skips as of this step.
         """
-        gradients, bad = self._strategy.run(self._reduced_gradients, args=(batch,))
-        bad = self._strategy.experimental_local_results(bad)[0]
+        gradients, sizes = self._strategy.run(self._reduced_gradients, args=(batch,))
+        finite = tf.math.is_finite(self._strategy.experimental_local_results(sizes)[0])
 
-        def update():
-            self._strategy.run(self._update, args=(gradients,))
+        def take():
+            if not self.scales_loss:
+                self._strategy.run(self._update, args=(gradients,))
+            return Skips(skips.total, tf.zeros_like(skips.in_a_row), skips.bad)
+
+        def skip():
+            return Skips(skips.total + 1, skips.in_a_row + 1, tf.logical_not(finite))
 
         if self.scales_loss:
-            update()
-        else:
-            tf.cond(tf.reduce_any(bad), lambda: None, update)
-        return bad
+            self._strategy.run(self._update, args=(gradients,))
+        return tf.cond(tf.reduce_all(finite), take, skip)
+
+    def skips(self, total: int) -> Skips:
+        """Returns what to begin with, after so many skipped steps."""
+        variables = self._model.trainable_variables
+        return Skips(tf.constant(total), tf.constant(0), tf.zeros([len(variables)], tf.bool))
 
     def gradients(self, batch: Any) -> list:
         """Returns a replica's summand of the gradients: None where the loss does not depend on it.
@@ -107,8 +129,8 @@ class TrainingStep:
         # None is nothing that a replica could return.
         self._present = [g is not None for g in gradients]
         reduced = self._all_reduce([g for g in gradients if g is not None])
-        flags = iter([_is_bad(g) for g in reduced])
-        return reduced, tf.stack([next(flags) if p else tf.constant(False) for p in self._present])
+        sizes = iter([_size(g) for g in reduced])
+        return reduced, tf.stack([next(sizes) if p else 0.0 for p in self._present])
 
     def _update(self, reduced) -> None:
         reduced = iter(reduced)
@@ -152,15 +174,15 @@ class TrainingStep:
         return [tf.cast(s, g.dtype) for s, g in zip(summed, dense, strict=True)]
 
 
-def _is_bad(gradient) -> tf.Tensor:
-    """Returns whether a gradient holds an Inf or a NaN, or a norm beyond its type's range.
+def _size(gradient) -> tf.Tensor:
+    """Returns a float32 that is finite if the gradient is, and its norm within range.
 
     One pass over memory, against two and a tensor of flags for `tf.math.is_finite`.
     """
     values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
     if values.dtype.size < 4:
         values = tf.cast(values, tf.float32)
-    return tf.logical_not(tf.math.is_finite(tf.nn.l2_loss(values)))
+    return tf.cast(tf.nn.l2_loss(values), tf.float32)
 
 
 def _part(batch: Batch, i: tf.Tensor, size: int) -> Batch:

@@ -11,6 +11,8 @@ from tf_lars import planner
 from tf_lars.planner import devices
 from tf_lars.planner.results import published_results
 
+pytestmark = pytest.mark.slow
+
 FITTED = [result for result in published_results() if result.fitted]
 
 
