@@ -8,53 +8,29 @@ import pytest
 import tensorflow as tf
 
 from tests import training_cases as cases
-from tests import two_processes
 from tf_lars import Trainer
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.errors import InputError
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
-    """Results of all cases by (case, rank), from two processes that ran them together."""
-    workers = two_processes.run("tests.training_cases", tmp_path_factory.mktemp("two_workers"))
-    results = {(case.__name__, rank): {} for case in cases.CASES for rank in range(2)}
-    for rank, worker in enumerate(workers):
-        for key, value in worker.items():
-            case, name = key.split("|")
-            results[case, rank][name] = value
-    return results
+    """Results by (case, rank), from two processes."""
+    return cases.run_two_workers("basics", tmp_path_factory.mktemp("two_workers"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Results of all cases by name, from this process on one device."""
+    """Results by case, from this process on one device."""
     directory = str(tmp_path_factory.mktemp("alone"))
-    return {case.__name__: case(tf.distribute.get_strategy(), directory) for case in cases.CASES}
+    return cases.run("basics", tf.distribute.get_strategy(), directory)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def on_two_cpus(mirrored, tmp_path_factory):
-    """Results of all cases by name, from MirroredStrategy on two logical CPUs."""
-    directory = str(tmp_path_factory.mktemp("mirrored"))
-    return {case.__name__: case(mirrored, directory) for case in cases.CASES}
-
-
-def _assert_close(results, expected, rtol):
-    for name, value in expected.items():
-        scale = np.max(np.abs(value))
-        np.testing.assert_allclose(results[name], value, rtol=0, atol=rtol * scale, err_msg=name)
-
-
-def _assert_same_training(results, expected, rtol=1e-6):
-    """Weights as a whole, by their norm, and each variable ten times as loosely."""
-    _assert_close(results, expected, 10 * rtol)
-    names = [name for name in expected if name.startswith("w")]
-    ours, theirs = (
-        np.concatenate([np.ravel(one[name]) for name in names]) for one in (results, expected)
-    )
-    assert np.linalg.norm(ours - theirs) <= rtol * np.linalg.norm(theirs)
+    """Results by case, from MirroredStrategy on two logical CPUs."""
+    return cases.run("basics", mirrored, str(tmp_path_factory.mktemp("mirrored")))
 
 
 @pytest.mark.parametrize(
@@ -63,42 +39,23 @@ def _assert_same_training(results, expected, rtol=1e-6):
         ("equality", 1e-6),
         ("clipping", 1e-6),
         ("synchronised", 1e-5),
-        ("averaged", 1e-6),
         ("not_finite", 1e-6),
     ],
 )
 def test_two_replicas_train_like_one_process_on_the_whole_batch(
     case, rtol, alone, on_two_cpus, two_workers
 ):
-    _assert_same_training(on_two_cpus[case], alone[case], rtol)
-    _assert_same_training(two_workers[case, 0], alone[case], rtol)
+    cases.assert_same_training(on_two_cpus[case], alone[case], rtol)
+    cases.assert_same_training(two_workers[case, 0], alone[case], rtol)
 
 
-@pytest.mark.parametrize("case", ["micro_batches", "fitted_micro_batch"])
-def test_micro_batches_add_up_to_the_same_steps(case, alone, on_two_cpus, two_workers):
-    for results in (alone[case], on_two_cpus[case], two_workers[case, 0]):
-        shared = {name: alone["equality"][name] for name in results if name != "halved"}
-        _assert_same_training(results, shared)
-        assert results.get("halved", True)
-
-
-def test_gradients_rounded_on_their_way_train_nearly_the_same(alone, on_two_cpus, two_workers):
-    for results in (on_two_cpus["reduced_in_bfloat16"], two_workers["reduced_in_bfloat16", 0]):
-        expected = alone["reduced_in_bfloat16"]  # one replica, nothing to reduce
-        _assert_close(results, expected, 0.03)
-        assert any(np.any(results[name] != value) for name, value in expected.items())
-
-
-def test_the_average_of_the_weights_is_what_is_evaluated(alone, on_two_cpus, two_workers):
-    for results in (alone["averaged"], on_two_cpus["averaged"], two_workers["averaged", 1]):
-        average = {k.removeprefix("average "): v for k, v in results.items() if "average" in k}
-        model = cases.plain_model()
-        for variable, value in zip(model.weights, average.values(), strict=True):
-            variable.assign(value)
-        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        x, y = cases.images(50, seed=1)
-        assert results["val_loss"] == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
-        assert all(np.any(results[name] != value) for name, value in average.items())
+def test_micro_batches_add_up_to_the_same_steps(alone, on_two_cpus, two_workers):
+    for results in (
+        alone["micro_batches"],
+        on_two_cpus["micro_batches"],
+        two_workers["micro_batches", 0],
+    ):
+        cases.assert_same_training(results, alone["equality"])
 
 
 def test_a_step_that_is_not_finite_on_one_replica_is_skipped_on_all(
@@ -111,42 +68,10 @@ def test_a_step_that_is_not_finite_on_one_replica_is_skipped_on_all(
         assert all(np.all(np.isfinite(v)) for k, v in results.items() if k.startswith("w"))
 
 
-def test_float16_lowers_its_scale_and_then_trains(alone, on_two_cpus, two_workers):
-    for results in (
-        alone["half_precision"],
-        on_two_cpus["half_precision"],
-        two_workers["half_precision", 1],
-    ):
-        position, steps = results["steps"]
-        assert position == 40
-        assert 0 < results["skipped"] == position - steps < 20
-        assert results["losses"][1] < results["losses"][0]
-
-
 def test_a_micro_batch_that_does_not_divide_is_refused():
     t = cases.trainer(tf.distribute.get_strategy(), cases.plain_model, micro_batch_size=7)
     with pytest.raises(InputError, match="must divide the 64 examples"):
         t.fit(ArrayTrainingInput(*cases.images(64), cases.BATCH), epochs=1)
-
-
-def test_a_model_of_which_no_example_fits_is_refused():
-    t = cases.trainer(
-        tf.distribute.get_strategy(),
-        lambda: cases.limited_model(0),
-        micro_batch_size="auto",
-    )
-    with pytest.raises(InputError, match="one example must fit"):
-        t.fit(ArrayTrainingInput(*cases.images(64), 1), epochs=1)
-
-
-def test_replicas_that_wait_for_each_other_cannot_try_what_fits():
-    t = cases.trainer(
-        tf.distribute.get_strategy(),
-        lambda: cases.small_resnet(sync_batch_norm=True),
-        micro_batch_size="auto",
-    )
-    with pytest.raises(InputError, match="Name the size"):
-        t.fit(ArrayTrainingInput(*cases.images(64), 8), epochs=1)
 
 
 def test_the_clip_holds_for_the_reduced_gradient(alone):
@@ -155,12 +80,9 @@ def test_the_clip_holds_for_the_reduced_gradient(alone):
     assert 0 < np.sqrt(moved) <= 20 * 0.5 * 0.01 * 1.0001
 
 
-@pytest.mark.parametrize("case", [case.__name__ for case in cases.CASES])
+@pytest.mark.parametrize("case", cases.names("basics"))
 def test_both_workers_end_with_the_same_bits(case, two_workers):
-    first, second = two_workers[case, 0], two_workers[case, 1]
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        np.testing.assert_array_equal(second[name], value, err_msg=name)
+    cases.assert_same_bits(two_workers[case, 1], two_workers[case, 0])
 
 
 def test_estimated_statistics_are_the_mean_over_the_batches(alone):
@@ -186,7 +108,7 @@ def test_evaluation_counts_every_example_once(alone, on_two_cpus, two_workers):
     expected = alone["evaluation"]
     assert [expected[f"{n} examples"] for n in (1, 7, 64, 101)] == [1, 7, 64, 101]
     for results in (on_two_cpus["evaluation"], two_workers["evaluation", 0]):
-        _assert_close(results, expected, 1e-5)
+        cases.assert_close(results, expected, 1e-5)
 
 
 def test_evaluation_agrees_with_keras(alone):
@@ -312,22 +234,6 @@ def test_gradients_that_are_not_finite_end_the_run_with_the_name_of_a_variable(m
     )
     with pytest.raises(InputError, match=f"{told}.*the first of them sequential/conv2d/kernel"):
         t.fit(ArrayTrainingInput(*cases.images(320), cases.BATCH), epochs=3)
-
-
-@pytest.mark.parametrize("build", [cases.plain_model, cases.small_resnet])
-def test_jit_compile_gives_the_same_steps(build):
-    results = []
-    for jit_compile in (False, True):
-        t = cases.trainer(tf.distribute.get_strategy(), build, jit_compile=jit_compile)
-        t.fit(ArrayTrainingInput(*cases.images(320), cases.BATCH), epochs=4)
-        results.append(cases.weights(t.model))
-    _assert_close(results[1], results[0], 1e-4)
-
-
-def test_replicas_compiled_with_xla_take_the_same_steps(alone, on_two_cpus, two_workers):
-    for results in (alone["compiled"], on_two_cpus["compiled"], two_workers["compiled", 1]):
-        shared = {name: alone["equality"][name] for name in results}
-        _assert_close(results, shared, 1e-4)
 
 
 def test_keras_2_trains_to_the_same_weights_under_a_mirrored_strategy(mirrored, on_two_cpus):

@@ -26,7 +26,7 @@ def fit(callbacks, strategy=None, build=cases.plain_model, optimizer=None, **arg
     return trainer, trainer.fit(data, callbacks=callbacks, **{**defaults, **arguments})
 
 
-@pytest.fixture(params=["one device", "two devices"])
+@pytest.fixture(params=["one device", pytest.param("two devices", marks=pytest.mark.slow)])
 def strategy(request):
     if request.param == "one device":
         return tf.distribute.get_strategy()

@@ -1,7 +1,7 @@
 """What the training tests run: in one process, on two logical CPUs, or as a worker of a cluster.
 
-`python -m tests.training_cases FOLDER` runs all cases as the worker that TF_CONFIG names, and
-writes `FOLDER/worker<rank>.npz`.
+`python -m tests.training_cases FOLDER GROUP` runs a group of them as the worker that TF_CONFIG
+names, and writes `FOLDER/worker<rank>.npz`.
 """
 
 import os
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import models
+from tests import two_processes
 from tf_lars import LARS, Trainer, schedules
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
@@ -266,34 +267,85 @@ def resumption(strategy, directory):
     }
 
 
-CASES = (
-    equality,
-    micro_batches,
-    synchronised,
-    reduced_in_bfloat16,
-    averaged,
-    not_finite,
-    half_precision,
-    fitted_micro_batch,
-    compiled,
-    clipping,
-    batch_norm,
-    evaluation,
-    resumption,
-)
+GROUPS = {
+    "basics": (
+        equality,
+        micro_batches,
+        synchronised,
+        not_finite,
+        clipping,
+        batch_norm,
+        evaluation,
+        resumption,
+    ),
+    "options": (
+        equality,
+        reduced_in_bfloat16,
+        averaged,
+        half_precision,
+        fitted_micro_batch,
+        compiled,
+    ),
+}
+
+
+def names(group):
+    """Returns the names of the cases of a group."""
+    return [case.__name__ for case in GROUPS[group]]
+
+
+def run(group, strategy, directory):
+    """Returns the results of a group by case and name, from this process."""
+    return {case.__name__: case(strategy, directory) for case in GROUPS[group]}
+
+
+def run_two_workers(group, directory):
+    """Returns the results of a group by (case, rank) and name, from two processes."""
+    workers = two_processes.run("tests.training_cases", directory, group)
+    results = {(name, rank): {} for name in names(group) for rank in range(2)}
+    for rank, worker in enumerate(workers):
+        for key, value in worker.items():
+            case, name = key.split("|")
+            results[case, rank][name] = value
+    return results
+
+
+def assert_close(results, expected, rtol):
+    """Compares every variable, relative to the largest of its values."""
+    for name, value in expected.items():
+        scale = np.max(np.abs(value))
+        np.testing.assert_allclose(results[name], value, rtol=0, atol=rtol * scale, err_msg=name)
+
+
+def assert_same_training(results, expected, rtol=1e-6):
+    """Compares weights as a whole, by their norm, and each variable ten times as loosely."""
+    assert_close(results, expected, 10 * rtol)
+    weights = [name for name in expected if name.startswith("w")]
+    ours, theirs = (
+        np.concatenate([np.ravel(one[name]) for name in weights]) for one in (results, expected)
+    )
+    assert np.linalg.norm(ours - theirs) <= rtol * np.linalg.norm(theirs)
+
+
+def assert_same_bits(results, expected):
+    """Compares all that two workers report."""
+    assert results.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(results[name], value, err_msg=name)
 
 
 def main():
-    """Runs all cases as one worker."""
+    """Runs a group of cases as one worker."""
+    directory, group = sys.argv[1:]
     cluster = clusters.resolve()
     strategy = strategies.create(cluster)
     assert isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
     results = {
-        f"{case.__name__}|{name}": value
-        for case in CASES
-        for name, value in case(strategy, sys.argv[1]).items()
+        f"{case}|{name}": value
+        for case, values in run(group, strategy, directory).items()
+        for name, value in values.items()
     }
-    np.savez(os.path.join(sys.argv[1], f"worker{cluster.rank}.npz"), **results)
+    np.savez(os.path.join(directory, f"worker{cluster.rank}.npz"), **results)
 
 
 if __name__ == "__main__":

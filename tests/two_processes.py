@@ -14,8 +14,8 @@ import numpy as np
 SECONDS = 300
 
 
-def run(module, folder):
-    """Runs `python -m module folder` twice, and returns what they left in worker<i>.npz.
+def run(module, folder, *arguments):
+    """Runs `python -m module folder arguments` twice; returns what they left in worker<i>.npz.
 
     Raises:
         AssertionError: a worker failed; with the end of its output.
@@ -35,7 +35,7 @@ def run(module, folder):
             with (folder / f"worker{index}.log").open("w") as log:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", module, str(folder)],
+                        [sys.executable, "-m", module, str(folder), *arguments],
                         cwd=root,
                         env=environment,
                         stdout=log,

@@ -207,7 +207,7 @@ class Trainer:
             self.skipped_steps += checkpoints.resumed_step - self.step
         self._step.micro_batch_size = self._settled_micro_batch(spec, share)
         step = self.step
-        self._skips = self._step.skips(self.skipped_steps)
+        self._skipped_in_a_row = 0
         self.model.stop_training = False
         watchers = keras.callbacks.CallbackList(
             list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=ends[-1]
@@ -309,10 +309,11 @@ class Trainer:
             watchers.on_train_batch_begin(step)
             traced = self._loop.experimental_get_tracing_count()
             start = time.perf_counter()
-            results, self._skips = self._loop(iterator, tf.constant(count), self._skips)
+            results, done, sizes = self._loop(iterator, tf.constant(count))
             logs = {name: float(value) for name, value in results.items()}
             # All workers agree on the time, and so on the length of the next loop.
             elapsed = agree(self.strategy, time.perf_counter() - start)
+            count = int(done)
             step += count
             seconds, images = seconds + elapsed, images + count * global_batch_size
             if traced == self._loop.experimental_get_tracing_count():
@@ -320,27 +321,32 @@ class Trainer:
                 self._timed_seconds += elapsed
                 self.images_per_second = self._timed_images / self._timed_seconds
             logs["images_per_second"] = count * global_batch_size / elapsed
-            self.skipped_steps = int(self._skips.total)
+            finite = np.isfinite(sizes.numpy())
+            if count > 1 or finite.all():
+                self._skipped_in_a_row = 0
+            if not finite.all():
+                self._skipped_in_a_row += 1
+                self.skipped_steps += 1
             all_skipped = self.skipped_steps - skipped == step - first
             # Loss scaling may need more steps than a short epoch has until its scale fits.
             nothing_learned = step == end and all_skipped and not self._step.scales_loss
             if nothing_learned:
                 logs["loss"] = float("nan")  # the mean over no step
             watchers.on_train_batch_end(step - 1, logs)
-            too_many = int(self._skips.in_a_row) >= self._max_skipped_steps
+            too_many = self._skipped_in_a_row >= self._max_skipped_steps
             if (too_many or nothing_learned) and not self.model.stop_training:
-                raise InputError(self._not_finite(step))
+                raise InputError(self._not_finite(step, finite))
         return logs | {
             "step": step,
             "images_per_second": images / seconds,
             "skipped_steps": self.skipped_steps,
         }
 
-    def _not_finite(self, step: int) -> str:
-        variables, bad = self.model.trainable_variables, self._skips.bad
-        names = [v.path for v, is_bad in zip(variables, bad.numpy(), strict=True) if is_bad]
+    def _not_finite(self, step: int, finite: np.ndarray) -> str:
+        variables = self.model.trainable_variables
+        names = [v.path for v, is_finite in zip(variables, finite, strict=True) if not is_finite]
         return (
-            f"Gradients must be finite. Received: Inf or NaN in {self._skips.in_a_row} steps in "
+            f"Gradients must be finite. Received: Inf or NaN in {self._skipped_in_a_row} steps in "
             f"a row, which were skipped, up to step {step}, in the gradients of {len(names)} of "
             f"{len(variables)} variables, the first of them {names[0]}. Use a lower learning rate "
             "or a longer warm-up, or look for a bad image or label."
@@ -357,11 +363,10 @@ class Trainer:
             return self._steps_per_loop
         return max(1, round(LOOP_SECONDS * self.images_per_second / global_batch_size))
 
-    def _loop_in_graph(self, iterator, steps, skips):
-        for _ in tf.range(steps):
-            skips = self._step(next(iterator), skips)
+    def _loop_in_graph(self, iterator, steps):
+        done, sizes = self._step.repeat(iterator, steps)
         rate = keras.ops.convert_to_tensor(self.model.optimizer.learning_rate)
-        return self.model.get_metrics_result() | {"learning_rate": rate}, skips
+        return self.model.get_metrics_result() | {"learning_rate": rate}, done, sizes
 
     def _batch_norm_settler(self, data: TrainingData, examples: int) -> Callable[[], None]:
         """Returns what makes the statistics of batch normalisation fit for evaluation."""

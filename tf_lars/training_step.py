@@ -1,7 +1,7 @@
-"""One synchronous step of training: gradients of the global batch, one all-reduce, one update."""
+"""Synchronous steps of training: gradients of the global batch, one all-reduce, one update."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,22 +15,8 @@ Batch = tuple[Any, Any, Any]
 """`(x, y, sample_weight)`; the last two may be None."""
 
 
-class Skips(NamedTuple):
-    """The steps that were not taken, because their gradients were not finite.
-
-    Attributes:
-      total: int32 scalar, so far.
-      in_a_row: int32 scalar, up to the last step.
-      bad: bool `[trainable variables]`, whose gradients were not finite in the last such step.
-    """
-
-    total: tf.Tensor
-    in_a_row: tf.Tensor
-    bad: tf.Tensor
-
-
 class TrainingStep:
-    """Takes one optimizer step on a global batch, on all replicas or on none.
+    """Takes optimizer steps on global batches, each on all replicas or on none.
 
     Every replica computes the gradients of its share as parts of the mean over the global batch;
     one all-reduce sums them. The sums are the same on all replicas, and so is the verdict on them:
@@ -76,36 +62,35 @@ class TrainingStep:
         self._forward_and_backward = (
             tf.function(self._run_network, jit_compile=True) if jit_compile else self._run_network
         )
+        # Each stands twice in the graph, and is traced once.
+        self._gradients_of_all = tf.function(self._reduced_gradients)
+        self._update_all = tf.function(self._updated_weights)
 
-    def __call__(self, batch: Any, skips: Skips) -> Skips:
-        """Takes or skips the step; called in the graph, outside of the replicas.
+    def repeat(self, iterator: Iterator, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Takes steps until one has gradients that are not finite; that one is skipped.
+
+        Called in the graph, outside of the replicas. The condition of the loop is what skips a
+        step, so its body begins with the update that the gradients before were found good for. A
+        conditional in the body would cost a node for each variable of the model, in every step.
 
         Args:
-          batch: an element of a distributed dataset.
-          skips: as of the step before.
+          iterator: over a distributed dataset.
+          steps: int32 scalar, how many to take.
 
         Returns:
-          The skips as of this step.
+          `(done, sizes)`: how many batches were used, and a float32 for each trainable variable
+          that is finite if the gradient of the last batch is. If one is not, the last of the
+          steps done was skipped.
         """
-        gradients, sizes = self._strategy.run(self._reduced_gradients, args=(batch,))
-        finite = tf.math.is_finite(self._strategy.experimental_local_results(sizes)[0])
-
-        def take():
-            if not self.scales_loss:
-                self._strategy.run(self._update, args=(gradients,))
-            return Skips(skips.total, tf.zeros_like(skips.in_a_row), skips.bad)
-
-        def skip():
-            return Skips(skips.total + 1, skips.in_a_row + 1, tf.logical_not(finite))
-
-        if self.scales_loss:
-            self._strategy.run(self._update, args=(gradients,))
-        return tf.cond(tf.reduce_all(finite), take, skip)
-
-    def skips(self, total: int) -> Skips:
-        """Returns what to begin with, after so many skipped steps."""
-        variables = self._model.trainable_variables
-        return Skips(tf.constant(total), tf.constant(0), tf.zeros([len(variables)], tf.bool))
+        reduced, sizes = self._gradients_of_all(next(iterator))
+        done = tf.constant(1)
+        while tf.logical_and(done < steps, _all_finite(sizes)):
+            self._update_all(reduced)
+            reduced, sizes = self._gradients_of_all(next(iterator))
+            done += 1
+        if self.scales_loss or _all_finite(sizes):
+            self._update_all(reduced)
+        return done, sizes
 
     def gradients(self, batch: Any) -> list:
         """Returns a replica's summand of the gradients: None where the loss does not depend on it.
@@ -125,6 +110,10 @@ class TrainingStep:
         return total
 
     def _reduced_gradients(self, batch):
+        reduced, sizes = self._strategy.run(self._reduced_in_replica, args=(batch,))
+        return reduced, self._strategy.experimental_local_results(sizes)[0]
+
+    def _reduced_in_replica(self, batch):
         gradients = self.gradients(batch)
         # None is nothing that a replica could return.
         self._present = [g is not None for g in gradients]
@@ -132,7 +121,10 @@ class TrainingStep:
         sizes = iter([_size(g) for g in reduced])
         return reduced, tf.stack([next(sizes) if p else 0.0 for p in self._present])
 
-    def _update(self, reduced) -> None:
+    def _updated_weights(self, reduced) -> None:
+        self._strategy.run(self._update_in_replica, args=(reduced,))
+
+    def _update_in_replica(self, reduced) -> None:
         reduced = iter(reduced)
         gradients = [next(reduced) if present else None for present in self._present]
         self._model.optimizer.apply(gradients, self._model.trainable_variables)
@@ -172,6 +164,10 @@ class TrainingStep:
         small = [tf.cast(g, self._reduction_dtype) for g in dense]
         summed = context.all_reduce("SUM", small, self._options)
         return [tf.cast(s, g.dtype) for s, g in zip(summed, dense, strict=True)]
+
+
+def _all_finite(sizes: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_all(tf.math.is_finite(sizes))
 
 
 def _size(gradient) -> tf.Tensor:

@@ -41,7 +41,7 @@ def data_dir(tmp_path_factory):
         ("none", EVERYTHING),
         ("reference", Mixing(mixup_alpha=0.2)),
         ("randaugment", EVERYTHING),
-        ("augmix", Mixing(cutmix_alpha=1.0)),
+        pytest.param(("augmix", Mixing(cutmix_alpha=1.0)), marks=pytest.mark.slow),
     ],
     ids=lambda param: param[0],
 )

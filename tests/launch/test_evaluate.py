@@ -30,6 +30,7 @@ def test_a_checkpoint_evaluates_to_the_results_of_its_run(num_workers, finished)
     assert again["loss"] == pytest.approx(results["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_and_one_by_path(finished):
     model_dir, _ = finished
     states = [json.loads(p.read_text()) for p in model_dir.glob("checkpoints/*/state.json")]
@@ -102,6 +103,7 @@ print(json.dumps(np.asarray(model.serve(tf.constant(np.load(sys.argv[2])))).toli
 """
 
 
+@pytest.mark.slow
 def test_an_exported_model_takes_plain_images_elsewhere(finished, pictures, tmp_path):
     import numpy as np
 

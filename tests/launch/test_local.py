@@ -176,6 +176,7 @@ def test_one_worker_trains_in_the_process_itself(short_run, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["eval_examples"] == 360
 
 
+@pytest.mark.slow
 def test_a_run_with_every_augmentation_counts_every_validation_image(short_run, tmp_path):
     pytest.importorskip("keras_cv", reason="needs keras-cv (extra `keras-cv`)")
     flags = ["--augmentation=randaugment", "--mixup_alpha=0.2", "--cutmix_alpha=1"]
@@ -185,6 +186,7 @@ def test_a_run_with_every_augmentation_counts_every_validation_image(short_run, 
     assert json.loads((tmp_path / "run" / "results.json").read_text())["eval_examples"] == 360
 
 
+@pytest.mark.slow
 def test_a_run_in_float16_with_averages_keeps_its_best_and_counts_skipped_steps(
     short_run, tmp_path
 ):
@@ -276,6 +278,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(flags, message, short_run, tm
     assert not _workers_left(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_ends_the_run_with_its_name_or_is_counted(short_run, digits_dir, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(digits_dir, data)
@@ -335,6 +338,7 @@ def model_file(tmp_path_factory):
     return folder / "net.py"
 
 
+@pytest.mark.slow
 def test_two_workers_train_a_subclassed_model_from_a_file_with_synchronised_batch_norm(
     model_file, short_run, tmp_path
 ):

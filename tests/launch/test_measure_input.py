@@ -30,6 +30,7 @@ def test_it_prints_rates_and_what_the_cores_could_feed(tmp_path):
     assert "each of 4 devices" in done.stdout
 
 
+@pytest.mark.slow
 def test_shards_of_another_program_are_described_when_they_are_first_read(tmp_path):
     folder = write_gcs(tmp_path)
     done = programs.run(

@@ -39,10 +39,10 @@ def test_multiply_adds_are_the_published_ones(name, image_size, billions):
     ("name", "image_size"),
     [
         ("small_resnet20", 32),
-        ("resnet50", 64),
         ("alexnet", 64),
         ("keras.applications/MobileNetV2", 64),
-        ("keras.applications/DenseNet121", 64),
+        pytest.param("resnet50", 64, marks=pytest.mark.slow),
+        pytest.param("keras.applications/DenseNet121", 64, marks=pytest.mark.slow),
     ],
 )
 def test_convolutions_and_products_are_those_that_the_profiler_counts(name, image_size):

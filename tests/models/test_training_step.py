@@ -8,14 +8,17 @@ import tensorflow as tf
 import models
 from tf_lars.errors import InputError
 
-KINDS = [
-    ("small_resnet8", 8),
+LARGE = [
     ("resnet18", 32),
     ("resnet50", 32),
-    ("alexnet", 64),
-    ("alexnet_bn", 64),
     ("keras.applications/MobileNetV2", 32),
     ("keras_cv/ResNet18V2Backbone", 32),
+]
+KINDS = [
+    ("small_resnet8", 8),
+    ("alexnet", 64),
+    ("alexnet_bn", 64),
+    *(pytest.param(*one, marks=pytest.mark.slow) for one in LARGE),
 ]
 
 
@@ -39,7 +42,7 @@ def test_logits_are_float32_in_mixed_precision_and_weights_too(name, image_size,
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "image_size"), KINDS)
 def test_training_changes_all_weights(name, image_size, jit_compile):
     if jit_compile and name not in ("small_resnet8", "alexnet_bn"):
@@ -62,7 +65,11 @@ def test_training_changes_all_weights(name, image_size, jit_compile):
 
 @pytest.mark.parametrize(
     ("name", "image_size"),
-    [("small_resnet8", 8), ("alexnet_bn", 64), ("keras.applications/MobileNetV2", 32)],
+    [
+        ("small_resnet8", 8),
+        ("alexnet_bn", 64),
+        pytest.param("keras.applications/MobileNetV2", 32, marks=pytest.mark.slow),
+    ],
 )
 def test_synchronised_batch_norm_sees_the_batch_of_all_replicas(name, image_size, mirrored):
     images, _ = _batch(image_size)

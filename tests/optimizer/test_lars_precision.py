@@ -163,6 +163,7 @@ def test_clipping_of_float16_gradients_has_float32_norms():
         np.testing.assert_allclose(norm, 10.0 / 2**0.5, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_bits_do_not_depend_on_the_order_in_which_tensorflow_rewrites_the_graph(dtype):
     # TensorFlow turns a sum of three terms into one operation, in an order that differs from trace

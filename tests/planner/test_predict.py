@@ -171,7 +171,13 @@ def test_hardware_that_cannot_be_is_refused(changes, message):
         planner.Hardware(**{**sheet, **changes})
 
 
-@pytest.mark.parametrize("name", planner.workloads())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("resnet101", "resnet152") else ())
+        for name in planner.workloads()
+    ],
+)
 def test_the_cost_of_a_model_is_that_of_its_layers(name):
     import models
 
