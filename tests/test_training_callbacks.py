@@ -47,6 +47,7 @@ def test_model_checkpoint_saves_what_was_evaluated(build, strategy, tmp_path):
     assert loss == pytest.approx(history[-1]["val_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_model_checkpoint_saves_averaged_statistics_without_an_evaluation(mirrored, tmp_path):
     trainer, _ = fit(
         [keras.callbacks.ModelCheckpoint(tmp_path / "last.keras")],

@@ -267,19 +267,29 @@ def resumption(strategy, directory):
     }
 
 
+class StopAt(keras.callbacks.Callback):
+    """Stops training after a step, or after an epoch."""
+
+    def __init__(self, step=None, epoch=None):
+        super().__init__()
+        self.step, self.epoch = step, epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self.step:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epoch:
+            self.model.stop_training = True
+
+
 GROUPS = {
-    "basics": (
+    "steps": (equality, micro_batches, synchronised, not_finite, evaluation),
+    "more": (
         equality,
-        micro_batches,
-        synchronised,
-        not_finite,
         clipping,
         batch_norm,
-        evaluation,
         resumption,
-    ),
-    "options": (
-        equality,
         reduced_in_bfloat16,
         averaged,
         half_precision,
@@ -287,6 +297,7 @@ GROUPS = {
         compiled,
     ),
 }
+"""The first are enough to see that something is wrong."""
 
 
 def names(group):

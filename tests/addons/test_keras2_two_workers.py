@@ -11,6 +11,8 @@ from tests.addons import (
 )
 from tests.optimizer import golden
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):

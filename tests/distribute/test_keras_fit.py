@@ -8,6 +8,8 @@ from tests import two_processes
 from tests.distribute import keras_fit_worker as worker
 from tf_lars.distribute import keras_fit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

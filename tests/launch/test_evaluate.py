@@ -66,6 +66,7 @@ def pictures(finished, tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_pictures_are_named(finished, pictures):
     paths = [path for path, _ in pictures]
     done = programs.run(

@@ -104,6 +104,7 @@ def test_a_finished_run_started_again_trains_no_further(finished, short_run):
         assert after[name] == before[name]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, short_run, tmp_path):
     flags = [*short_run, f"--model_dir={tmp_path / 'run'}"]
     process = subprocess.Popen(

@@ -10,6 +10,7 @@ from tf_lars.data import digits
 from tf_lars.data.measure import InputRate, verdict
 
 
+@pytest.mark.slow
 def test_it_prints_rates_and_what_the_cores_could_feed(tmp_path):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra `demo`)")
     digits.prepare(str(tmp_path))

@@ -18,6 +18,7 @@ def data_dir(digits_dir):
     return Path(digits_dir)
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_training_images_and_is_the_same_again(data_dir, tmp_path):
     flags = [f"--data_dir={data_dir}", "--image_size=16", "--mixup_alpha=0.4", "--epoch=2"]
     pictures = []

@@ -1,4 +1,4 @@
-"""Options of the training loop: half precision, averages, micro-batches that fit, XLA."""
+"""More of the training loop: clipping, statistics, resumption, half precision, averages, XLA."""
 
 import keras
 import numpy as np
@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tests import training_cases as cases
-from tf_lars.data.arrays import ArrayTrainingInput
+from tf_lars.checkpoints import CheckpointStore
+from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -15,20 +16,20 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     """Results by (case, rank), from two processes."""
-    return cases.run_two_workers("options", tmp_path_factory.mktemp("two_workers"))
+    return cases.run_two_workers("more", tmp_path_factory.mktemp("two_workers"))
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Results by case, from this process on one device."""
     directory = str(tmp_path_factory.mktemp("alone"))
-    return cases.run("options", tf.distribute.get_strategy(), directory)
+    return cases.run("more", tf.distribute.get_strategy(), directory)
 
 
 @pytest.fixture(scope="module")
 def on_two_cpus(mirrored, tmp_path_factory):
     """Results by case, from MirroredStrategy on two logical CPUs."""
-    return cases.run("options", mirrored, str(tmp_path_factory.mktemp("mirrored")))
+    return cases.run("more", mirrored, str(tmp_path_factory.mktemp("mirrored")))
 
 
 def test_the_largest_micro_batch_that_fits_is_found(alone, on_two_cpus, two_workers):
@@ -49,9 +50,12 @@ def test_gradients_rounded_on_their_way_train_nearly_the_same(alone, on_two_cpus
         assert any(np.any(results[name] != value) for name, value in expected.items())
 
 
-def test_averaging_leaves_training_as_it_is(alone, on_two_cpus, two_workers):
-    cases.assert_same_training(on_two_cpus["averaged"], alone["averaged"])
-    cases.assert_same_training(two_workers["averaged", 0], alone["averaged"])
+@pytest.mark.parametrize("case", ["averaged", "clipping"])
+def test_two_replicas_train_like_one_process_on_the_whole_batch(
+    case, alone, on_two_cpus, two_workers
+):
+    cases.assert_same_training(on_two_cpus[case], alone[case])
+    cases.assert_same_training(two_workers[case, 0], alone[case])
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated(alone, on_two_cpus, two_workers):
@@ -114,6 +118,83 @@ def test_replicas_compiled_with_xla_take_the_same_steps(alone, on_two_cpus, two_
         cases.assert_close(results, shared, 1e-4)
 
 
-@pytest.mark.parametrize("case", cases.names("options"))
+def test_the_clip_holds_for_the_reduced_gradient(alone):
+    start = cases.weights(cases.trainer(tf.distribute.get_strategy(), cases.plain_model).model)
+    moved = sum(np.sum((alone["clipping"][name] - before) ** 2) for name, before in start.items())
+    assert 0 < np.sqrt(moved) <= 20 * 0.5 * 0.01 * 1.0001
+
+
+def test_estimated_statistics_are_the_mean_over_the_batches(alone):
+    """The first layer's mean, from its definition: all examples weigh the same."""
+    t = cases.trainer(tf.distribute.get_strategy(), cases.small_resnet)
+    t.fit(ArrayTrainingInput(*cases.images(256), cases.BATCH), epochs=1)
+    stem = keras.Model(t.model.input, t.model.get_layer("stem_conv").output)
+    features = stem(cases.images(256)[0]).numpy()
+    name = next(
+        k for k in alone["batch_norm"] if k.startswith("estimated") and "stem_bn/moving_mean" in k
+    )
+    np.testing.assert_allclose(
+        alone["batch_norm"][name], features.mean((0, 1, 2)), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_estimating_statistics_leaves_the_weights_alone(alone, on_two_cpus, two_workers):
+    for results in (alone["batch_norm"], on_two_cpus["batch_norm"], two_workers["batch_norm", 1]):
+        assert results["weights stay"]
+
+
+@pytest.mark.parametrize("where", ["alone", "on_two_cpus", "two_workers"])
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(where, request):
+    results = request.getfixturevalue(where)
+    results = results["resumption", 0] if where == "two_workers" else results["resumption"]
+    names = [name for name in results if name.startswith("w")]
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(results[name], results[f"undisturbed {name}"], err_msg=name)
+
+
+def test_batches_may_change_their_shape_between_epochs(tmp_path):
+    class Data(ArrayTrainingInput):
+        shape_changes = (5, 10)
+
+        def dataset(self, context, first_step, last_step):
+            assert not any(first_step < change < last_step for change in self.shape_changes)
+            size = 4 + 2 * sum(change <= first_step for change in self.shape_changes)
+            dataset = super().dataset(context, first_step, last_step)
+            return dataset.map(lambda x, y: (x[:, :size, :size], y))
+
+    def model():
+        return keras.Sequential(
+            [
+                keras.Input((None, None, 3)),
+                keras.layers.Conv2D(4, 3),
+                keras.layers.BatchNormalization(),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(10),
+            ]
+        )
+
+    def run(name, callbacks=()):
+        t = cases.trainer(tf.distribute.get_strategy(), model)
+        history = t.fit(
+            Data(*cases.images(320), cases.BATCH),
+            epochs=4,
+            validation=ArrayEvaluationInput(*cases.images(10), 10),
+            batch_norm_examples=128,
+            callbacks=callbacks,
+            checkpoints=CheckpointStore(str(tmp_path / name), {}),
+        )
+        return t, history
+
+    undisturbed, history = run("undisturbed")
+    assert undisturbed._loop.experimental_get_tracing_count() == 3
+    assert [h["step"] for h in history] == [5, 10, 15, 20]
+    run("stopped", [cases.StopAt(epoch=2)])
+    resumed, _ = run("stopped")
+    for name, value in cases.weights(undisturbed.model).items():
+        np.testing.assert_array_equal(cases.weights(resumed.model)[name], value)
+
+
+@pytest.mark.parametrize("case", cases.names("more"))
 def test_both_workers_end_with_the_same_bits(case, two_workers):
     cases.assert_same_bits(two_workers[case, 1], two_workers[case, 0])
