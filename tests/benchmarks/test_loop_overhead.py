@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks import loop_overhead
-from benchmarks.loop_overhead import BARE, FIT, FIT_20, TRAINER, WARM_UP
+from benchmarks.loop_overhead import BARE, FIT, FIT_MANY, STEPS_PER_CALL, TRAINER, WARM_UP
 
 
 def test_contenders_run_one_at_a_time_and_in_turn():
@@ -37,17 +37,17 @@ def test_every_loop_takes_the_steps_that_it_is_asked_for():
     contenders = {
         TRAINER: loop_overhead.trainer,
         FIT: loop_overhead.fit(1),
-        FIT_20: loop_overhead.fit(20),
+        FIT_MANY: loop_overhead.fit(STEPS_PER_CALL),
         BARE: loop_overhead.bare,
     }
     for contend in contenders.values():
         counts = []
-        contend(40, counts.append)
-        assert sum(counts) == 40
+        contend(2 * STEPS_PER_CALL, counts.append)
+        assert sum(counts) == 2 * STEPS_PER_CALL
 
 
 def test_table_and_chart(tmp_path):
-    times = {TRAINER: [0.2, 0.4, 0.3], FIT: [1.0] * 3, FIT_20: [0.5] * 3, BARE: [0.25] * 3}
+    times = {TRAINER: [0.2, 0.4, 0.3], FIT: [1.0] * 3, FIT_MANY: [0.5] * 3, BARE: [0.25] * 3}
     rows = loop_overhead.table(times)
     assert rows[0]["to_fit"] == 0.3
     assert rows[0]["to_bare"] == 1.2
