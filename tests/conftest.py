@@ -22,3 +22,32 @@ tf.config.set_logical_device_configuration(
 def mirrored():
     """A strategy of two replicas on two logical CPUs."""
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+# The next three hold the results of one group of `tests.training_cases`, which the module of the
+# test names as GROUP.
+@pytest.fixture(scope="module")
+def two_workers(request, tmp_path_factory):
+    """Results by (case, rank), from two processes."""
+    from tests import training_cases
+
+    directory = tmp_path_factory.mktemp("two_workers")
+    return training_cases.run_two_workers(request.module.GROUP, directory)
+
+
+@pytest.fixture(scope="module")
+def alone(request, tmp_path_factory):
+    """Results by case, from this process on one device."""
+    from tests import training_cases
+
+    directory = str(tmp_path_factory.mktemp("alone"))
+    return training_cases.run(request.module.GROUP, tf.distribute.get_strategy(), directory)
+
+
+@pytest.fixture(scope="module")
+def on_two_cpus(request, mirrored, tmp_path_factory):
+    """Results by case, from MirroredStrategy on two logical CPUs."""
+    from tests import training_cases
+
+    directory = str(tmp_path_factory.mktemp("mirrored"))
+    return training_cases.run(request.module.GROUP, mirrored, directory)

@@ -13,24 +13,7 @@ from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.errors import InputError
 
-
-@pytest.fixture(scope="module")
-def two_workers(tmp_path_factory):
-    """Results by (case, rank), from two processes."""
-    return cases.run_two_workers("steps", tmp_path_factory.mktemp("two_workers"))
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """Results by case, from this process on one device."""
-    directory = str(tmp_path_factory.mktemp("alone"))
-    return cases.run("steps", tf.distribute.get_strategy(), directory)
-
-
-@pytest.fixture(scope="module")
-def on_two_cpus(mirrored, tmp_path_factory):
-    """Results by case, from MirroredStrategy on two logical CPUs."""
-    return cases.run("steps", mirrored, str(tmp_path_factory.mktemp("mirrored")))
+GROUP = "steps"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +56,7 @@ def test_a_micro_batch_that_does_not_divide_is_refused():
         t.fit(ArrayTrainingInput(*cases.images(64), cases.BATCH), epochs=1)
 
 
-@pytest.mark.parametrize("case", cases.names("steps"))
+@pytest.mark.parametrize("case", cases.names(GROUP))
 def test_both_workers_end_with_the_same_bits(case, two_workers):
     cases.assert_same_bits(two_workers[case, 1], two_workers[case, 0])
 

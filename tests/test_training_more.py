@@ -12,24 +12,7 @@ from tf_lars.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-
-@pytest.fixture(scope="module")
-def two_workers(tmp_path_factory):
-    """Results by (case, rank), from two processes."""
-    return cases.run_two_workers("more", tmp_path_factory.mktemp("two_workers"))
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """Results by case, from this process on one device."""
-    directory = str(tmp_path_factory.mktemp("alone"))
-    return cases.run("more", tf.distribute.get_strategy(), directory)
-
-
-@pytest.fixture(scope="module")
-def on_two_cpus(mirrored, tmp_path_factory):
-    """Results by case, from MirroredStrategy on two logical CPUs."""
-    return cases.run("more", mirrored, str(tmp_path_factory.mktemp("mirrored")))
+GROUP = "more"
 
 
 def test_the_largest_micro_batch_that_fits_is_found(alone, on_two_cpus, two_workers):
@@ -195,6 +178,6 @@ def test_batches_may_change_their_shape_between_epochs(tmp_path):
         np.testing.assert_array_equal(cases.weights(resumed.model)[name], value)
 
 
-@pytest.mark.parametrize("case", cases.names("more"))
+@pytest.mark.parametrize("case", cases.names(GROUP))
 def test_both_workers_end_with_the_same_bits(case, two_workers):
     cases.assert_same_bits(two_workers[case, 1], two_workers[case, 0])

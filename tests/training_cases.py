@@ -331,9 +331,9 @@ def assert_close(results, expected, rtol):
 def assert_same_training(results, expected, rtol=1e-6):
     """Compares weights as a whole, by their norm, and each variable ten times as loosely."""
     assert_close(results, expected, 10 * rtol)
-    weights = [name for name in expected if name.startswith("w")]
+    learned = [name for name in expected if name.startswith("w")]
     ours, theirs = (
-        np.concatenate([np.ravel(one[name]) for name in weights]) for one in (results, expected)
+        np.concatenate([np.ravel(one[name]) for name in learned]) for one in (results, expected)
     )
     assert np.linalg.norm(ours - theirs) <= rtol * np.linalg.norm(theirs)
 

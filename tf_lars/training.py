@@ -309,7 +309,7 @@ class Trainer:
             watchers.on_train_batch_begin(step)
             traced = self._loop.experimental_get_tracing_count()
             start = time.perf_counter()
-            results, done, sizes = self._loop(iterator, tf.constant(count))
+            results, done, finite = self._loop(iterator, tf.constant(count))
             logs = {name: float(value) for name, value in results.items()}
             # All workers agree on the time, and so on the length of the next loop.
             elapsed = agree(self.strategy, time.perf_counter() - start)
@@ -321,7 +321,7 @@ class Trainer:
                 self._timed_seconds += elapsed
                 self.images_per_second = self._timed_images / self._timed_seconds
             logs["images_per_second"] = count * global_batch_size / elapsed
-            finite = np.isfinite(sizes.numpy())
+            finite = finite.numpy()
             if count > 1 or finite.all():
                 self._skipped_in_a_row = 0
             if not finite.all():
@@ -364,9 +364,9 @@ class Trainer:
         return max(1, round(LOOP_SECONDS * self.images_per_second / global_batch_size))
 
     def _loop_in_graph(self, iterator, steps):
-        done, sizes = self._step.repeat(iterator, steps)
+        done, finite = self._step.repeat(iterator, steps)
         rate = keras.ops.convert_to_tensor(self.model.optimizer.learning_rate)
-        return self.model.get_metrics_result() | {"learning_rate": rate}, done, sizes
+        return self.model.get_metrics_result() | {"learning_rate": rate}, done, finite
 
     def _batch_norm_settler(self, data: TrainingData, examples: int) -> Callable[[], None]:
         """Returns what makes the statistics of batch normalisation fit for evaluation."""

@@ -78,19 +78,19 @@ class TrainingStep:
           steps: int32 scalar, how many to take.
 
         Returns:
-          `(done, sizes)`: how many batches were used, and a float32 for each trainable variable
-          that is finite if the gradient of the last batch is. If one is not, the last of the
-          steps done was skipped.
+          `(done, finite)`: how many batches were used, and a bool for each trainable variable,
+          whether its gradient of the last batch was finite. If one was not, the last of the steps
+          done was skipped.
         """
-        reduced, sizes = self._gradients_of_all(next(iterator))
+        reduced, finite = self._gradients_of_all(next(iterator))
         done = tf.constant(1)
-        while tf.logical_and(done < steps, _all_finite(sizes)):
+        while tf.logical_and(done < steps, tf.reduce_all(finite)):
             self._update_all(reduced)
-            reduced, sizes = self._gradients_of_all(next(iterator))
+            reduced, finite = self._gradients_of_all(next(iterator))
             done += 1
-        if self.scales_loss or _all_finite(sizes):
+        if self.scales_loss or tf.reduce_all(finite):
             self._update_all(reduced)
-        return done, sizes
+        return done, finite
 
     def gradients(self, batch: Any) -> list:
         """Returns a replica's summand of the gradients: None where the loss does not depend on it.
@@ -110,8 +110,8 @@ class TrainingStep:
         return total
 
     def _reduced_gradients(self, batch):
-        reduced, sizes = self._strategy.run(self._reduced_in_replica, args=(batch,))
-        return reduced, self._strategy.experimental_local_results(sizes)[0]
+        reduced, finite = self._strategy.run(self._reduced_in_replica, args=(batch,))
+        return reduced, self._strategy.experimental_local_results(finite)[0]
 
     def _reduced_in_replica(self, batch):
         gradients = self.gradients(batch)
@@ -119,7 +119,8 @@ class TrainingStep:
         self._present = [g is not None for g in gradients]
         reduced = self._all_reduce([g for g in gradients if g is not None])
         sizes = iter([_size(g) for g in reduced])
-        return reduced, tf.stack([next(sizes) if p else 0.0 for p in self._present])
+        of_all = tf.stack([next(sizes) if p else 0.0 for p in self._present])
+        return reduced, tf.math.is_finite(of_all)
 
     def _updated_weights(self, reduced) -> None:
         self._strategy.run(self._update_in_replica, args=(reduced,))
@@ -164,10 +165,6 @@ class TrainingStep:
         small = [tf.cast(g, self._reduction_dtype) for g in dense]
         summed = context.all_reduce("SUM", small, self._options)
         return [tf.cast(s, g.dtype) for s, g in zip(summed, dense, strict=True)]
-
-
-def _all_finite(sizes: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_all(tf.math.is_finite(sizes))
 
 
 def _size(gradient) -> tf.Tensor:
