@@ -53,7 +53,7 @@ def train(loop: str, micro_batch_size: int | None) -> dict[str, float]:
     from tf_lars.data.arrays import ArrayTrainingInput
     from tf_lars.distribute import strategy as strategies
 
-    supervisor.end_with_supervisor()
+    supervisor.watched()
     strategy = strategies.create()
     program = resident("VmRSS")
     with strategy.scope():
@@ -101,13 +101,13 @@ def run(loop: str, workers: int, micro_batch_size: int | None) -> dict[str, floa
         ]
         part = [] if micro_batch_size is None else [f"--micro_batch_size={micro_batch_size}"]
         command = [sys.executable, "-m", "benchmarks.step_memory", f"--loop={loop}", *part]
-        failure = supervisor.run(
+        outcome = supervisor.run(
             [[*command, f"--result={result}"] for result in results],
             [{**environment, "TF_CONFIG": tf_config} for tf_config in clusters],
             folder,
         )
-        if failure:
-            raise RuntimeError(f"{failure}: {supervisor.error_of(failure.log, 30)}")
+        if outcome.exit_code:
+            raise RuntimeError(f"{outcome}: {outcome.error}")
         found = [json.loads(pathlib.Path(result).read_text()) for result in results]
     return {name: max(one[name] for one in found) for name in found[0]}
 

@@ -65,14 +65,14 @@ def run(framework, workers, task, python=sys.executable, extra=None):
                 }
             )
         module = [python, "-m", "benchmarks.weak_scaling_worker", framework, json.dumps(task)]
-        failure = supervisor.run(
+        outcome = supervisor.run(
             [[*module, result] for result in results],
             environments,
             folder,
             cpus=[[cores[rank]] for rank in range(workers)],
         )
-        if failure:
-            raise RuntimeError(f"{failure}: {supervisor.error_of(failure.log, 30)}")
+        if outcome.exit_code:
+            raise RuntimeError(f"{outcome}: {outcome.error}")
         found = [json.loads(pathlib.Path(result).read_text()) for result in results]
     return {key: [value for one in found for value in one[key]] for key in ("cpu", "wall")}
 

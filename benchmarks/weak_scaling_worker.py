@@ -27,7 +27,7 @@ def train_tf_lars(task):
     from tf_lars.distribute import strategy as strategies
     from tf_lars.distribute import supervisor
 
-    supervisor.end_with_supervisor()
+    supervisor.watched()
     strategy = strategies.create()
     batch, steps, size = task["batch"], task["steps"], task["image_size"]
     with strategy.scope():

@@ -7,6 +7,7 @@ python -m launch.evaluate --model_dir=RUN --predict=cat.jpg,dog.png
 
 import json
 import os
+import signal
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -49,11 +50,11 @@ def main() -> int:
             return predict(settings, info, FLAGS.predict)
         cluster = clusters.resolve()
         if cluster.workers:
-            supervisor.end_with_supervisor()
+            supervisor.watched()
             return evaluate(settings, info, cluster)
         if FLAGS.num_workers == 1:
             return evaluate(settings, info, cluster)
-        return workers.run(
+        return workers.run_local(
             "launch.evaluate",
             [f"--{name}={FLAGS[name].value}" for name in _FLAGS_OF_WORKERS if FLAGS[name].value],
             FLAGS.num_workers,
@@ -69,6 +70,7 @@ def evaluate(settings: flags.TrainingSettings, info: DatasetInfo, cluster: Clust
     from tf_lars.tracking import results
 
     trainer, source = checkpoint.load(settings, info, strategy.create(cluster))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it over
     replicas = trainer.strategy.num_replicas_in_sync
     batch = FLAGS.evaluation_batch_size or 256 * replicas
     order.per_replica_batch_size(batch, replicas)

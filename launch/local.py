@@ -8,7 +8,7 @@ import sys
 
 from absl import flags as absl_flags
 
-from launch import app, flags, training, workers
+from launch import app, flags, job, training, workers
 from tf_lars.distribute import cluster as clusters
 from tf_lars.errors import EXIT_INTERRUPTED, InputError
 
@@ -16,28 +16,37 @@ NUM_WORKERS = absl_flags.DEFINE_integer(
     "num_workers",
     1,
     "1 trains in this process, on all of its GPUs; more start so many processes that train "
-    "together (MultiWorkerMirroredStrategy), each with its share of the cores.",
+    "together (MultiWorkerMirroredStrategy), each with its share of the GPUs or cores, and start "
+    "them again when one fails.",
 )
 
 
 def main() -> int:
     """Trains, or watches over the processes that do."""
     settings = flags.training_settings()
+    job.check()
     num_workers = NUM_WORKERS.value
     if num_workers < 1:
         raise InputError(f"--num_workers must be at least 1. Received: {num_workers}.")
     training.check(settings, num_workers)
     try:
         if num_workers == 1:
-            return training.run(settings, clusters.Cluster())
-        logs = os.path.join(settings.model_dir, training.LOGS)
-        return workers.run("launch.worker", flags.as_arguments(settings), num_workers, logs)
+            return job.run(settings, clusters.Cluster(), absl_flags.FLAGS.startup_timeout)
+        return workers.run_local(
+            "launch.worker",
+            job.arguments(settings),
+            num_workers,
+            os.path.join(settings.model_dir, training.LOGS),
+            max_restarts=absl_flags.FLAGS.max_restarts,
+        )
     except KeyboardInterrupt:
-        print(f"\n{training.interrupted(settings)}", file=sys.stderr)
+        print(f"\ninterrupted; {training.how_to_go_on(settings)}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":
     flags.define()
-    absl_flags.adopt_module_key_flags(flags)  # --help lists them too
+    job.define()
+    for module in (flags, job):
+        absl_flags.adopt_module_key_flags(module)  # --help lists them too
     app.run(main)

@@ -5,6 +5,8 @@ import functools
 import os
 import re
 import statistics
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import models
 from launch import determinism
@@ -15,14 +17,13 @@ from tf_lars.data import check_augmentation, order, reader, records
 from tf_lars.data.records import DatasetInfo
 from tf_lars.data.workers import available_cores
 from tf_lars.distribute.cluster import Cluster
-from tf_lars.errors import EXIT_DONE, InputError
+from tf_lars.errors import EXIT_DONE, InputError, PeerFailure
+
+if TYPE_CHECKING:
+    from launch.job import Job
 
 CHECKPOINTS, TENSORBOARD, LOGS = "checkpoints", "tensorboard", "logs"
 """Folders in the model folder."""
-
-
-class PeerFailure(RuntimeError):
-    """Another worker is gone, so this one cannot go on."""
 
 
 def check(settings: TrainingSettings, num_workers: int) -> None:
@@ -58,8 +59,19 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
             ) from error
 
 
-def run(settings: TrainingSettings, cluster: Cluster) -> int:
-    """Trains, evaluates and writes the results; returns the exit code."""
+def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
+    """Trains, evaluates and writes the results; returns the exit code.
+
+    Args:
+      settings: what to do.
+      cluster: who is in the job.
+      job: this process's ties to the others.
+
+    Raises:
+      InputError: a flag or an input is wrong.
+      PeerFailure: another worker is gone.
+      Preempted: somebody has asked to stop, and a checkpoint is written.
+    """
     if settings.deterministic:
         determinism.enable()
     import keras
@@ -78,7 +90,8 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
     steps = order.epoch_end_steps(
         training.num_examples, settings.global_batch_size, settings.epochs
     )[-1]
-    strategy = strategies.create(cluster)
+    strategy = strategies.create(job.join())
+    job.tensorflow_has_joined()
     replicas = strategy.num_replicas_in_sync
     replica_batch = order.per_replica_batch_size(settings.global_batch_size, replicas)
     evaluation = inputs.evaluation(
@@ -122,6 +135,7 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
         settings.max_bad_records,
     )
     watchers: list[keras.callbacks.Callback] = [bad_records] if settings.max_bad_records else []
+    watchers.append(_after_first_steps(job.has_trained))
     if cluster.is_chief:
         print(_describe(settings, info, model, cluster, replicas, steps), flush=True)
         watchers += [
@@ -138,10 +152,14 @@ def run(settings: TrainingSettings, cluster: Cluster) -> int:
             batch_norm_examples=_batch_norm_examples(settings, steps),
             callbacks=watchers,
             checkpoints=checkpoints,
+            stop_requested=job.stop_requested,
         )
         return _finish(settings, cluster, trainer, history, bad_records.count)
     except tf.errors.OpError as error:
-        raise _explained(error) from error
+        explained = _explained(error)
+        if isinstance(explained, PeerFailure):
+            job.explain_lost_peer()
+        raise explained from error
 
 
 def _explained(error) -> Exception:
@@ -307,10 +325,24 @@ def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
     return keras.callbacks.LambdaCallback(on_train_begin=begin)
 
 
-def interrupted(settings: TrainingSettings) -> str:
+def _after_first_steps(tell: Callable[[], None]):
+    """Returns a callback that tells, once, that the first steps have been taken."""
+    import keras
+
+    told = []
+
+    def on_train_batch_end(batch, logs=None):
+        if not told:
+            told.append(batch)
+            tell()
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=on_train_batch_end)
+
+
+def how_to_go_on(settings: TrainingSettings) -> str:
     """Returns what a person who has stopped a run should know."""
     folder = os.path.join(settings.model_dir, CHECKPOINTS)
     if not any(name.startswith("step-") for name in os.listdir(folder)):
-        return "interrupted before the first checkpoint; the same command starts anew"
+        return "there is no checkpoint yet; the same command starts anew"
     command = "with --resume=auto the" if settings.resume == "never" else "the"
-    return f"interrupted; {command} same command goes on from the last checkpoint in {folder}"
+    return f"{command} same command goes on from the last checkpoint in {folder}"

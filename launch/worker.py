@@ -1,29 +1,22 @@
-"""One worker of the cluster that TF_CONFIG describes; `launch.local` starts these."""
-
-import sys
+"""One worker of the cluster that TF_CONFIG describes; the launchers start these."""
 
 from absl import flags as absl_flags
 
-from launch import app, flags, training
+from launch import app, flags, job
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import supervisor
-from tf_lars.errors import EXIT_PEER_FAILED
 
 
 def main() -> int:
     """Joins the cluster and trains."""
-    supervisor.end_with_supervisor()
+    supervisor.watched()
     settings = flags.training_settings()
-    cluster = clusters.resolve()
-    training.check(settings, cluster.num_workers)
-    try:
-        return training.run(settings, cluster)
-    except training.PeerFailure as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_PEER_FAILED
+    return job.run(settings, clusters.resolve(), absl_flags.FLAGS.startup_timeout)
 
 
 if __name__ == "__main__":
     flags.define()
-    absl_flags.adopt_module_key_flags(flags)  # --help lists them too
+    job.define()
+    for module in (flags, job):
+        absl_flags.adopt_module_key_flags(module)  # --help lists them too
     app.run(main)

@@ -2,36 +2,97 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from launch.job import STARTS_VARIABLE
 from tf_lars.distribute import cluster as clusters
-from tf_lars.distribute import supervisor
-from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE
+from tf_lars.distribute import restarts, supervisor
+from tf_lars.distribute.cluster import Cluster
+from tf_lars.distribute.supervisor import Outcome
+from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PREEMPTED, InputError
 
 
-def run(module: str, arguments: Sequence[str], num_workers: int, logs: str) -> int:
+def run(
+    module: str,
+    arguments: Sequence[str],
+    clusters_at_start: Callable[[], Sequence[Cluster]],
+    logs: str,
+    *,
+    max_restarts: int = 0,
+) -> int:
     """Starts the workers, waits for them, and says what went wrong; returns the exit code.
 
     Args:
       module: what each runs: `python -m module arguments...`, with a TF_CONFIG of its own.
       arguments: of the program.
-      num_workers: how many.
+      clusters_at_start: returns, for each start, the cluster as each worker sees it.
       logs: folder for what they print, a file for each; the first one's output is shown too.
+      max_restarts: after failures.
     """
-    ports = supervisor.free_ports(num_workers)
-    failure = supervisor.run(
-        [[sys.executable, "-m", module, *arguments]] * num_workers,
-        [{"TF_CONFIG": clusters.local(ports, rank).tf_config()} for rank in range(num_workers)],
-        logs,
-        cpus=_shares_of_cores(num_workers),
-    )
-    if failure is None:
-        return EXIT_DONE
-    reason = supervisor.error_of(failure.log)
-    if failure.exit_code != EXIT_BAD_INPUT:  # bad input speaks for itself
-        reason = f"\n{failure}:\n{reason}"
-    print(reason, file=sys.stderr)
-    return failure.exit_code if failure.exit_code > 0 else 128 - failure.exit_code
+
+    def start(starts: int) -> Outcome:
+        views = clusters_at_start()
+        devices = _shares_of_gpus(len(views))
+        return supervisor.run(
+            [[sys.executable, "-m", module, *arguments]] * len(views),
+            [
+                {"TF_CONFIG": view.tf_config(), STARTS_VARIABLE: str(starts), **devices[i]}
+                for i, view in enumerate(views)
+            ],
+            logs,
+            cpus=_shares_of_cores(len(views)),
+            first_rank=views[0].rank,
+            stop=stop,
+        )
+
+    stop = restarts.StopRequest()
+    outcome = restarts.supervise(start, max_restarts=max_restarts, stop=stop)
+    if outcome.exit_code in (EXIT_DONE, EXIT_PREEMPTED):
+        return outcome.exit_code
+    if outcome.exit_code == EXIT_BAD_INPUT:  # it speaks for itself
+        print(outcome.error, file=sys.stderr)
+    else:
+        print(f"\n{outcome}:\n{outcome.error}", file=sys.stderr)
+    return outcome.exit_code if outcome.exit_code > 0 else 128 - outcome.exit_code
+
+
+def run_local(
+    module: str, arguments: Sequence[str], num_workers: int, logs: str, *, max_restarts: int = 0
+) -> int:
+    """Runs workers that are all on this machine, on fresh ports at each start: see `run`."""
+
+    def clusters_at_start() -> Sequence[Cluster]:
+        ports = supervisor.free_ports(num_workers)
+        return [clusters.local(ports, rank) for rank in range(num_workers)]
+
+    return run(module, arguments, clusters_at_start, logs, max_restarts=max_restarts)
+
+
+def gpus() -> list[str]:
+    """Returns the GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without TensorFlow."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    driver = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i in range(len(list(driver.iterdir())))] if driver.is_dir() else []
+
+
+def _shares_of_gpus(num_workers: int) -> list[dict[str, str]]:
+    """Returns the variables that give each worker its GPUs."""
+    names = gpus()
+    if not names or num_workers == 1:
+        return [{}] * num_workers
+    if len(names) % num_workers:
+        raise InputError(
+            f"The GPUs of a machine must divide among its workers. Received: {len(names)} GPUs "
+            f"and {num_workers} workers. Start {len(names)} workers, or set CUDA_VISIBLE_DEVICES."
+        )
+    share = len(names) // num_workers
+    return [
+        {"CUDA_VISIBLE_DEVICES": ",".join(names[i * share : (i + 1) * share])}
+        for i in range(num_workers)
+    ]
 
 
 def _shares_of_cores(num_workers: int) -> list[list[int]] | None:

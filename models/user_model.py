@@ -58,6 +58,12 @@ def check(name: str) -> None:
         )
 
 
+def file_of(name: str) -> str | None:
+    """Returns the path of the file in `path/to/file.py:function`, or None for any other name."""
+    source = name.rpartition(":")[0]
+    return source if source and _is_file(source) else None
+
+
 def create(name: str, *, num_classes: int, image_size: int | None) -> "keras.Model":
     """Calls the function and checks what it returns.
 

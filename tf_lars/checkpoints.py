@@ -109,7 +109,7 @@ class CheckpointStore:
             for name in _names(
                 self._directory, _PARTIAL
             ):  # of a process that was killed as it wrote
-                shutil.rmtree(os.path.join(self._directory, name))
+                shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
         if self._resume == "never":
             if self._is_chief:
                 move_aside(self._directory)
@@ -128,15 +128,37 @@ class CheckpointStore:
         return []
 
     def save(self, model: keras.Model, step: int, history: list[dict[str, float]]) -> None:
-        """Writes a checkpoint. Every worker must call this, because all take part in reading."""
+        """Writes a checkpoint. Every worker must call this, because all take part in reading.
+
+        A full or read-only disk costs the run this checkpoint and a warning, and no more.
+        """
         checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
         if not self._is_chief:
             with tempfile.TemporaryDirectory() as unused:
                 checkpoint.write(os.path.join(unused, "checkpoint"))
             return
+        partial = os.path.join(self._directory, f"{_PARTIAL}{os.getpid()}")
+        try:
+            self._write(checkpoint, partial, step, history)
+        except (OSError, tf.errors.OpError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            print(
+                f"warning: no checkpoint of step {step:,} could be written to {self._directory} "
+                f"({' '.join(str(error).split())[:200]}); training goes on. Make room, or make it "
+                "writable, before the next one is due.",
+                flush=True,
+            )
+
+    def _write(
+        self,
+        checkpoint: tf.train.Checkpoint,
+        partial: str,
+        step: int,
+        history: list[dict[str, float]],
+    ) -> None:
+        """Writes the folder `partial`, gives it its name, and removes what need not be kept."""
         os.makedirs(self._directory, exist_ok=True)
         path = os.path.join(self._directory, f"{_PREFIX}{step:08d}")
-        partial = os.path.join(self._directory, f"{_PARTIAL}{os.getpid()}")
         os.mkdir(partial)  # tempfile.mkdtemp would keep it from all other users for good
         checkpoint.write(os.path.join(partial, "checkpoint"))
         state = {

@@ -17,3 +17,11 @@ class InputError(ValueError):
     The message is one sentence or two for a person: the rule, then "Received: ...", then the fix.
     Launchers print it without a traceback and exit with `EXIT_BAD_INPUT`.
     """
+
+
+class PeerFailure(RuntimeError):
+    """Another worker is gone, so this one cannot go on: `EXIT_PEER_FAILED`."""
+
+
+class Preempted(Exception):
+    """Training was stopped from outside, after a checkpoint: `EXIT_PREEMPTED`."""

@@ -46,7 +46,7 @@ def largest_that_fits(
     try:
         for size in (share // parts for parts in range(1, share + 1) if share % parts == 0):
             step.micro_batch_size = size
-            if agree(strategy, float(_fits(step, strategy, spec))) == 1:
+            if agree(strategy, [_fits(step, strategy, spec)]) == [1.0]:
                 logging.info("Micro-batches of %d of each replica's %d examples fit.", size, share)
                 return size
     finally:

@@ -19,7 +19,7 @@ from tf_lars.batch_norm import BatchNormStatistics
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data import order
 from tf_lars.distribute.strategy import BYTES_PER_PACK, agree, distribute
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, Preempted
 from tf_lars.evaluation import EvaluationData, Evaluator
 from tf_lars.training_step import Batch, TrainingStep
 from tf_lars.weight_average import WeightAverage
@@ -159,6 +159,7 @@ class Trainer:
         batch_norm_examples: int = 0,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         checkpoints: CheckpointStore | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> list[dict[str, float]]:
         """Trains to the end of the last epoch, from the newest checkpoint where there is one.
 
@@ -178,6 +179,9 @@ class Trainer:
           callbacks: Keras callbacks. A batch, for them, is one call of the loop. One that may
             stop training belongs on every worker.
           checkpoints: written at the end of each epoch; the newest is restored first.
+          stop_requested: asked after each call of the loop, on each worker. When one says yes,
+            all stop after the same step, save it, and raise `Preempted`. What goes on from within
+            an epoch has the loss and metrics of the rest of that epoch.
 
         Returns:
           One dictionary per epoch, those before a resumption included: `epoch` (from 1), `step`,
@@ -188,6 +192,7 @@ class Trainer:
         Raises:
           InputError: the batch does not divide, the checkpoint is of another run, or too many
             steps had gradients that were not finite.
+          Preempted: a worker was asked to stop.
         """
         share = order.per_replica_batch_size(
             data.global_batch_size, self.strategy.num_replicas_in_sync
@@ -208,6 +213,7 @@ class Trainer:
         self._step.micro_batch_size = self._settled_micro_batch(spec, share)
         step = self.step
         self._skipped_in_a_row = 0
+        self._stop_requested, self._preempted = stop_requested, False
         self.model.stop_training = False
         watchers = keras.callbacks.CallbackList(
             list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=ends[-1]
@@ -229,20 +235,25 @@ class Trainer:
                 logs = self._train_epoch(iterator, data.global_batch_size, step, end, watchers)
                 step = int(logs["step"])
                 whole = step == end
+                hurry = self._preempted and not whole
                 due = epoch // epochs_between_evaluations > evaluated // epochs_between_evaluations
-                if validation and (due or end == ends[-1] or self.model.stop_training):
+                last = end == ends[-1] or self.model.stop_training
+                if validation and (due or last) and not hurry:
                     logs |= self._validate(validation, settle_batch_norm)
                 evaluated = epoch
                 self._batch_norm.average()  # a callback may save the model
                 logs["seconds"] = time.perf_counter() - start
                 watchers.on_epoch_end(epoch - 1, logs)
-                if validation and self.model.stop_training and "val_loss" not in logs:
+                stopped = self.model.stop_training and not hurry
+                if validation and stopped and "val_loss" not in logs:
                     logs |= self._validate(validation, settle_batch_norm)
                 passes = step * data.global_batch_size / data.num_examples
                 history.append(logs | {"epoch": epoch if whole else passes})
                 if checkpoints and np.isfinite(logs["loss"]):
                     checkpoints.save(self.model, step, history if whole else history[:-1])
         watchers.on_train_end(history[-1] if history else {})
+        if self._preempted and step < ends[-1]:
+            raise Preempted(f"stopped after step {step:,} of {ends[-1]:,}")
         return history
 
     def evaluate(self, data: EvaluationData) -> dict[str, float]:
@@ -311,8 +322,9 @@ class Trainer:
             start = time.perf_counter()
             results, done, finite = self._loop(iterator, tf.constant(count))
             logs = {name: float(value) for name, value in results.items()}
-            # All workers agree on the time, and so on the length of the next loop.
-            elapsed = agree(self.strategy, time.perf_counter() - start)
+            # All workers agree on the time, and so on the length of the next loop; and on the end.
+            seconds_here = time.perf_counter() - start
+            elapsed, stop = agree(self.strategy, [seconds_here, float(self._stop_requested())])
             count = int(done)
             step += count
             seconds, images = seconds + elapsed, images + count * global_batch_size
@@ -336,6 +348,8 @@ class Trainer:
             too_many = self._skipped_in_a_row >= self._max_skipped_steps
             if (too_many or nothing_learned) and not self.model.stop_training:
                 raise InputError(self._not_finite(step, finite))
+            self._preempted = self._preempted or stop > 0
+            self.model.stop_training = self.model.stop_training or self._preempted
         return logs | {
             "step": step,
             "images_per_second": images / seconds,

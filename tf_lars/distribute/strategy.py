@@ -1,10 +1,16 @@
 """The tf.distribute strategy that joins the devices of a job."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import tensorflow as tf
 
 from tf_lars.distribute.cluster import Cluster, resolve
+
+HEARTBEAT_SECONDS = 90
+"""After this long TensorFlow itself aborts a process whose peer is silent, and names nobody.
+
+Ten seconds is its default; `tf_lars.distribute.membership` is to find the peer first.
+"""
 
 BYTES_PER_PACK = 32 * 2**20
 """Gradients are all-reduced in packs of at most this size.
@@ -38,11 +44,11 @@ def distribute(
     return strategy.distribute_datasets_from_function(lambda context: dataset(context).repeat())
 
 
-def agree(strategy: tf.distribute.Strategy, value: float) -> float:
-    """Returns the mean of a number over the workers, bit for bit the same on all."""
+def agree(strategy: tf.distribute.Strategy, values: Sequence[float]) -> list[float]:
+    """Returns the means of some numbers over the workers, bit for bit the same on all."""
     if strategy.num_replicas_in_sync == 1:
-        return value
-    return float(_mean_over_replicas(strategy, tf.constant(value, tf.float32)))
+        return list(values)
+    return _mean_over_replicas(strategy, tf.constant(values, tf.float32)).numpy().tolist()
 
 
 @tf.function
@@ -73,6 +79,7 @@ def create(cluster: Cluster | None = None) -> tf.distribute.Strategy:
             task_id=cluster.rank,
             rpc_layer="grpc",
         )
+        _let_others_find_lost_workers(cluster.num_workers)
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, communication_options())
         if cluster.num_workers > 1:
             from tf_lars.distribute import keras_fit  # patches Keras: only where that is needed
@@ -83,3 +90,21 @@ def create(cluster: Cluster | None = None) -> tf.distribute.Strategy:
     if len(devices) > 1:
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.get_strategy()
+
+
+def _let_others_find_lost_workers(num_workers: int) -> None:
+    """Sets TensorFlow's heartbeat as MultiWorkerMirroredStrategy would, but slower.
+
+    The strategy keeps a service that is configured already
+    (tensorflow/python/distribute/collective_all_reduce_strategy.py).
+    """
+    from tensorflow.python.eager import context
+
+    config = tf.compat.v1.ConfigProto().experimental.coordination_config
+    config.coordinated_job_list.add(name="worker", num_tasks=num_workers)
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        heartbeat_timeout_in_ms=HEARTBEAT_SECONDS * 1000,
+        coordinated_jobs=list(config.coordinated_job_list),
+    )

@@ -1,38 +1,58 @@
-"""Runs the workers of a job as processes of this machine, and ends them together.
+"""Runs the workers of this machine as processes, and ends them together.
 
-Each worker has a log file, to which every start appends; what rank 0 writes to standard output
-appears on the console too. When one fails, the others get a moment to notice and say so, and are
-then killed; what is reported is the first failure. When the supervisor itself dies, even by
-SIGKILL, a pipe that only it holds open is closed, and the workers end (`end_with_supervisor`).
+Each worker has a log file, to which every start appends; what the first one writes to standard
+output appears on the console too. When one fails, the others get a moment to notice and say so,
+and are then killed; what is reported is the first failure. A worker tells its supervisor every few
+seconds that it lives (`watched`): one that is silent is killed, and when the supervisor itself
+dies, even by SIGKILL, the kernel kills its workers.
 """
 
+import collections
 import contextlib
+import ctypes
 import dataclasses
 import os
-import re
+import selectors
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO
 
-from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED
+from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PEER_FAILED, EXIT_PREEMPTED
 
-_STARTED = "--- started"
-PIPE_VARIABLE = "TF_LARS_SUPERVISOR_PIPE"
+STATUS_VARIABLE = "TF_LARS_STATUS_PIPE"
 GRACE_SECONDS = 5.0
 """How long the other workers may take to end by themselves after the first has failed."""
+SAVE_SECONDS = 300.0
+"""How long all may take to save and end after a SIGTERM."""
+SILENCE_SECONDS = 60.0
+"""How long a worker may be silent; while TensorFlow loads, no other thread of it runs."""
+_BEAT_SECONDS = 5.0
+_ALIVE, _TRAINED = b".", b"t"
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Failure:
-    """The first worker that failed: its rank, exit code (negative: a signal) and log file."""
+class Outcome:
+    """How a group of workers ended.
 
-    rank: int
+    Attributes:
+      exit_code: of the first worker that failed; 0 if none did; negative for a signal.
+      rank: of that worker, in the whole job.
+      log: its log file.
+      error: what its log says of the reason.
+      trained: whether any of them had taken a step.
+    """
+
     exit_code: int
+    rank: int
     log: str
+    error: str
+    trained: bool
 
     def __str__(self) -> str:
         if self.exit_code < 0:
@@ -60,126 +80,235 @@ def run(
     log_dir: str,
     *,
     cpus: Sequence[Sequence[int]] | None = None,
-) -> Failure | None:
+    first_rank: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
     """Runs one process per worker until all have ended.
 
     Args:
-      commands: command line of each rank.
-      environments: variables to set for each rank, on top of this process's own.
+      commands: command line of each worker.
+      environments: variables to set for each, on top of this process's own.
       log_dir: folder for `rank-0.log`, `rank-1.log`, ...
-      cpus: cores that each rank is pinned to; by default none is.
+      cpus: cores that each worker is pinned to; by default none is.
+      first_rank: rank of the first of them in the whole job.
+      stop: asked once a second; when it says yes, all get SIGTERM, once, and time to save.
 
     Returns:
-      None when all have ended with 0, otherwise the first failure. KeyboardInterrupt passes
-      through after all workers have ended.
+      How they ended. KeyboardInterrupt passes through after all workers have ended.
     """
-    os.makedirs(log_dir, exist_ok=True)
-    logs = [os.path.join(log_dir, f"rank-{rank}.log") for rank in range(len(commands))]
-    read_end, write_end = os.pipe()
-    workers: list[subprocess.Popen] = []
-    console: threading.Thread | None = None
-    try:
-        for rank, command in enumerate(commands):
-            with open(logs[rank], "a") as log:  # the console thread appends to it as well
-                log.write(f"{_STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-                log.flush()
-                worker = subprocess.Popen(
-                    command,
-                    env={**os.environ, **environments[rank], PIPE_VARIABLE: str(read_end)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE if rank == 0 else log,
-                    stderr=log,
-                    pass_fds=[read_end],
-                    # Ctrl-C is for the supervisor, which then ends the workers in order.
-                    start_new_session=True,
+    with contextlib.suppress(OSError):  # a run is worth more than its log
+        os.makedirs(log_dir, exist_ok=True)
+    workers: list[_Worker] = []
+    with selectors.DefaultSelector() as selector:
+        try:
+            for i, command in enumerate(commands):
+                rank = first_rank + i
+                log = os.path.join(log_dir, f"rank-{rank}.log")
+                workers.append(
+                    _Worker(
+                        rank,
+                        command,
+                        environments[i],
+                        log,
+                        console=sys.stdout.buffer if i == 0 else None,
+                        cpus=cpus[i] if cpus else None,
+                        selector=selector,
+                    )
                 )
-            workers.append(worker)
-            if cpus:
-                os.sched_setaffinity(worker.pid, cpus[rank])
-        console = threading.Thread(target=_copy_output, args=(workers[0], logs[0]), daemon=True)
-        console.start()
-        return _wait(workers, logs)
-    finally:
-        for worker in workers:
-            _end(worker)
-        os.close(read_end)
-        os.close(write_end)
-        if console:
-            console.join(timeout=GRACE_SECONDS)
+            return _outcome(_wait(workers, selector, stop), workers)
+        finally:
+            for worker in workers:
+                worker.end()
 
 
-def end_with_supervisor() -> None:
-    """Called in a worker: ends this process as soon as its supervisor is gone."""
-    pipe = os.environ.get(PIPE_VARIABLE)
-    if pipe is None:
+def watched() -> None:
+    """Called first in a worker: ties its life to the supervisor's, and tells it of its own."""
+    status = os.environ.get(STATUS_VARIABLE)
+    if status is None:
         return
+    # The kernel's word reaches a process that is stopped, too.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    def watch():
-        os.read(int(pipe), 1)  # returns when the supervisor's end closes, for whatever reason
-        os._exit(EXIT_PEER_FAILED)
+    def beat():
+        pause = threading.Event()
+        while True:
+            try:
+                os.write(int(status), _ALIVE)
+            except OSError:
+                os._exit(EXIT_PEER_FAILED)  # the supervisor was gone before it could be watched
+            pause.wait(_BEAT_SECONDS)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=beat, name="alive", daemon=True).start()
 
 
-def error_of(log: str, lines: int = 12) -> str:
-    """Returns what a failed worker's log says of the reason.
+def has_trained() -> None:
+    """Called in a worker after its first steps: from now on a restart makes sense."""
+    status = os.environ.get(STATUS_VARIABLE)
+    if status is not None:
+        os.write(int(status), _TRAINED)
 
-    That is its `error: ...` line where there is one, otherwise its last lines; those of the last
-    start alone.
+
+def error_of(lines: Sequence[str], last: int = 12) -> str:
+    """Returns what a failed worker has written of the reason.
+
+    That is its last `error: ...` line where there is one, otherwise its last lines.
     """
-    with open(log, errors="replace") as file:
-        last_start = re.split(rf"^{_STARTED}.*\n", file.read(), flags=re.MULTILINE)[-1]
-    content = [line.rstrip() for line in last_start.splitlines() if line.strip()]
+    content = [line.rstrip() for line in lines if line.strip()]
     told = [line for line in content if line.startswith("error: ")]
-    return told[-1] if told else "\n".join(content[-lines:])
+    return told[-1] if told else "\n".join(content[-last:])
 
 
-def _wait(workers: Sequence[subprocess.Popen], logs: Sequence[str]) -> Failure | None:
-    ended = threading.Semaphore(0)
-    order: list[int] = []
+class _Worker:
+    """A worker process, its log, and what has been heard of it."""
 
-    def wait_for(rank: int) -> None:
-        workers[rank].wait()
-        order.append(rank)
-        ended.release()
+    def __init__(
+        self,
+        rank: int,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: str,
+        *,
+        console: BinaryIO | None,
+        cpus: Sequence[int] | None,
+        selector: selectors.BaseSelector,
+    ):
+        self.rank = rank
+        self.log = log
+        self.trained = False
+        self.heard = time.monotonic()
+        self.note = ""
+        self._tail: collections.deque[bytes] = collections.deque([b""], maxlen=200)
+        self._console = console
+        self._selector = selector
+        self._write(f"--- started {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        self._tail.clear()
+        self._tail.append(b"")
+        status, of_worker = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment, STATUS_VARIABLE: str(of_worker)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[of_worker],
+                # Ctrl-C is for the supervisor, which then ends the workers in order.
+                start_new_session=True,
+            )
+        finally:
+            os.close(of_worker)
+        if cpus:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(self.process.pid, cpus)
+        assert self.process.stdout
+        assert self.process.stderr
+        self._status = status
+        for fd, take in (
+            (self.process.stdout.fileno(), self._show),
+            (self.process.stderr.fileno(), self._write),
+            (status, self._note_status),
+        ):
+            selector.register(fd, selectors.EVENT_READ, (self, take))
+        self._ended = os.pidfd_open(self.process.pid)
+        selector.register(self._ended, selectors.EVENT_READ, (self, None))
 
-    for rank in range(len(workers)):
-        threading.Thread(target=wait_for, args=(rank,), daemon=True).start()
-    deadline = None
-    for _ in workers:
-        remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not ended.acquire(timeout=remaining):
-            break
-        if deadline is None and workers[order[-1]].returncode != 0:
-            deadline = time.monotonic() + GRACE_SECONDS
-    failed = [rank for rank in order if workers[rank].returncode != 0]
+    def lines(self) -> list[str]:
+        """Returns the last lines that it has written."""
+        return [line.decode(errors="replace") for line in self._tail]
+
+    def kill(self) -> None:
+        """Kills the worker and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kills it where it still lives, and frees what belongs to it."""
+        self.kill()
+        self.process.wait()
+        os.close(self._ended)
+        os.close(self._status)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
+
+    def drain(self) -> None:
+        """Takes what an ended worker has left in its pipes."""
+        for key in list(self._selector.get_map().values()):
+            worker, take = key.data
+            if worker is self and take:
+                os.set_blocking(key.fd, False)
+                with contextlib.suppress(BlockingIOError):
+                    while block := os.read(key.fd, 1 << 16):
+                        take(block)
+                self._selector.unregister(key.fd)
+
+    def _show(self, block: bytes) -> None:
+        self._write(block)
+        if self._console:
+            self._console.write(block)
+            self._console.flush()
+
+    def _write(self, block: bytes) -> None:
+        first, *rest = block.split(b"\n")
+        self._tail[-1] += first
+        self._tail.extend(rest)
+        # A full disk must not end the run, which may find room for its checkpoints again.
+        with contextlib.suppress(OSError), open(self.log, "ab") as file:
+            file.write(block)
+
+    def _note_status(self, block: bytes) -> None:
+        self.heard = time.monotonic()
+        self.trained = self.trained or _TRAINED in block
+
+
+def _wait(
+    workers: Sequence[_Worker], selector: selectors.BaseSelector, stop: Callable[[], bool]
+) -> list[_Worker]:
+    """Waits until all have ended, or some time after the first failure; returns who has ended."""
+    ended: list[_Worker] = []
+    deadline, told = float("inf"), False
+    while len(ended) < len(workers) and time.monotonic() < deadline:
+        for key, _ in selector.select(timeout=min(1.0, max(0.0, deadline - time.monotonic()))):
+            worker, take = key.data
+            if take is None:
+                selector.unregister(key.fd)
+                worker.process.wait()
+                worker.drain()
+                ended.append(worker)
+                if worker.process.returncode != 0 and not told:
+                    deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+            elif worker in ended:
+                continue
+            elif block := os.read(key.fd, 1 << 16):
+                take(block)
+            else:  # it has closed this end
+                selector.unregister(key.fd)
+        if not told and stop():
+            told, deadline = True, time.monotonic() + SAVE_SECONDS
+            for worker in workers:
+                if worker not in ended:
+                    worker.process.terminate()
+        for worker in workers:
+            if worker not in ended and time.monotonic() - worker.heard > SILENCE_SECONDS:
+                worker.note = f"error: nothing was heard of it for {SILENCE_SECONDS:g} s: it hangs"
+                worker.kill()
+    return ended
+
+
+def _outcome(ended: Sequence[_Worker], workers: Sequence[_Worker]) -> Outcome:
+    trained = any(worker.trained for worker in workers)
+    failed = [worker for worker in ended if worker.process.returncode != 0]
     if not failed:
-        return None
+        left = [worker for worker in workers if worker not in ended]
+        if not left:
+            return Outcome(EXIT_DONE, workers[0].rank, workers[0].log, "", trained)
+        late = f"error: it did not end within {SAVE_SECONDS:g} s of SIGTERM"
+        return Outcome(-signal.SIGKILL, left[0].rank, left[0].log, late, trained)
     # A worker that only noticed another's end is not the cause, even if it ended first.
-    rank = min(failed, key=lambda r: (_rank_of_cause(workers[r].returncode), failed.index(r)))
-    return Failure(rank, workers[rank].returncode, logs[rank])
+    first = min(failed, key=lambda w: (_rank_of_cause(w.process.returncode), failed.index(w)))
+    error = first.note or error_of(first.lines())
+    return Outcome(first.process.returncode, first.rank, first.log, error, trained)
 
 
 def _rank_of_cause(exit_code: int) -> int:
-    return {EXIT_BAD_INPUT: 0, EXIT_PEER_FAILED: 2}.get(exit_code, 1)
-
-
-def _copy_output(worker: subprocess.Popen, log: str) -> None:
-    assert worker.stdout is not None
-    with open(log, "ab") as file:
-        while block := os.read(worker.stdout.fileno(), 1 << 16):
-            file.write(block)
-            file.flush()
-            sys.stdout.buffer.write(block)
-            sys.stdout.flush()
-
-
-def _end(worker: subprocess.Popen) -> None:
-    """Kills a worker and what it has started.
-
-    TensorFlow takes SIGTERM for a notice and trains on; and a worker needs no warning, because
-    what it writes is whole or not there.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait()
+    return {EXIT_BAD_INPUT: 0, EXIT_PEER_FAILED: 2, EXIT_PREEMPTED: 3}.get(exit_code, 1)

@@ -1,0 +1,102 @@
+"""Trains on several hosts: run the same command on each of them.
+
+python -m launch.gpu_cluster --worker_hosts=node0:2222,node1:2222 --flagfile=RECIPE \\
+    --data_dir=DATA --model_dir=SHARED/RUN
+
+Each host's launcher watches over that host's worker: one process for all of its GPUs, or several
+with --workers_per_host. Who is in the job comes from the first of: --worker_hosts, TF_CONFIG,
+Slurm (srun), a Kubernetes JobSet. --model_dir must be on a file system that all hosts share.
+"""
+
+import os
+import sys
+
+from absl import flags as absl_flags
+
+from launch import app, flags, job, training, workers
+from tf_lars.distribute import cluster as clusters
+from tf_lars.distribute import messages
+from tf_lars.distribute.cluster import Cluster
+from tf_lars.errors import EXIT_INTERRUPTED, InputError
+
+WORKER_HOSTS = absl_flags.DEFINE_list(
+    "worker_hosts",
+    [],
+    "host:port of every host, in the same order everywhere. Workers meet at these ports, and talk "
+    "on others.",
+)
+TASK_INDEX = absl_flags.DEFINE_integer(
+    "task_index",
+    None,
+    "Place of this host among --worker_hosts, from 0; by default the one whose address is this "
+    "machine's.",
+)
+WORKERS_PER_HOST = absl_flags.DEFINE_integer(
+    "workers_per_host",
+    1,
+    "Worker processes on each host, each with its share of the GPUs and a port that follows the "
+    "host's own.",
+)
+
+
+def main() -> int:
+    """Watches over the workers of this host."""
+    settings = flags.training_settings()
+    job.check()
+    per_host = WORKERS_PER_HOST.value
+    if per_host < 1:
+        raise InputError(f"--workers_per_host must be at least 1. Received: {per_host}.")
+    views = _hosts().with_workers_per_host(per_host)
+    training.check(settings, views[0].num_workers)
+    try:
+        return workers.run(
+            "launch.worker",
+            job.arguments(settings),
+            lambda: views,
+            os.path.join(settings.model_dir, training.LOGS),
+            max_restarts=absl_flags.FLAGS.max_restarts,
+        )
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {training.how_to_go_on(settings)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _hosts() -> Cluster:
+    """Returns the launchers of all hosts as a cluster."""
+    hosts, index = WORKER_HOSTS.value, TASK_INDEX.value
+    if hosts and index is None:
+        index = _own_index(hosts)
+    cluster = clusters.resolve(worker_hosts=hosts, task_index=index)
+    if not cluster.workers:
+        raise InputError(
+            "A cluster must be named by --worker_hosts, TF_CONFIG, Slurm's srun or a Kubernetes "
+            "JobSet. Received: none of them. On one machine, use python -m launch.local."
+        )
+    return cluster
+
+
+def _own_index(hosts: list[str]) -> int:
+    """Returns the place of this machine among the hosts."""
+    Cluster(tuple(hosts), 0, clusters.FLAGS)  # addresses that are none are refused
+    own = []
+    for index, address in enumerate(hosts):
+        try:
+            if messages.is_local(messages.resolve(clusters.split_address(address)[0])):
+                own.append(index)
+        except OSError:
+            continue  # another host's name may resolve later
+    if len(own) != 1:
+        raise InputError(
+            "One of --worker_hosts must be this machine, or --task_index must say which. "
+            f"Received: {len(own)} of {','.join(hosts)} with an address of this machine. Give "
+            "--task_index."
+        )
+    return own[0]
+
+
+if __name__ == "__main__":
+    flags.define()
+    job.define()
+    for module in (flags, job):
+        absl_flags.adopt_module_key_flags(module)  # --help lists them too
+    app.run(main)

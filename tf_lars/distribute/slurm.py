@@ -1,0 +1,118 @@
+"""The tasks of a Slurm step as workers.
+
+TensorFlow's own SlurmClusterResolver needs nvidia-smi and names that resolve
+(tensorflow/tensorflow#56894, #36094); addresses come from Slurm here.
+"""
+
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+
+from tf_lars.errors import InputError
+
+SOURCE = "Slurm"
+FIRST_PORT, PORTS = 20_000, 20_000
+"""Worker r of job j listens on port `FIRST_PORT + j % PORTS + r`, so that jobs seldom collide."""
+
+SECONDS = 60
+
+Scontrol = Callable[[Sequence[str]], str]
+
+
+def scontrol(arguments: Sequence[str]) -> str:
+    """Runs `scontrol` and returns what it prints.
+
+    Raises:
+      InputError: it is missing, fails, or does not answer within `SECONDS`.
+    """
+    try:
+        return subprocess.run(
+            ["scontrol", *arguments], capture_output=True, text=True, check=True, timeout=SECONDS
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        told = (getattr(error, "stderr", "") or str(error)).strip()
+        raise InputError(
+            "A job on Slurm needs scontrol, to find the addresses of its nodes. Received: "
+            f"{told}. Put it on the PATH, or name the workers with --worker_hosts."
+        ) from error
+
+
+def in_step(environment: Mapping[str, str]) -> bool:
+    """Returns whether Slurm runs this process as a task of a job.
+
+    Raises:
+      InputError: it runs in a job of several tasks, but was not started by `srun`.
+    """
+    if not environment.get("SLURM_JOB_ID"):
+        return False
+    if environment.get("SLURM_STEP_NODELIST") and environment.get("SLURM_STEP_TASKS_PER_NODE"):
+        return True
+    tasks = environment.get("SLURM_NTASKS", "1")
+    if tasks != "1":
+        raise InputError(
+            f"A Slurm job of {tasks} tasks must start its workers with srun. Received: a process "
+            "outside of any step. Write srun before the command, or unset SLURM_JOB_ID to train "
+            "in this process alone."
+        )
+    return False
+
+
+def num_tasks(environment: Mapping[str, str]) -> int | None:
+    """Returns how many tasks the step has, or None outside of one."""
+    text = environment.get("SLURM_STEP_NUM_TASKS", "")
+    return int(text) if text.isdecimal() else None
+
+
+def workers_and_rank(
+    environment: Mapping[str, str], run_scontrol: Scontrol = scontrol
+) -> tuple[tuple[str, ...], int]:
+    """Returns the addresses of all tasks by rank, and this task's rank.
+
+    Raises:
+      InputError: the step has not as many tasks as the job asked for, or lacks a variable.
+    """
+    try:
+        nodes = environment["SLURM_STEP_NODELIST"]
+        counts = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+        rank = int(environment["SLURM_PROCID"])
+        job = int(environment["SLURM_JOB_ID"])
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            "A task of Slurm needs SLURM_STEP_NODELIST, SLURM_STEP_TASKS_PER_NODE, SLURM_PROCID "
+            f"and SLURM_JOB_ID. Received: {error!r}. Start it with srun."
+        ) from error
+    wanted = environment.get("SLURM_NTASKS", "")
+    if wanted.isdecimal() and int(wanted) != sum(counts):
+        raise InputError(
+            "srun must start as many tasks as the job has. Received: a step of "
+            f"{sum(counts)} in a job of {wanted} (SLURM_NTASKS). Start srun without -n, or ask "
+            "for as many with sbatch."
+        )
+    names = run_scontrol(["show", "hostnames", nodes]).split()
+    if len(names) != len(counts):
+        raise InputError(
+            "SLURM_STEP_TASKS_PER_NODE must have a count for each node. Received: "
+            f"{len(counts)} counts for the {len(names)} nodes {nodes}."
+        )
+    described = run_scontrol(["--oneliner", "show", "node", nodes])
+    addresses = dict(re.findall(r"NodeName=(\S+).*?NodeAddr=(\S+)", described))
+    first = FIRST_PORT + job % PORTS
+    hosts = [
+        addresses.get(n, n) for n, count in zip(names, counts, strict=True) for _ in range(count)
+    ]
+    return tuple(f"{host}:{first + i}" for i, host in enumerate(hosts)), rank
+
+
+def tasks_per_node(text: str) -> list[int]:
+    """Returns the counts that Slurm writes as "2(x3),1": here 2, 2, 2, 1.
+
+    Raises:
+      ValueError: it is nothing of the kind.
+    """
+    counts: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+        if not found:
+            raise ValueError(f"{text!r} is no list like 2(x3),1")
+        counts += [int(found[1])] * int(found[2] or 1)
+    return counts
