@@ -74,11 +74,17 @@ def test_a_folder_of_a_small_disk_can_be_read_only_for_a_host_that_runs_already(
 
 
 def test_mounts_are_gone_afterwards_even_when_a_file_is_open(tmp_path):
-    with pytest.raises(KeyboardInterrupt), faulty_disks.small(tmp_path / "a", megabytes=1) as disk:
-        file = open(disk.path / "file", "w")  # noqa: SIM115, is meant to stay open
-        with faulty_disks.read_only(disk.path):
-            raise KeyboardInterrupt
-    file.close()
-    assert os.listdir(disk.path) == []
+    files = []
+
+    def fail():
+        with faulty_disks.small(tmp_path / "disk", megabytes=1) as disk:
+            files.append(open(disk.path / "file", "w"))  # noqa: SIM115, stays open
+            with faulty_disks.read_only(disk.path):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    files[0].close()
+    assert os.listdir(tmp_path / "disk") == []
     with open("/proc/self/mountinfo") as mounts:
         assert str(tmp_path) not in mounts.read()
