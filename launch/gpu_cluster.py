@@ -31,6 +31,12 @@ TASK_INDEX = absl_flags.DEFINE_integer(
     "Place of this host among --worker_hosts, from 0; by default the one whose address is this "
     "machine's.",
 )
+NUM_WORKERS = absl_flags.DEFINE_integer(
+    "num_workers",
+    None,
+    "How many worker processes the whole job must have; by default as many as there turn out to "
+    "be.",
+)
 WORKERS_PER_HOST = absl_flags.DEFINE_integer(
     "workers_per_host",
     1,
@@ -47,7 +53,14 @@ def main() -> int:
     if per_host < 1:
         raise InputError(f"--workers_per_host must be at least 1. Received: {per_host}.")
     views = _hosts().with_workers_per_host(per_host)
-    training.check(settings, views[0].num_workers)
+    found = views[0].num_workers
+    if NUM_WORKERS.value not in (None, found):
+        raise InputError(
+            f"--num_workers must be the number of workers of the job. Received: "
+            f"{NUM_WORKERS.value}, and {found} from {views[0].source}. Start as many, or leave "
+            "the flag out."
+        )
+    training.check(settings, found)
     try:
         return workers.run(
             "launch.worker",

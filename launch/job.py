@@ -9,8 +9,10 @@ import os
 import platform
 import signal
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
@@ -29,6 +31,11 @@ from tf_lars.errors import (
     PeerFailure,
     Preempted,
 )
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Connect = Callable[[Cluster], "tf.distribute.Strategy"]
 
 STARTS_VARIABLE = "TF_LARS_STARTS"
 """How often the supervisor of a worker has started workers before."""
@@ -78,39 +85,51 @@ class Job:
       settings: of the training.
       cluster: who is in the job.
       startup_timeout: seconds within which all workers must meet.
+      connect: makes the strategy for the cluster that TensorFlow is to join; by default
+        `tf_lars.distribute.strategy.create`.
     """
 
-    def __init__(self, settings: TrainingSettings, cluster: Cluster, startup_timeout: float):
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        cluster: Cluster,
+        startup_timeout: float,
+        connect: Connect | None = None,
+    ):
         self._settings = settings
+        self._connect = connect
         self._cluster = cluster
         self._startup_timeout = startup_timeout
         self._membership: Membership | None = None
         self._stop_requested = self._may_wait = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
-    def join(self) -> Cluster:
-        """Meets the other workers; returns the cluster for TensorFlow.
+    def join(self) -> "tf.distribute.Strategy":
+        """Meets the other workers, and joins TensorFlow to theirs.
+
+        From then on SIGTERM waits until a step is saved.
 
         Raises:
           InputError, PeerFailure: they do not fit together, or one is missing.
         """
-        if self._cluster.num_workers == 1:
-            return self._cluster
-        self._membership = Membership(
-            self._cluster,
-            _facts(self._settings),
-            timeout=self._startup_timeout,
-            shared_folder=self._settings.model_dir,
-            is_restart=os.environ.get(STARTS_VARIABLE, "0") != "0",
-        )
-        return self._membership.tensorflow_cluster
+        from tf_lars.distribute import strategy
 
-    def tensorflow_has_joined(self) -> None:
-        """From now on SIGTERM waits until a step is saved; TensorFlow has taken it over before."""
-        if self._membership:
+        connect = self._connect or strategy.create
+        if self._cluster.num_workers == 1:
+            joined = connect(self._cluster)
+        else:
+            self._membership = Membership(
+                self._cluster,
+                _facts(self._settings),
+                timeout=self._startup_timeout,
+                shared_folder=self._settings.model_dir,
+                is_restart=os.environ.get(STARTS_VARIABLE, "0") != "0",
+            )
+            joined = connect(self._membership.tensorflow_cluster)
             self._membership.tensorflow_has_joined()
         self._may_wait = True
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.signal(signal.SIGTERM, self._on_sigterm)  # TensorFlow has taken it over
+        return joined
 
     def stop_requested(self) -> bool:
         """Returns whether this process has been asked to stop."""
@@ -142,15 +161,20 @@ class Job:
         self._stop_requested = True
 
 
-def run(settings: TrainingSettings, cluster: Cluster, startup_timeout: float) -> int:
-    """Trains as one process of a job; returns the exit code.
+def run(
+    settings: TrainingSettings,
+    cluster: Cluster,
+    startup_timeout: float,
+    connect: Connect | None = None,
+) -> int:
+    """Trains as one process of a job; returns the exit code. The arguments are those of `Job`.
 
     Raises:
       InputError: what a person did wrong, after the other workers have been told.
     """
     from launch import training
 
-    job = Job(settings, cluster, startup_timeout)
+    job = Job(settings, cluster, startup_timeout, connect)
     try:
         code = training.run(settings, cluster, job)
     except Preempted as stop:

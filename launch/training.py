@@ -80,7 +80,6 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     from tf_lars import Trainer
     from tf_lars.checkpoints import CheckpointStore
     from tf_lars.data.imagenet import to_device_batch
-    from tf_lars.distribute import strategy as strategies
     from tf_lars.tracking.bad_records import BadRecordCount
     from tf_lars.tracking.progress import ProgressLine
     from tf_lars.tracking.tensorboard import ScalarLogger
@@ -90,8 +89,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     steps = order.epoch_end_steps(
         training.num_examples, settings.global_batch_size, settings.epochs
     )[-1]
-    strategy = strategies.create(job.join())
-    job.tensorflow_has_joined()
+    strategy = job.join()
     replicas = strategy.num_replicas_in_sync
     replica_batch = order.per_replica_batch_size(settings.global_batch_size, replicas)
     evaluation = inputs.evaluation(

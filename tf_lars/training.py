@@ -54,7 +54,8 @@ class Trainer:
     The global batch is the only batch that counts: the loss is the mean over it, gradients are
     summed over the replicas in one all-reduce, and the optimizer's `iterations` counts optimizer
     steps. Gradients are clipped, where the optimizer does so, after they have been reduced. A step
-    whose reduced gradients are not finite is skipped on all replicas, and counted.
+    whose reduced gradients are not finite is skipped on all replicas, and counted; on TPUs it ends
+    the run.
 
     Args:
       model: compiled, created in the strategy's scope. Losses must have the reduction
@@ -345,7 +346,9 @@ class Trainer:
             if nothing_learned:
                 logs["loss"] = float("nan")  # the mean over no step
             watchers.on_train_batch_end(step - 1, logs)
-            too_many = self._skipped_in_a_row >= self._max_skipped_steps
+            too_many = self._skipped_in_a_row >= self._max_skipped_steps or not (
+                self._step.skips_bad_steps or finite.all()
+            )
             if (too_many or nothing_learned) and not self.model.stop_training:
                 raise InputError(self._not_finite(step, finite))
             self._preempted = self._preempted or stop > 0
@@ -361,7 +364,7 @@ class Trainer:
         names = [v.path for v, is_finite in zip(variables, finite, strict=True) if not is_finite]
         return (
             f"Gradients must be finite. Received: Inf or NaN in {self._skipped_in_a_row} steps in "
-            f"a row, which were skipped, up to step {step}, in the gradients of {len(names)} of "
+            f"a row, up to step {step}, in the gradients of {len(names)} of "
             f"{len(variables)} variables, the first of them {names[0]}. Use a lower learning rate "
             "or a longer warm-up, or look for a bad image or label."
         )

@@ -32,6 +32,9 @@ class TrainingStep:
         and rounds each summand to 8 bits of precision; None keeps their own.
       bytes_per_pack: gradients are all-reduced in packs of at most this size; 0 for one pack.
       jit_compile: compile the forward and backward pass of each replica with XLA.
+      in_one_program: run each step, with its update, as one program of the replicas, and take a
+        bad step too: see `repeat`. By default so on TPUs, where what passes from one program to
+        the next goes through the host.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class TrainingStep:
         reduction_dtype: str | None = None,
         bytes_per_pack: int = BYTES_PER_PACK,
         jit_compile: bool = False,
+        in_one_program: bool | None = None,
     ):
         if reduction_dtype not in (None, "float32", "bfloat16"):
             raise InputError(
@@ -62,12 +66,19 @@ class TrainingStep:
         self._forward_and_backward = (
             tf.function(self._run_network, jit_compile=True) if jit_compile else self._run_network
         )
+        if in_one_program is None:
+            in_one_program = isinstance(strategy, tf.distribute.TPUStrategy)
+        self.skips_bad_steps = not in_one_program or self.scales_loss
+        self._in_one_program = in_one_program
         # Each stands twice in the graph, and is traced once.
         self._gradients_of_all = tf.function(self._reduced_gradients)
         self._update_all = tf.function(self._updated_weights)
+        self._step_of_all = tf.function(self._whole_step)
 
     def repeat(self, iterator: Iterator, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Takes steps until one has gradients that are not finite; that one is skipped.
+
+        Where `skips_bad_steps` is false it is taken, and the weights are of no more use.
 
         Called in the graph, outside of the replicas. The condition of the loop is what skips a
         step, so its body begins with the update that the gradients before were found good for. A
@@ -82,6 +93,13 @@ class TrainingStep:
           whether its gradient of the last batch was finite. If one was not, the last of the steps
           done was skipped.
         """
+        if self._in_one_program:
+            finite = self._step_of_all(next(iterator))
+            done = tf.constant(1)
+            while tf.logical_and(done < steps, tf.reduce_all(finite)):
+                finite = self._step_of_all(next(iterator))
+                done += 1
+            return done, finite
         reduced, finite = self._gradients_of_all(next(iterator))
         done = tf.constant(1)
         while tf.logical_and(done < steps, tf.reduce_all(finite)):
@@ -112,6 +130,15 @@ class TrainingStep:
     def _reduced_gradients(self, batch):
         reduced, finite = self._strategy.run(self._reduced_in_replica, args=(batch,))
         return reduced, self._strategy.experimental_local_results(finite)[0]
+
+    def _whole_step(self, batch):
+        finite = self._strategy.run(self._whole_step_in_replica, args=(batch,))
+        return self._strategy.experimental_local_results(finite)[0]
+
+    def _whole_step_in_replica(self, batch):
+        reduced, finite = self._reduced_in_replica(batch)
+        self._update_in_replica(reduced)
+        return finite
 
     def _reduced_in_replica(self, batch):
         gradients = self.gradients(batch)

@@ -1,0 +1,156 @@
+"""Random faults in a job of three hosts: who notices, how soon, and what is lost.
+
+python -m benchmarks.faults --data_dir=data/digits
+
+Needs root (network namespaces and small disks). The hosts are network namespaces of this machine;
+each runs `launch.gpu_cluster` with one worker, on the handwritten digits. Every run but the first
+has one fault at a random instant. It must end by itself with the weights of the undisturbed run.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import random
+import re
+import signal
+import tempfile
+import threading
+import time
+
+from benchmarks import tables
+from tests.launch import faulty_disks, network_hosts
+from tests.launch.cluster_job import ClusterJob, flags_for_digits
+
+HOSTS = 3
+FAULTS = (
+    "kill -9",
+    "SIGSTOP",
+    "SIGTERM",
+    "link cut",
+    "checkpoints read-only",
+    "disk full",
+)
+SECONDS_OUT = 40.0
+"""How long a link stays cut: longer than it takes to notice."""
+LIMIT_SECONDS = 600.0
+NOTICED = ("restart 1 of", "asked to save and stop", "warning: no checkpoint")
+RESULTS = pathlib.Path(__file__).parent / "results" / "faults.csv"
+
+
+def main():
+    """Runs the undisturbed job, and then one for each fault."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", required=True, help="The digits, prepared.")
+    parser.add_argument("--count", type=int, default=30, help="Runs with a fault.")
+    parser.add_argument("--epochs", type=int, default=24, help="Epochs of each run.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
+    arguments = parser.parse_args()
+    draw = random.Random(arguments.seed)
+    flags = flags_for_digits(
+        arguments.data_dir,
+        HOSTS,
+        f"--epochs={arguments.epochs}",
+        "--epochs_between_evaluations=5",
+        "--steps_per_loop=1",
+        "--startup_timeout=180",
+    )
+    print(tables.machine())
+    with network_hosts.connected(HOSTS) as hosts:
+        undisturbed = run(hosts, flags, None, 0, 0, 0.0)
+        rows = []
+        for i in range(arguments.count):
+            kind = FAULTS[i % len(FAULTS)]
+            victim = 0 if kind in FAULTS[4:] else draw.randrange(HOSTS)
+            epoch = draw.randrange(2, arguments.epochs * 2 // 3)
+            row = run(hosts, flags, kind, victim, epoch, draw.uniform(0.0, 0.5))
+            row["same_weights"] = row.pop("weights") == undisturbed["weights"]
+            rows.append(row)
+            print(row, flush=True)
+            tables.write(rows, arguments.output)
+    tables.show(rows)
+
+
+def run(hosts, flags, kind, victim, epoch, delay):
+    """Runs a job with one fault; returns what was seen.
+
+    Args:
+      hosts: three.
+      flags: of the training.
+      kind: one of `FAULTS`, or None.
+      victim: the host that it happens to.
+      epoch: the fault comes after this epoch.
+      delay: and so many seconds later.
+    """
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, faulty_disks.small(folder, 64) as disk:
+        job = ClusterJob(hosts, flags, disk.path / "run")
+        try:
+            job.start()
+            row = {"fault": kind, "host": victim, "after_epoch": epoch}
+            if kind:
+                job.wait_for(f"epoch {epoch}/")
+                threading.Event().wait(delay)
+                row |= inflict(kind, job, disk, victim)
+            codes = job.exit_codes(LIMIT_SECONDS)
+            left = job.left()
+            return row | {
+                "seconds": round(time.monotonic() - begin, 1),
+                "exit_codes": " ".join(map(str, codes)),
+                "processes_left": sum(map(len, left.values())),
+                "weights": job.results()["weights_sha256"],
+            }
+        finally:
+            job.end()
+
+
+def inflict(kind, job, disk, victim):
+    """Does the harm and, where it passes, mends it; returns how it was taken."""
+    seen = len(job.lines)
+    step = last_step(job)
+    at = time.monotonic()
+    with contextlib.ExitStack() as harm:
+        if kind == "link cut":
+            job.hosts.cut(victim)
+            harm.callback(job.hosts.restore, victim)
+        elif kind == "checkpoints read-only":
+            harm.enter_context(faulty_disks.read_only(job.model_dir / "checkpoints"))
+        elif kind == "disk full":
+            disk.fill()
+            harm.callback(disk.free)
+        else:
+            number = {"kill -9": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
+            job.signal_worker(victim, number.get(kind, signal.SIGTERM))
+        told, noticed = job.wait_for(*NOTICED, since=seen)
+        if kind == "link cut":  # for so long, or until all know
+            threading.Event().wait(max(0.0, at + SECONDS_OUT - time.monotonic()))
+    mended = time.monotonic()
+    result = {"seconds_to_notice": round(noticed - at, 1), "told": reason(job, seen, told)}
+    if "warning" in told:  # it went on all the time
+        return result | {"seconds_to_resume": 0.0, "steps_lost": 0}
+    line, _ = job.wait_for("going on from", since=seen)
+    resumed = int(re.search(r"step ([\d,]+) of", line)[1].replace(",", ""))
+    after = job.lines.index(next(entry for entry in job.lines if entry[2] == line))
+    _, trains = job.wait_for("epoch ", since=after)
+    start = mended if kind == "link cut" else at
+    return result | {
+        "seconds_to_resume": round(trains - start, 1),
+        "steps_lost": max(0, step - resumed),
+    }
+
+
+def last_step(job):
+    """Returns the step of the last line of progress."""
+    steps = [re.search(r"step (\d+)/", line) for _, _, line in job.lines]
+    return max((int(found[1]) for found in steps if found), default=0)
+
+
+def reason(job, seen, told):
+    """Returns the first reason that any host gave."""
+    words = ("error: ", "was killed", "warning: ", "asked to save")
+    lines = [line for _, _, line in job.lines[seen:] if any(word in line for word in words)]
+    return (lines or [told])[0][:160]
+
+
+if __name__ == "__main__":
+    main()

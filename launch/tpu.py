@@ -1,0 +1,49 @@
+"""Trains on a TPU: one core, one host or a slice of many hosts, from one process.
+
+python -m launch.tpu --tpu=local --flagfile=RECIPE --data_dir=DATA --model_dir=RUN
+python -m launch.tpu --tpu=NAME --flagfile=RECIPE --data_dir=DATA --model_dir=RUN
+
+On a slice of several hosts, run it on one of them, with TPU_LOAD_LIBRARY=0 in its environment;
+TensorFlow's servers on all hosts do the work, and every host reads --data_dir.
+"""
+
+import sys
+
+from absl import flags as absl_flags
+
+from launch import app, flags, job, training
+from tf_lars.distribute.cluster import Cluster
+from tf_lars.errors import EXIT_INTERRUPTED
+
+TPU = absl_flags.DEFINE_string(
+    "tpu",
+    "local",
+    "local: the TPU of this host; NAME of a Cloud TPU; or grpc://host:8470, of several hosts with "
+    "commas.",
+)
+
+
+def main() -> int:
+    """Trains."""
+    settings = flags.training_settings()
+    job.check()
+    training.check(settings, num_workers=1)
+    try:
+        return job.run(settings, Cluster(), absl_flags.FLAGS.startup_timeout, connect=_connect)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {training.how_to_go_on(settings)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _connect(_: Cluster):
+    from tf_lars.distribute import tpu
+
+    return tpu.create(TPU.value, absl_flags.FLAGS.startup_timeout)
+
+
+if __name__ == "__main__":
+    flags.define()
+    job.define()
+    for module in (flags, job):
+        absl_flags.adopt_module_key_flags(module)  # --help lists them too
+    app.run(main)
