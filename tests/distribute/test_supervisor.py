@@ -29,7 +29,7 @@ WAIT = "import signal; signal.pause()"
 
 
 def test_all_well_is_no_failure_and_each_rank_has_a_log(tmp_path, capfdbinary):
-    assert _run(tmp_path, "print('zero')", "print('one')") is None
+    assert _run(tmp_path, "print('zero')", "print('one')").exit_code == 0
     for rank, said in enumerate(("zero", "one")):
         header, *lines = (tmp_path / f"rank-{rank}.log").read_text().splitlines()
         assert header.startswith("--- started")
@@ -58,7 +58,7 @@ def test_the_others_are_ended_when_one_fails(tmp_path, monkeypatch):
 def test_a_start_adds_to_the_log_and_only_its_own_error_is_told(tmp_path):
     assert _run(tmp_path, "import sys; sys.exit('error: the first')").exit_code == 1
     failure = _run(tmp_path, "import sys; sys.exit('the second')")
-    assert supervisor.error_of(failure.log) == "the second"
+    assert failure.error == "the second"
     assert "error: the first" in (tmp_path / "rank-0.log").read_text()
 
 
@@ -67,7 +67,7 @@ def test_the_cause_is_reported_and_not_who_noticed_first(tmp_path):
     cause = "import sys; print('error: bad', file=sys.stderr); sys.exit(2)"
     failure = _run(tmp_path, noticed, noticed, cause)
     assert (failure.rank, failure.exit_code) == (2, 2)
-    assert supervisor.error_of(failure.log) == "error: bad"
+    assert failure.error == "error: bad"
 
 
 def test_a_killed_worker_is_named_with_its_signal(tmp_path):
@@ -75,23 +75,66 @@ def test_a_killed_worker_is_named_with_its_signal(tmp_path):
     assert "worker 0 was killed by SIGKILL" in str(failure)
 
 
-def test_without_an_error_line_the_end_of_the_log_is_shown(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("\n".join(f"line {i}" for i in range(40)))
-    assert supervisor.error_of(str(log), lines=2) == "line 38\nline 39"
+def test_without_an_error_line_the_end_of_the_log_is_shown():
+    lines = [f"line {i}" for i in range(40)]
+    assert supervisor.error_of(lines, last=2) == "line 38\nline 39"
+
+
+def test_a_log_that_cannot_be_written_costs_nothing_but_the_log(tmp_path):
+    (tmp_path / "file").write_text("")
+    failure = supervisor.run(
+        [[sys.executable, "-c", "print('x'); import sys; sys.exit('error: why')"]],
+        [{}],
+        str(tmp_path / "file" / "logs"),
+    )
+    assert (failure.exit_code, failure.error) == (1, "error: why")
+
+
+SAVES = """
+import signal, sys
+def save(*_):
+    sys.exit(42)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_a_stop_is_passed_on_and_the_workers_may_save(tmp_path):
+    def stop():
+        logs = [tmp_path / f"rank-{rank}.log" for rank in (0, 1)]
+        return all(log.exists() and "ready" in log.read_text() for log in logs)
+
+    assert _run(tmp_path, SAVES, SAVES, stop=stop).exit_code == 42
+
+
+def test_a_worker_that_has_trained_says_so(tmp_path):
+    trains = "from tf_lars.distribute import supervisor; supervisor.has_trained()"
+    assert _run(tmp_path, trains).trained
+    assert not _run(tmp_path, "pass").trained
+
+
+def test_a_worker_that_hangs_is_killed_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "SILENCE_SECONDS", 3.0)
+    stops = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+    failure = _run(tmp_path, stops)
+    assert failure.exit_code == -signal.SIGKILL
+    assert failure.error == "error: nothing was heard of it for 3 s: it hangs"
 
 
 def test_workers_are_pinned_to_their_cores(tmp_path):
     core = sorted(os.sched_getaffinity(0))[0]
     source = f"import os; assert os.sched_getaffinity(0) == {{{core}}}"
-    assert _run(tmp_path, source, cpus=[[core]]) is None
+    assert _run(tmp_path, source, cpus=[[core]]).exit_code == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_when_the_supervisor_is_killed(tmp_path, how):
+@pytest.mark.parametrize("state", ["signal.pause()", "os.kill(os.getpid(), signal.SIGSTOP)"])
+def test_workers_end_when_the_supervisor_is_killed(tmp_path, how, state):
     worker = (
         "import os, signal; from tf_lars.distribute import supervisor; "
-        "supervisor.end_with_supervisor(); print(os.getpid(), flush=True); signal.pause()"
+        f"supervisor.watched(); print(os.getpid(), flush=True); {state}"
     )
     source = f"""
         import sys

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 
 from tf_lars.distribute import messages
 from tf_lars.distribute.cluster import Cluster
@@ -25,6 +26,8 @@ PROGRESS_SECONDS = 10.0
 """How often the hub says for whom it waits."""
 MISMATCH_SECONDS = 10.0
 """How long the hub waits for the other workers, to tell all of them of a mismatch."""
+FAREWELL_SECONDS = 3.0
+"""How long the hub waits, at the end, until all have read why."""
 _SILENT_JOIN = 60.0
 
 
@@ -112,7 +115,7 @@ class Hub(threading.Thread):
             if peer.hello and not peer.said_bye and self._phase != self._gather:
                 self._end(
                     EXIT_PEER_FAILED,
-                    f"{self._name(peer)} is gone: its process ended, or its connection broke",
+                    f"{self._called(peer)} is gone: its process ended, or its connection broke",
                 )
             return
         peer.heard = time.monotonic()
@@ -122,13 +125,13 @@ class Hub(threading.Thread):
             elif "ready" in message:
                 peer.is_ready = True
                 if message["ready"]:
-                    self._end(EXIT_BAD_INPUT, f"{self._name(peer)} {message['ready']}")
+                    self._end(EXIT_BAD_INPUT, f"{self._called(peer)} {message['ready']}")
             elif "failed" in message:
                 code, reason = message["failed"]
                 self._end(
                     EXIT_BAD_INPUT if code == EXIT_BAD_INPUT else EXIT_PEER_FAILED,
-                    f"{self._name(peer)} failed: {reason}",
-                    but=peer,
+                    f"{self._called(peer)} failed: {reason}",
+                    lost=[peer],
                 )
             elif "bye" in message:
                 peer.said_bye = True
@@ -156,11 +159,11 @@ class Hub(threading.Thread):
         if any(p.hello["rank"] == hello["rank"] for p in others):
             return (
                 f"Each worker must be started once. Received: two that call themselves "
-                f"{self._name(peer)}. Give each a task index of its own."
+                f"{self._called(peer)}. Give each a task index of its own."
             )
         chief = next((p for p in self._met() if p.hello["rank"] == 0), None)
         for other in others if peer is chief else [chief] if chief else []:
-            problem = self._difference(other, peer)
+            problem = self._difference(*sorted((other, peer), key=lambda p: p.hello["rank"]))
             if problem:
                 return problem
         return None
@@ -172,7 +175,7 @@ class Hub(threading.Thread):
             if values[0] != values[1]:
                 return (
                     f"All workers must have the same {name}. Received: {values[0]!r} on "
-                    f"{self._name(one)}, {values[1]!r} on {self._name(other)}. Start all alike."
+                    f"{self._called(one)}, {values[1]!r} on {self._called(other)}. Start all alike."
                 )
         return None
 
@@ -226,7 +229,7 @@ class Hub(threading.Thread):
                 peer.heard = time.monotonic()
             self._tell_all({"go": True})
         elif time.monotonic() > self._deadline + _SILENT_JOIN:
-            self._end(self._timeout_code, f"{self._name(waiting[0])} did not finish its checks")
+            self._end(self._timeout_code, f"{self._called(waiting[0])} did not finish its checks")
 
     def _watch(self) -> None:
         """Tells all that the hub lives, and ends the job when a worker is silent."""
@@ -237,21 +240,34 @@ class Hub(threading.Thread):
             return
         silent = [p for p in self._met() if now - p.heard > SILENCE_SECONDS]
         if silent:
-            names = ", ".join(self._name(p) for p in silent)
+            names = ", ".join(self._called(p) for p in silent)
             self._end(
                 EXIT_PEER_FAILED,
                 f"nothing was heard of {names} for {SILENCE_SECONDS:g} s: it hangs, or its "
                 "network is down",
+                lost=silent,
             )
             return
         self._tell_all({"alive": True})
 
-    def _end(self, code: int, reason: str, but: _Peer | None = None) -> None:
-        """Ends the job on all workers; worker 0, in whose process this runs, comes last."""
-        last_is_chief = sorted(self._met(), key=lambda p: -p.hello["rank"])
-        for peer in last_is_chief:
-            if peer is not but:
-                self._tell(peer, {"end": {"exit_code": code, "reason": reason}})
+    def _end(self, code: int, reason: str, lost: Sequence[_Peer] = ()) -> None:
+        """Ends the job on all workers; worker 0, in whose process this runs, comes last.
+
+        When it has ended, what the others have not read yet may be lost.
+        """
+        end = {"end": {"exit_code": code, "reason": reason}}
+        told = [peer for peer in self._met() if peer not in lost]
+        others = [peer for peer in told if peer.hello["rank"] != 0]
+        for peer in others:
+            self._tell(peer, end)
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        for peer in others:
+            with contextlib.suppress(OSError):
+                while True:  # until the connection is closed
+                    peer.connection.receive(max(0.01, deadline - time.monotonic()))
+        for peer in told:
+            if peer not in others:
+                self._tell(peer, end)
         self._over = True
 
     def _tell_all(self, message: dict) -> None:
@@ -266,7 +282,7 @@ class Hub(threading.Thread):
     def _met(self) -> list[_Peer]:
         return [p for p in self._peers if p.hello]
 
-    def _name(self, peer: _Peer) -> str:
+    def _called(self, peer: _Peer) -> str:
         return self._cluster.name(peer.hello["rank"])
 
     def _why(self, rank: int) -> str:

@@ -23,9 +23,9 @@ from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, InputError, PeerFai
 
 STARTUP_SECONDS = 300.0
 """Default time limit for all workers to come."""
-_TAKEN_SECONDS = 10.0
+TAKEN_SECONDS = 10.0
 """How long a worker that starts again waits for its predecessor's port."""
-_FOLDER_SECONDS = 60.0
+FOLDER_SECONDS = 60.0
 """How long a network file system may take to show a file that another host has made."""
 _LEAVE_SECONDS = 120.0
 
@@ -143,7 +143,7 @@ class Membership:
                 f"for worker {self._cluster.rank} from {self._cluster.source}, and this machine "
                 f"is {socket.gethostname()}. Correct the task index or the list."
             )
-        give_up = time.monotonic() + _TAKEN_SECONDS
+        give_up = time.monotonic() + TAKEN_SECONDS
         while True:
             try:
                 return ip, messages.bound(ip, port)
@@ -203,7 +203,7 @@ class Membership:
                     f"{split_address(address)[1]}: {error}. Open the ports between the hosts."
                 )
         folder, name = os.path.split(token)
-        deadline = min(self._deadline, time.monotonic() + _FOLDER_SECONDS)
+        deadline = min(self._deadline, time.monotonic() + FOLDER_SECONDS)
         while name not in os.listdir(folder):  # what exists() says may come from a cache
             if time.monotonic() > deadline:
                 return (
@@ -221,7 +221,7 @@ class Membership:
           OSError: the hub is gone.
         """
         # The hub's own limit ends sooner, except where the hub is gone without a trace.
-        until = self._deadline + 2 * _FOLDER_SECONDS
+        until = self._deadline + 2 * FOLDER_SECONDS
         while True:
             for message in self._hub.receive(max(0.1, until - time.monotonic())):
                 if "end" in message:
@@ -254,7 +254,7 @@ class Membership:
                     self._exit(
                         EXIT_PEER_FAILED,
                         f"nothing was heard of {self._cluster.name(0)} for "
-                        f"{hub.SILENCE_SECONDS:g} s: it hangs, or the network is down",
+                        f"{hub.SILENCE_SECONDS:g} s: it hangs, or its network is down",
                     )
             except OSError:
                 if self._leaving:

@@ -29,7 +29,7 @@ GRACE_SECONDS = 5.0
 """How long the other workers may take to end by themselves after the first has failed."""
 SAVE_SECONDS = 300.0
 """How long all may take to save and end after a SIGTERM."""
-SILENCE_SECONDS = 60.0
+SILENCE_SECONDS = 30.0
 """How long a worker may be silent; while TensorFlow loads, no other thread of it runs."""
 _BEAT_SECONDS = 5.0
 _ALIVE, _TRAINED = b".", b"t"

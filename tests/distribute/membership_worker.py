@@ -1,0 +1,48 @@
+"""A worker without TensorFlow: python -m tests.distribute.membership_worker CLUSTER OPTIONS.
+
+Joins, says so, does what the options tell, and leaves. Its exit code is that of a training process.
+"""
+
+import json
+import os
+import signal
+import sys
+
+from tf_lars.distribute import cluster, hub, membership
+from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, InputError, PeerFailure
+
+
+def main(config, options):
+    """Runs the worker; returns its exit code."""
+    hub.BEAT_SECONDS, hub.SILENCE_SECONDS, hub.MISMATCH_SECONDS = 0.2, 3.0, 1.0
+    membership.TAKEN_SECONDS = membership.FOLDER_SECONDS = 1.0
+    try:
+        member = membership.Membership(
+            cluster.resolve({"TF_CONFIG": config}),
+            options.get("facts", {}),
+            timeout=options.get("timeout", 60.0),
+            shared_folder=options["folder"],
+            is_restart=options.get("is_restart", False),
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except PeerFailure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_PEER_FAILED
+    member.tensorflow_has_joined()
+    print("joined", *member.tensorflow_cluster.workers, flush=True)
+    end = options.get("end", "leave")
+    if end == "fail":
+        member.fail("it has had enough", options.get("exit_code", 1))
+        return options.get("exit_code", 1)
+    if end in ("SIGKILL", "SIGSTOP"):
+        os.kill(os.getpid(), getattr(signal, end))
+    if end == "wait":
+        signal.pause()
+    member.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], json.loads(sys.argv[2])))
