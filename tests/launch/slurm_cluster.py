@@ -28,6 +28,8 @@ from tf_lars.distribute import supervisor
 
 SECONDS = 60
 CPUS_PER_NODE = 4
+# Slurm hands out what it takes for GPUs, and sets CUDA_VISIBLE_DEVICES; it needs a file for each.
+_GPU_FILES = ("/dev/null", "/dev/zero")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED")
 PACKAGES = "slurm-wlm munge"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -68,6 +70,7 @@ ReturnToService=2
 MessageTimeout=60
 KillWait={kill_wait}
 JobRequeue=1
+GresTypes=gpu
 {nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -205,9 +208,10 @@ class Slurm:
 
 @contextlib.contextmanager
 def started(nodes: int = 4, kill_wait: int = 10):
-    """Yields a `Slurm` whose nodes n0, n1, ... are ready, each with `CPUS_PER_NODE`.
+    """Yields a `Slurm` whose nodes n0, n1, ... are ready.
 
-    Skips the test where Slurm cannot run. At the end, its jobs and servers are killed.
+    Each has `CPUS_PER_NODE` and two GPUs, which are there for Slurm's bookkeeping only. Skips the
+    test where Slurm cannot run. At the end, its jobs and servers are killed.
 
     Args:
       nodes: how many.
@@ -262,9 +266,11 @@ def _configure(slurm, kill_wait):
     controller, *ports = supervisor.free_ports(1 + len(slurm.nodes))
     lines = [
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
-        f"CPUs={CPUS_PER_NODE} State=UNKNOWN"
+        f"CPUs={CPUS_PER_NODE} Gres=gpu:{len(_GPU_FILES)} State=UNKNOWN"
         for name, port in zip(slurm.nodes, ports, strict=True)
     ]
+    gpus = [f"Name=gpu File={file}\n" for file in _GPU_FILES]
+    (slurm.folder / "gres.conf").write_text("".join(["AutoDetect=off\n", *gpus]))
     (slurm.folder / "slurm.conf").write_text(
         _CONFIGURATION.format(
             name=slurm.folder.name.replace("_", "-"),
