@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -319,3 +320,16 @@ def _end(slurm, servers):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def main():
+    """Starts a Slurm of four nodes and a shell in which its commands work."""
+    if reason := unavailable():
+        sys.exit(reason)
+    with started() as slurm:
+        print(f"{len(slurm.nodes)} nodes; the end of this shell is the end of Slurm", flush=True)
+        subprocess.run([os.environ.get("SHELL", "bash")], env=slurm.environment)
+
+
+if __name__ == "__main__":
+    main()
