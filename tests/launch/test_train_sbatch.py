@@ -139,9 +139,18 @@ def test_a_killed_launcher_takes_the_others_along_and_all_start_again(training):
 
 
 @pytest.mark.slow
+def test_a_failure_is_one_although_the_others_save_when_srun_ends_them(training):
+    training.submit("save,75 0")
+    assert training.end() == ("COMPLETED", 0)
+    assert "Exited with exit code 42" in training.output()
+    assert training.restarts() == 0
+    assert "failed (n1: task 1: Exited with exit code 75); restart" in training.output()
+
+
+@pytest.mark.slow
 def test_it_gives_up_after_the_last_restart(training):
     training.submit("75 75 1 0", MAX_RESTARTS="2")
-    assert training.end()[0] == "FAILED"
+    assert training.end() == ("FAILED", 1)
     assert training.starts() == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
     assert re.search(r"exit code 1\) after 2 restarts; giving up\.\n$", training.output())
 
