@@ -13,7 +13,7 @@ help:
 	@echo "make train     train on handwritten digits with two workers (SEED=$(SEED))"
 	@echo "make test      run the tests          make test-all  run the slow ones too"
 	@echo "make test-addons      the tests of Keras 2 and tensorflow-addons, in .venv-addons"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy and shellcheck"
 	@echo "make bench     run the benchmarks, beside the peers that $(VENV) has"
 	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
 	@echo "make bench-input      beside all peers of the input pipeline, in .venv-bench-input"
@@ -88,6 +88,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck .ci/run launch/slurm/train.sbatch
 
 clean:
 	rm -rf $(VENV) .venv-addons .venv-bench .venv-bench-input data/digits runs

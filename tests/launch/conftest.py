@@ -1,6 +1,6 @@
 import pytest
 
-from tests.launch import programs
+from tests.launch import programs, slurm_cluster
 from tf_lars.data import digits
 
 
@@ -31,3 +31,10 @@ def finished(short_run, tmp_path_factory):
     done = programs.run("launch.local", *short_run, f"--model_dir={model_dir}")
     assert done.returncode == 0, done.stderr
     return model_dir, done.stdout
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A Slurm of four nodes, for all tests that need one."""
+    with slurm_cluster.started(nodes=4) as slurm:
+        yield slurm

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch import programs
+
 NETWORK = "10.77.0."
 SECONDS = 30
 _NAMES = Path("/etc/netns")  # files that `ip netns exec` lays over those of /etc
@@ -153,20 +155,13 @@ def _end_processes(namespace):
         listed = subprocess.run(
             ["ip", "netns", "pids", namespace], capture_output=True, text=True
         ).stdout.split()
-        alive = [int(pid) for pid in listed if not _is_zombie(pid)]
+        alive = [int(pid) for pid in listed if programs.is_running(pid)]
         if not alive:
             return
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-
-
-def _is_zombie(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def _ip(*arguments):

@@ -24,3 +24,11 @@ def run(module, *flags, environment=None):
         timeout=SECONDS,
         env={**os.environ, **(environment or {})},
     )
+
+
+def is_running(pid):
+    """Whether a process is there and has not ended; one that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
