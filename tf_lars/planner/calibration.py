@@ -26,7 +26,7 @@ from tf_lars.planner import communication
 from tf_lars.planner.communication import Network
 from tf_lars.planner.devices import StepTime
 from tf_lars.planner.least_squares import covariance, solve
-from tf_lars.planner.workloads import Workload, workloads
+from tf_lars.planner.workloads import Workload, name_at
 
 MEASUREMENT_DEVIATION = 0.05
 """Relative deviation of a step time from run to run, and from the model's straight lines."""
@@ -84,9 +84,6 @@ class Measurement:
         try:
             with open(path) as file:
                 run = json.load(file)
-            model = f"{run['model']} at {run['image_size']} px"
-            if run["model"] in workloads() and run["image_size"] == 224:
-                model = run["model"]
             if not 0 < run["images_per_second"] < math.inf:
                 raise ValueError("images_per_second must be above 0")
             return cls(
@@ -94,7 +91,11 @@ class Measurement:
                 devices=int(run["replicas"]),
                 global_batch_size=int(run["global_batch_size"]),
                 step_seconds=run["global_batch_size"] / run["images_per_second"],
-                workload=Workload(model, float(run["forward_flops"]), int(run["parameters"])),
+                workload=Workload(
+                    name_at(run["model"], run["image_size"]),
+                    float(run["forward_flops"]),
+                    int(run["parameters"]),
+                ),
                 cores=run["cores_per_replica"],
                 shared_host=run["cores_per_replica"] is not None and run["num_hosts"] == 1,
             )
