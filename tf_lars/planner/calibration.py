@@ -84,6 +84,7 @@ class Measurement:
         try:
             with open(path) as file:
                 run = json.load(file)
+            model = name_at(run["model"], run["image_size"])
             if not 0 < run["images_per_second"] < math.inf:
                 raise ValueError("images_per_second must be above 0")
             return cls(
@@ -91,11 +92,7 @@ class Measurement:
                 devices=int(run["replicas"]),
                 global_batch_size=int(run["global_batch_size"]),
                 step_seconds=run["global_batch_size"] / run["images_per_second"],
-                workload=Workload(
-                    name_at(run["model"], run["image_size"]),
-                    float(run["forward_flops"]),
-                    int(run["parameters"]),
-                ),
+                workload=Workload(model, float(run["forward_flops"]), int(run["parameters"])),
                 cores=run["cores_per_replica"],
                 shared_host=run["cores_per_replica"] is not None and run["num_hosts"] == 1,
             )
