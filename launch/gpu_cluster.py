@@ -13,9 +13,9 @@ import sys
 
 from absl import flags as absl_flags
 
-from launch import app, flags, job, training, workers
+from launch import app, dry_run, flags, job, training, workers
 from tf_lars.distribute import cluster as clusters
-from tf_lars.distribute import messages
+from tf_lars.distribute import gpus, messages
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import EXIT_INTERRUPTED, InputError
 
@@ -60,6 +60,9 @@ def main() -> int:
             f"{NUM_WORKERS.value}, and {found} from {views[0].source}. Start as many, or leave "
             "the flag out."
         )
+    if dry_run.wanted():
+        on_host = max(1, len(gpus.names()) // per_host)
+        return dry_run.show(settings, views[0], devices_per_worker=on_host, joined=False)
     training.check(settings, found)
     try:
         return workers.run(
@@ -109,7 +112,8 @@ def _own_index(hosts: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.define()
-    job.define()
-    for module in (flags, job):
+    for module in (job, dry_run):
+        module.define()
+    for module in (flags, job, dry_run):
         absl_flags.adopt_module_key_flags(module)  # --help lists them too
     app.run(main)

@@ -2,16 +2,29 @@
 
 from typing import TYPE_CHECKING, Any
 
+from absl import flags
+
 from tf_lars.data import describe
 from tf_lars.data.records import DATASET_FILE
+from tf_lars.errors import InputError
 
 if TYPE_CHECKING:
     from tf_lars.data.imagenet import EvaluationInput, TrainingInput
 
 
 def describe_once(data_dir: str) -> None:
-    """Writes the `dataset.json` of shards that another program has left without one."""
+    """Writes the `dataset.json` of shards that another program has left without one.
+
+    Raises:
+      InputError: the shards are bad, or this is a dry run, which writes nothing.
+    """
     if describe.is_undescribed(data_dir):
+        if "dry_run" in flags.FLAGS and flags.FLAGS["dry_run"].value:
+            raise InputError(
+                f"A dry run needs the {DATASET_FILE} of the data, and does not write it. Received: "
+                f"{data_dir!r} without one. Any other program, such as launch.show_input, reads "
+                "the shards once and writes it."
+            )
         print(f"{data_dir}: reading the shards once, to write their {DATASET_FILE}", flush=True)
         describe.describe(data_dir)
 

@@ -8,8 +8,9 @@ import sys
 
 from absl import flags as absl_flags
 
-from launch import app, flags, job, training, workers
+from launch import app, dry_run, flags, job, training, workers
 from tf_lars.distribute import cluster as clusters
+from tf_lars.distribute import supervisor
 from tf_lars.errors import EXIT_INTERRUPTED, InputError
 
 NUM_WORKERS = absl_flags.DEFINE_integer(
@@ -28,6 +29,9 @@ def main() -> int:
     num_workers = NUM_WORKERS.value
     if num_workers < 1:
         raise InputError(f"--num_workers must be at least 1. Received: {num_workers}.")
+    if dry_run.wanted():
+        ports = supervisor.free_ports(num_workers) if num_workers > 1 else []
+        return dry_run.show(settings, clusters.local(ports), joined=not ports)
     training.check(settings, num_workers)
     try:
         if num_workers == 1:
@@ -46,7 +50,8 @@ def main() -> int:
 
 if __name__ == "__main__":
     flags.define()
-    job.define()
-    for module in (flags, job):
+    for module in (job, dry_run):
+        module.define()
+    for module in (flags, job, dry_run):
         absl_flags.adopt_module_key_flags(module)  # --help lists them too
     app.run(main)

@@ -1,6 +1,6 @@
 """The compiled model that training settings describe."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import models
 from launch.flags import TrainingSettings
@@ -43,21 +43,33 @@ def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_exam
     return model
 
 
+def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int) -> dict[str, Any]:
+    """Returns the arguments of `tf_lars.schedules.create`, and of `schedule_formulas.rates`.
+
+    Args:
+      settings: what the flags say.
+      steps: of the whole run.
+      num_examples: of the training data.
+    """
+    warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
+    return {
+        "peak_learning_rate": settings.learning_rate,
+        "total_steps": steps,
+        "warmup_steps": min(warmup_steps, steps),
+        "initial_learning_rate": settings.initial_learning_rate,
+        "power": settings.decay_power,
+        "end_learning_rate": min(settings.end_learning_rate, settings.learning_rate),
+    }
+
+
 def _optimizer(
     settings: TrainingSettings, steps: int, num_examples: int
 ) -> "keras.optimizers.Optimizer":
     from tf_lars import LARS, schedules
     from tf_lars.loss_scale import LossScaleOptimizer
 
-    warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
     schedule = schedules.create(
-        settings.schedule,
-        peak_learning_rate=settings.learning_rate,
-        total_steps=steps,
-        warmup_steps=min(warmup_steps, steps),
-        initial_learning_rate=settings.initial_learning_rate,
-        power=settings.decay_power,
-        end_learning_rate=min(settings.end_learning_rate, settings.learning_rate),
+        settings.schedule, **schedule_arguments(settings, steps, num_examples)
     )
     # Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
     adapt = settings.optimizer == "lars"

@@ -216,12 +216,10 @@ def _as_json(answer: Answer) -> dict:
 
 def _as_text(answer: Answer) -> str:
     plan = answer.plan
-    low, high = (plan.minutes * math.exp(sign * plan.relative_error) for sign in (-1, 1))
     images = plan.global_batch_size / plan.devices
     lines = [
         f"{plan.model} on {plan.devices:,} x {plan.accelerator}, global batch "
-        f"{plan.global_batch_size:,}: {_duration(plan.minutes)}, with two chances in three "
-        f"between {_duration(low)} and {_duration(high)}",
+        f"{plan.global_batch_size:,}: {planned_time(plan)}",
         *(f"note        {note}" for note in plan.notes),
         recipe_lines(answer.recipe) if answer.recipe else f"recipe      none: {answer.no_recipe}",
         "",
@@ -252,6 +250,15 @@ def _as_text(answer: Answer) -> str:
     else:
         lines.append(f"With this batch, twice the devices are nowhere {rule}.")
     return "\n".join(lines)
+
+
+def planned_time(plan: Plan) -> str:
+    """Returns the time of a plan and its likely range, in words."""
+    low, high = (plan.minutes * math.exp(sign * plan.relative_error) for sign in (-1, 1))
+    return (
+        f"{_duration(plan.minutes)}, with two chances in three between {_duration(low)} and "
+        f"{_duration(high)}"
+    )
 
 
 def _header() -> str:

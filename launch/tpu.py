@@ -11,7 +11,7 @@ import sys
 
 from absl import flags as absl_flags
 
-from launch import app, flags, job, training
+from launch import app, dry_run, flags, job, training
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import EXIT_INTERRUPTED
 
@@ -27,6 +27,8 @@ def main() -> int:
     """Trains."""
     settings = flags.training_settings()
     job.check()
+    if dry_run.wanted():
+        return dry_run.show(settings, Cluster())
     training.check(settings, num_workers=1)
     try:
         return job.run(settings, Cluster(), absl_flags.FLAGS.startup_timeout, connect=_connect)
@@ -43,7 +45,8 @@ def _connect(_: Cluster):
 
 if __name__ == "__main__":
     flags.define()
-    job.define()
-    for module in (flags, job):
+    for module in (job, dry_run):
+        module.define()
+    for module in (flags, job, dry_run):
         absl_flags.adopt_module_key_flags(module)  # --help lists them too
     app.run(main)

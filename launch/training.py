@@ -1,6 +1,7 @@
 """One training process, alone or as a worker of a cluster, from the settings to the results."""
 
 import dataclasses
+import errno
 import functools
 import os
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import models
-from launch import determinism
+from launch import determinism, summary
 from launch import input as inputs
 from launch import model as model_of
 from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
@@ -26,8 +27,14 @@ CHECKPOINTS, TENSORBOARD, LOGS = "checkpoints", "tensorboard", "logs"
 """Folders in the model folder."""
 
 
-def check(settings: TrainingSettings, num_workers: int) -> None:
+def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = True) -> None:
     """Finds, within a moment and without TensorFlow, what would end the run later.
+
+    Args:
+      settings: of the run.
+      num_workers: processes.
+      make_folders: make those that the run writes to; otherwise nothing is written, and they are
+        only looked at.
 
     Raises:
       InputError: no such model, an augmentation without its package, no usable data, an
@@ -48,6 +55,9 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
     for name in ("", CHECKPOINTS, TENSORBOARD, LOGS if num_workers > 1 else ""):
         folder = os.path.join(settings.model_dir, name)
         try:
+            if not make_folders:
+                _look_at(folder)
+                continue
             os.makedirs(folder, exist_ok=True)
             probe = os.path.join(folder, f".writable-{os.getpid()}")
             with open(probe, "w"):
@@ -57,6 +67,16 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
                 f"--model_dir must be a folder that can be written to, and so must what is in it. "
                 f"Received: {folder!r} ({error.strerror}). Name another --model_dir."
             ) from error
+
+
+def _look_at(folder: str) -> None:
+    """Raises an OSError where the folder, or the first above it that exists, is not for us."""
+    folder = os.path.abspath(folder)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    os.listdir(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
@@ -209,27 +229,17 @@ def _write_flags(settings: TrainingSettings) -> None:
 
 def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: int, steps: int):
     """Returns the lines that say, before training, what will be done."""
-    batch, examples = settings.global_batch_size, info.splits["train"].num_examples
+    batch = settings.global_batch_size
     return "\n".join(
         [
-            f"model       {settings.model}, {models.describe(model, settings.image_size)}, "
-            f"{settings.image_size_schedule or settings.image_size} px, {settings.mixed_precision}",
-            f"data        {info.name}: {examples:,} training and "
-            f"{info.splits['validation'].num_examples:,} validation images, "
-            f"{info.num_classes} classes",
+            summary.model(settings, models.describe(model, settings.image_size)),
+            summary.data(info),
             f"replicas    {replicas} ({cluster.num_workers} worker processes, {cluster.source})",
             f"batch       {batch:,} = {replicas} x {batch // replicas:,}",
-            f"steps       {steps:,} = {settings.epochs} epochs x {examples / batch:.2f}",
-            f"optimizer   {settings.optimizer}, rate {settings.learning_rate:g} after "
-            f"{settings.warmup_epochs:g} epochs of warm-up, then {_decay(settings)}",
+            summary.steps(settings, info.splits["train"].num_examples, steps),
+            summary.optimizer(settings),
         ]
     )
-
-
-def _decay(settings: TrainingSettings) -> str:
-    if settings.schedule == "polynomial":
-        return f"decay of power {settings.decay_power:g} to {settings.end_learning_rate:g}"
-    return f"the schedule {settings.schedule!r}"
 
 
 def _finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> int:

@@ -3,11 +3,10 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from launch.job import STARTS_VARIABLE
 from tf_lars.distribute import cluster as clusters
-from tf_lars.distribute import restarts, supervisor
+from tf_lars.distribute import gpus, restarts, supervisor
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.distribute.supervisor import Outcome
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PREEMPTED, InputError
@@ -69,18 +68,9 @@ def run_local(
     return run(module, arguments, clusters_at_start, logs, max_restarts=max_restarts)
 
 
-def gpus() -> list[str]:
-    """Returns the GPUs of this machine as CUDA_VISIBLE_DEVICES names them, without TensorFlow."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    driver = Path("/proc/driver/nvidia/gpus")
-    return [str(i) for i in range(len(list(driver.iterdir())))] if driver.is_dir() else []
-
-
 def _shares_of_gpus(num_workers: int) -> list[dict[str, str]]:
     """Returns the variables that give each worker its GPUs."""
-    names = gpus()
+    names = gpus.identifiers()
     if not names or num_workers == 1:
         return [{}] * num_workers
     if len(names) % num_workers:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_lars import schedules
+from tf_lars import schedule_formulas, schedules
 from tf_lars.errors import InputError
 
 ALL = [
@@ -140,3 +140,25 @@ def test_create_makes_each_schedule_by_its_name():
     assert (type(constant), constant.initial_learning_rate) == (schedules.WarmupConstant, 0.5)
     with pytest.raises(InputError, match="polynomial, cosine, step or constant"):
         schedules.create("linear", **common)
+
+
+@pytest.mark.parametrize("name", ["polynomial", "cosine", "step", "constant"])
+@pytest.mark.parametrize("warmup_steps", [0, 7, 90])
+def test_rates_without_tensorflow_are_those_of_the_schedule(name, warmup_steps):
+    arguments = dict(
+        peak_learning_rate=21.2,
+        total_steps=90,
+        warmup_steps=warmup_steps,
+        initial_learning_rate=0.5,
+        power=1.5,
+        end_learning_rate=1e-4,
+    )
+    schedule = schedules.create(name, **arguments)
+    steps = range(95)
+    rates = schedule_formulas.rates(name, steps, **arguments)
+    np.testing.assert_allclose(rates, [schedule(s) for s in steps], rtol=1e-5, atol=1e-6)
+
+
+def test_rates_of_no_such_schedule_are_refused():
+    with pytest.raises(InputError, match="Received: 'linear'"):
+        schedule_formulas.rates("linear", [0], peak_learning_rate=1.0, total_steps=9)

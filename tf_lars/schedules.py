@@ -11,11 +11,10 @@ reference. Every schedule computes its value in the graph, from the traced step:
 steps retraces nothing.
 """
 
-import math
-
 import keras
 import tensorflow as tf
 
+from tf_lars import schedule_formulas as formulas
 from tf_lars.errors import InputError
 from tf_lars.scaling import linear_scaling, square_root_scaling
 
@@ -30,10 +29,6 @@ __all__ = [
     "linear_scaling",
     "square_root_scaling",
 ]
-
-
-STEP_DECAYS = (30 / 90, 60 / 90, 80 / 90)
-"""Where, as shares of all steps, "step" divides the rate by 10 (Goyal et al., arXiv:1706.02677)."""
 
 
 def create(
@@ -74,13 +69,11 @@ def create(
             peak_learning_rate, total_steps, end_learning_rate=end_learning_rate, **common
         )
     if name == "step":
-        boundaries = [round(share * total_steps) for share in STEP_DECAYS]
-        return WarmupStep(peak_learning_rate, boundaries, **common)
+        boundaries = formulas.step_boundaries(total_steps)
+        return WarmupStep(peak_learning_rate, boundaries, formulas.STEP_DECAY_RATE, **common)
     if name == "constant":
         return WarmupConstant(peak_learning_rate, **common)
-    raise InputError(
-        f"The schedule must be polynomial, cosine, step or constant. Received: {name!r}."
-    )
+    raise InputError(formulas.UNKNOWN.format(name))
 
 
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
@@ -113,11 +106,8 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         """Returns the rate at `step` as a float32 scalar."""
         step = tf.cast(step, tf.float32)
         after = self.decay(tf.maximum(step, float(self.warmup_steps)))
-        if not self.warmup_steps:
-            return after
         i, p = self.initial_learning_rate, self.peak_learning_rate
-        rising = i + (p - i) * step / self.warmup_steps
-        return tf.where(step < self.warmup_steps, rising, after)
+        return formulas.warmup(tf, step, after, p, self.warmup_steps, i)
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -161,9 +151,7 @@ class WarmupDecay(Warmup):
 
     def fraction_left(self, step):
         """Returns 1 - (s-w)/(T-w): 1 at the end of the warm-up, 0 from T on."""
-        # As (T-s)/(T-w): near the end, 1 minus a number near 1 would lose most of its digits.
-        decay_steps = max(self.total_steps - self.warmup_steps, 1)
-        return tf.maximum(self.total_steps - step, 0.0) / decay_steps
+        return formulas.fraction_left(tf, step, self.total_steps, self.warmup_steps)
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -211,8 +199,10 @@ class WarmupPolynomial(WarmupDecay):
 
     def decay(self, step):
         """Returns e + (p - e) * (1 - (s-w)/(T-w))**power."""
-        e, p = self.end_learning_rate, self.peak_learning_rate
-        return e + (p - e) * self.fraction_left(step) ** self.power
+        left = self.fraction_left(step)
+        return formulas.polynomial(
+            left, self.peak_learning_rate, self.end_learning_rate, self.power
+        )
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -238,8 +228,8 @@ class WarmupCosine(WarmupDecay):
 
     def decay(self, step):
         """Returns e + (p - e) * (1 + cos(pi * (s-w)/(T-w))) / 2."""
-        e, p = self.end_learning_rate, self.peak_learning_rate
-        return e + (p - e) * 0.5 * (1.0 - tf.cos(math.pi * self.fraction_left(step)))
+        left = self.fraction_left(step)
+        return formulas.cosine(tf, left, self.peak_learning_rate, self.end_learning_rate)
 
 
 @keras.saving.register_keras_serializable(package="tf_lars")
@@ -278,9 +268,9 @@ class WarmupStep(Warmup):
 
     def decay(self, step):
         """Returns p * decay_rate**n."""
-        boundaries = tf.constant(self.boundaries, tf.float32)
-        passed = tf.reduce_sum(tf.cast(step >= boundaries, tf.float32))
-        return self.peak_learning_rate * self.decay_rate**passed
+        return formulas.staircase(
+            tf, step, self.peak_learning_rate, self.boundaries, self.decay_rate
+        )
 
     def get_config(self):
         """Returns the constructor's arguments."""

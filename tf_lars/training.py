@@ -198,12 +198,8 @@ class Trainer:
         share = order.per_replica_batch_size(
             data.global_batch_size, self.strategy.num_replicas_in_sync
         )
-        size = self._micro_batch_size
-        if isinstance(size, int) and share % size:
-            raise InputError(
-                f"micro_batch_size must divide the {share} examples of each replica. Received: "
-                f"{size}."
-            )
+        if isinstance(self._micro_batch_size, int):
+            order.num_micro_batches(share, self._micro_batch_size)
         ends = order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
         epoch_of = {end: epoch for epoch, end in enumerate(ends, start=1)}
         spec = self._training_spec(data)

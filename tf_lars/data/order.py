@@ -51,6 +51,20 @@ def per_replica_batch_size(global_batch_size: int, num_replicas: int) -> int:
     return global_batch_size // num_replicas
 
 
+def num_micro_batches(share: int, micro_batch_size: int) -> int:
+    """Returns in how many parts a replica takes its share of the global batch.
+
+    Raises:
+      InputError: the parts are not equal.
+    """
+    if share % micro_batch_size:
+        raise InputError(
+            f"micro_batch_size must divide the {share} examples of each replica. Received: "
+            f"{micro_batch_size}."
+        )
+    return share // micro_batch_size
+
+
 def training_positions(
     context: "tf.distribute.InputContext",
     *,

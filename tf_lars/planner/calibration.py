@@ -26,7 +26,7 @@ from tf_lars.planner import communication
 from tf_lars.planner.communication import Network
 from tf_lars.planner.devices import StepTime
 from tf_lars.planner.least_squares import covariance, solve
-from tf_lars.planner.workloads import Workload, workloads
+from tf_lars.planner.workloads import Workload, name_at
 
 MEASUREMENT_DEVIATION = 0.05
 """Relative deviation of a step time from run to run, and from the model's straight lines."""
@@ -84,9 +84,7 @@ class Measurement:
         try:
             with open(path) as file:
                 run = json.load(file)
-            model = f"{run['model']} at {run['image_size']} px"
-            if run["model"] in workloads() and run["image_size"] == 224:
-                model = run["model"]
+            model = name_at(run["model"], run["image_size"])
             if not 0 < run["images_per_second"] < math.inf:
                 raise ValueError("images_per_second must be above 0")
             return cls(

@@ -59,3 +59,12 @@ def workload(model: "str | Workload") -> Workload:
             "other, give a planner.Workload with its FLOP per image and its parameters."
         )
     return workloads()[model]
+
+
+def name_at(model: str, image_size: int) -> str:
+    """Returns the workload's name of a model at an image size: its own where the table holds it."""
+    # AlexNet pads images of 224 pixels to the 227 of the table.
+    sizes = (224, 227) if model.startswith("alexnet") else (224,)
+    if model in workloads() and image_size in sizes:
+        return model
+    return f"{model} at {image_size} px"

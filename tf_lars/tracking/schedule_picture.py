@@ -1,0 +1,66 @@
+"""A picture of a learning rate schedule, before anything is trained."""
+
+from typing import Any
+
+import numpy as np
+
+from tf_lars.errors import InputError
+
+
+def draw(
+    steps: np.ndarray,
+    rates: np.ndarray,
+    path: str,
+    title: str,
+    *,
+    steps_per_epoch: float,
+    warmup_steps: int,
+) -> None:
+    """Draws a PNG file: the rate against epochs (below) and steps (above), the warm-up shaded.
+
+    Args:
+      steps: increasing, `[n]`.
+      rates: at these steps, `[n]`.
+      path: of the file.
+      title: of the picture.
+      steps_per_epoch: N / B.
+      warmup_steps: 0 for no warm-up.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.plot(steps / steps_per_epoch, rates, color="tab:green")
+    if warmup_steps:
+        axes.axvspan(
+            0, warmup_steps / steps_per_epoch, color="tab:orange", alpha=0.15, label="warm-up"
+        )
+        axes.legend(loc="upper right")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("learning rate")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+
+    def to_steps(epoch: Any) -> Any:
+        return epoch * steps_per_epoch
+
+    def to_epochs(step: Any) -> Any:
+        return step / steps_per_epoch
+
+    above = axes.secondary_xaxis("top", functions=(to_steps, to_epochs))
+    above.set_xlabel("step")
+    above.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    try:
+        figure.savefig(path, format="png")
+    except OSError as error:
+        raise InputError(
+            "The picture must go to a file that can be written, such as schedule.png. Received: "
+            f"{path!r} ({error.strerror})."
+        ) from error
