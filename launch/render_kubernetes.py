@@ -90,6 +90,7 @@ def main(training_flags: list[str]) -> int:
     tpu = _tpu()
     pods = tpu.num_hosts if tpu else _at_least_one("nodes")
     _check_names(pods)
+    _check_quantities("cpu", "memory", "shared_memory")
     _check_training(settings, mounted, tpu.num_replicas if tpu else pods * _gpus())
     job = jobset.TrainingJob(
         name=FLAGS.name,
@@ -99,8 +100,8 @@ def main(training_flags: list[str]) -> int:
         volumes=mounted,
         node_selector=dict(_node_label(text) for text in FLAGS.node_selector),
         tolerations=tuple(_toleration(text) for text in FLAGS.toleration),
-        requests={n: q for n in ("cpu", "memory") if (q := _quantity(n)) is not None},
-        shared_memory=_quantity("shared_memory"),
+        requests={n: q for n in ("cpu", "memory") if (q := getattr(FLAGS, n)) is not None},
+        shared_memory=FLAGS.shared_memory,
         priority_class=FLAGS.priority_class,
         queue=FLAGS.queue,
         service_account=FLAGS.service_account,
@@ -153,8 +154,8 @@ def _tpu() -> tpus.Slice | None:
     found = tpus.tpu_slice(FLAGS.tpu_accelerator, FLAGS.tpu_topology, FLAGS.tpu_chips_per_host)
     if FLAGS.nodes not in (None, found.num_hosts):
         raise InputError(
-            f"A {found.topology} slice of {found.accelerator} with {found.chips_per_host} chips per "
-            f"host has {found.num_hosts} nodes. Received: --nodes={FLAGS.nodes}. Leave it out."
+            f"A {found.topology} slice of {found.accelerator} with {found.chips_per_host} chips "
+            f"per host has {found.num_hosts} nodes. Received: --nodes={FLAGS.nodes}. Leave it out."
         )
     return found
 
@@ -178,14 +179,14 @@ def _at_least(name: str, least: int) -> int:
     return value
 
 
-def _quantity(name: str) -> str | None:
-    value = getattr(FLAGS, name)
-    if value is not None and not re.fullmatch(_QUANTITY, value):
-        raise InputError(
-            f"--{name} must be a quantity of Kubernetes, such as 16, 500m or 64Gi. Received: "
-            f"{value!r}."
-        )
-    return value
+def _check_quantities(*names: str) -> None:
+    for name in names:
+        value = getattr(FLAGS, name)
+        if value is not None and not re.fullmatch(_QUANTITY, value):
+            raise InputError(
+                f"--{name} must be a quantity of Kubernetes, such as 16, 500m or 64Gi. Received: "
+                f"{value!r}."
+            )
 
 
 def _check_names(pods: int) -> None:

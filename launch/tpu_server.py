@@ -53,8 +53,8 @@ def main() -> None:
     """Serves until it is told to end."""
     if not 0 < PORT.value < 2**16:
         raise InputError(f"--port must be from 1 to 65535. Received: {PORT.value}.")
-    # TensorFlow takes SIGTERM for a notice and goes on. Its threads, which inherit this mask, do not
-    # get it, so that this one does.
+    # TensorFlow takes SIGTERM for a notice and goes on. Its threads inherit this mask and do not
+    # get the signal, so that this one does.
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     os.environ.update(tpu_environment(os.environ))  # before libtpu is loaded

@@ -21,13 +21,13 @@ fail() {
 # parse_flags "$help" "name zone ..." "$@": sets the variable of each --name=value among the known
 # names, true for a bare --name, and puts what follows -- into the array `rest`.
 parse_flags() {
-  local help=$1 known=" $2 " name value
+  local _help=$1 _known=" $2 " _flag _value # no flag has such a name
   shift 2
   rest=()
   while (($#)); do
     case $1 in
       --help)
-        echo "$help"
+        echo "$_help"
         exit 0
         ;;
       --)
@@ -36,19 +36,19 @@ parse_flags() {
         return
         ;;
       --*=*)
-        name=${1%%=*}
-        name=${name#--}
-        value=${1#*=}
+        _flag=${1%%=*}
+        _flag=${_flag#--}
+        _value=${1#*=}
         ;;
       --*)
-        name=${1#--}
-        value=true
+        _flag=${1#--}
+        _value=true
         ;;
       *) fail "Only flags of the form --name=value are accepted. Received: '$1'. See --help." ;;
     esac
-    [[ $known == *" $name "* ]] || fail "There is no flag --$name. See --help."
-    [[ -n $value ]] || fail "--$name must have a value. Received: none."
-    printf -v "$name" '%s' "$value"
+    [[ $_known == *" $_flag "* ]] || fail "There is no flag --$_flag. See --help."
+    [[ -n $_value ]] || fail "--$_flag must have a value. Received: none."
+    printf -v "$_flag" '%s' "$_value"
     shift
   done
 }

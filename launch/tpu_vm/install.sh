@@ -15,18 +15,18 @@ pip=("$python" -m pip --disable-pip-version-check --quiet)
 # tensorflow and tensorflow-tpu write the same files, so only one of them may be there: what setup.cfg
 # asks for is installed without the former and with its extra `tpu`.
 without_tensorflow='
-import importlib.metadata, re
-for line in importlib.metadata.requires("tf-lars"):
-    requirement, _, marker = (part.strip() for part in line.partition(";"))
-    if marker == "extra == \"tpu\"":
-        print(requirement)
-    elif "extra ==" not in marker and not re.match(r"tensorflow(?![\w-])", requirement):
+import configparser, re
+setup = configparser.ConfigParser()
+setup.read("setup.cfg")
+required = setup["options"]["install_requires"].split("\n")
+for line in required + setup["options.extras_require"]["tpu"].split("\n"):
+    if line and not re.match(r"tensorflow(?![\w-])", line):
         print(line)
 '
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-"${pip[@]}" install --no-deps --editable .
 requirements=$("$python" -c "$without_tensorflow")
 mapfile -t requirements <<<"$requirements"
 "${pip[@]}" install "${requirements[@]}"
+"${pip[@]}" install --no-deps --editable .
 TF_CPP_MIN_LOG_LEVEL=2 TPU_LOAD_LIBRARY=0 \
   "$python" -c 'import tensorflow as tf; print("TensorFlow", tf.__version__)'
