@@ -53,12 +53,13 @@ parse_flags() {
   done
 }
 
-# need name ...: every one of these flags must have been given.
+# need name ...: every one of these flags must have been given, and gcloud must be there.
 need() {
   local flag
   for flag in "$@"; do
     [[ -n ${!flag:-} ]] || fail "--$flag must be given. Received: none. See --help."
   done
+  command -v gcloud >/dev/null || fail "gcloud must be installed. Received: none on PATH."
 }
 
 # need_number name ...: every one of these flags must be a whole number.
@@ -90,5 +91,3 @@ queue_state() {
 host_addresses() {
   tpus tpu-vm describe "$name" --format='value(networkEndpoints[].ipAddress)' | tr ';' '\n'
 }
-
-command -v gcloud >/dev/null || fail "gcloud must be installed. Received: none on PATH."

@@ -51,7 +51,11 @@ command+=" train.lock $REMOTE_PYTHON -m launch.tpu --tpu=$tpu $(printf '%q ' "${
 failures=0
 while true; do
   code=0
-  start_servers && on_hosts 0 "$command" || code=$?
+  if start_servers; then
+    on_hosts 0 "$command" || code=$?
+  else
+    code=1 # the shell's own exit codes do not mean what the program's do
+  fi
   case $code in
     0 | "$EXIT_BAD_INPUT") exit "$code" ;;
     "$EXIT_PREEMPTED") echo "preempted, with a checkpoint; starting again" >&2 ;;

@@ -234,6 +234,13 @@ def test_on_several_hosts_servers_are_started_anew_each_time(gcloud):
     assert first[3] == "TPU_LOAD_LIBRARY=0"
 
 
+def test_a_server_that_does_not_start_is_no_bad_input(gcloud):
+    gcloud.answers = {ENDPOINTS: ["10.0.0.1;10.0.0.2"], ALL: [2, ""]}
+    done = gcloud.run("run.sh", *SLICE, "--retry_seconds=0", "--", "--epochs=1")
+    assert done.returncode == 0, done.stderr
+    assert len(_trainings(gcloud)) == 1
+
+
 @pytest.mark.parametrize(
     ("codes", "ends_with", "runs"),
     [
