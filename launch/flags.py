@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -342,12 +343,21 @@ def training_settings() -> TrainingSettings:
     Raises:
       InputError: a flag is out of its range, or there is no such recipe.
     """
+    return settings_with(recipe.chosen())
+
+
+def settings_with(others: Mapping[str, object]) -> TrainingSettings:
+    """Returns the settings that the flags give, but for some others.
+
+    Raises:
+      InputError: a flag is out of its range.
+    """
     names = [field.name for field in dataclasses.fields(TrainingSettings)]
     values = {name: flags.FLAGS[name].value for name in names}
     size = values["micro_batch_size"]
     if size is not None and size.isdecimal():
         values["micro_batch_size"] = int(size)
-    return TrainingSettings(**{**values, **recipe.chosen()})
+    return TrainingSettings(**{**values, **others})
 
 
 def as_arguments(settings: TrainingSettings) -> list[str]:

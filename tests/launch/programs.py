@@ -16,8 +16,13 @@ def command(module, *flags):
 
 def run(module, *flags, environment=None):
     """Runs a program to its end, and returns its exit code and what it printed."""
+    return run_command(command(module, *flags), environment=environment)
+
+
+def run_command(arguments, *, environment=None):
+    """Runs a command line in the repository to its end."""
     return subprocess.run(
-        command(module, *flags),
+        arguments,
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs this repository with TensorFlow for TPUs into the environment of a Python.
+# Used on TPU VMs (setup.sh) and in the container image (Dockerfile).
+set -euo pipefail
+
+if [[ $# -ne 1 || $1 == --* ]]; then
+  echo "usage: install.sh PYTHON" >&2
+  echo "PYTHON is the interpreter of a virtual environment, or of a container." >&2
+  [[ ${1:-} == --help ]] && exit 0
+  exit 2
+fi
+python=$1
+pip=("$python" -m pip --disable-pip-version-check --quiet)
+
+# tensorflow and tensorflow-tpu write the same files, so only one of them may be there: what setup.cfg
+# asks for is installed without the former and with its extra `tpu`.
+without_tensorflow='
+import configparser, re
+setup = configparser.ConfigParser()
+setup.read("setup.cfg")
+required = setup["options"]["install_requires"].split("\n")
+for line in required + setup["options.extras_require"]["tpu"].split("\n"):
+    if line and not re.match(r"tensorflow(?![\w-])", line):
+        print(line)
+'
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+requirements=$("$python" -c "$without_tensorflow")
+mapfile -t requirements <<<"$requirements"
+"${pip[@]}" install "${requirements[@]}"
+"${pip[@]}" install --no-deps --editable .
+TF_CPP_MIN_LOG_LEVEL=2 TPU_LOAD_LIBRARY=0 \
+  "$python" -c 'import tensorflow as tf; print("TensorFlow", tf.__version__)'
