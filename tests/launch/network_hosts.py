@@ -23,10 +23,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import programs
+from tests.launch import afterwards, programs
 
 NETWORK = "10.77.0."
 SECONDS = 30
+_NAMESPACES = Path("/run/netns")
 _NAMES = Path("/etc/netns")  # files that `ip netns exec` lays over those of /etc
 
 
@@ -36,8 +37,9 @@ class Hosts:
     def __init__(self, count: int):
         self.count = count
         # Two test runs at a time must not meet.
-        self._prefix = f"tf-lars-{os.getpid()}-{secrets.token_hex(3)}"
-        self._bridge = f"{self._prefix}-bridge"
+        self.prefix = f"tf-lars-{os.getpid()}-{secrets.token_hex(3)}"
+        """What the names of all namespaces start with."""
+        self._bridge = f"{self.prefix}-bridge"
 
     def address(self, host: int) -> str:
         """Returns the host's address."""
@@ -49,7 +51,7 @@ class Hosts:
 
     def namespace(self, host: int) -> str:
         """Returns what `ip netns` calls the host."""
-        return f"{self._prefix}-host{self._valid(host)}"
+        return f"{self.prefix}-host{self._valid(host)}"
 
     def run(self, host: int, command, **kwargs) -> subprocess.CompletedProcess:
         """Runs a command on the host, as `subprocess.run` does."""
@@ -101,17 +103,6 @@ class Hosts:
         folder.mkdir(parents=True)
         (folder / "hosts").write_text("\n".join(lines) + "\n")
 
-    def _remove(self):
-        namespaces = [self.namespace(host) for host in range(self.count)]
-        for namespace in namespaces:
-            _end_processes(namespace)
-            shutil.rmtree(_NAMES / namespace, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another run's files are there, or it is gone
-            _NAMES.rmdir()
-        for namespace in [*namespaces, self._bridge]:
-            if (Path("/run/netns") / namespace).exists():
-                _ip("netns", "delete", namespace)
-
 
 @contextlib.contextmanager
 def connected(count: int):
@@ -122,11 +113,21 @@ def connected(count: int):
     if reason := unavailable():
         pytest.skip(reason)
     hosts = Hosts(count)
-    try:
+    with afterwards.call(__name__, "remove", hosts.prefix):
         hosts._build()
         yield hosts
-    finally:
-        hosts._remove()
+
+
+def remove(prefix: str) -> None:
+    """Removes the hosts whose namespaces' names start so, and whatever runs on them."""
+    namespaces = [path.name for path in _NAMESPACES.glob(f"{prefix}-*")]
+    for namespace in namespaces:
+        _end_processes(namespace)
+        shutil.rmtree(_NAMES / namespace, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another run's files are there, or it is gone
+        _NAMES.rmdir()
+    for namespace in namespaces:
+        _ip("netns", "delete", namespace)
 
 
 def unavailable() -> str | None:
@@ -143,7 +144,7 @@ def unavailable() -> str | None:
     except RuntimeError as error:
         return f"network namespaces cannot be made here: {error}"
     finally:
-        if (Path("/run/netns") / trial).exists():
+        if (_NAMESPACES / trial).exists():
             subprocess.run(["ip", "netns", "delete", trial], capture_output=True)
     return None
 

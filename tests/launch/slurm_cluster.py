@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch import afterwards
 from tf_lars.distribute import supervisor
 
 SECONDS = 60
@@ -196,16 +197,6 @@ class Slurm:
         states = self.run("sinfo", "--noheader", "--format=%t", check=False).stdout.split()
         return states == ["idle"]
 
-    def _pids(self):
-        """Returns all processes of this Slurm and of its jobs, by the configuration they use."""
-        mine = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
-        pids = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                if mine in path.read_bytes().split(b"\0"):
-                    pids.append(int(path.parent.name))
-        return [pid for pid in pids if pid != os.getpid()]
-
 
 @contextlib.contextmanager
 def started(nodes: int = 4, kill_wait: int = 10):
@@ -226,26 +217,29 @@ def started(nodes: int = 4, kill_wait: int = 10):
     slurm = Slurm(folder, [f"n{index}" for index in range(nodes)])
     servers: list[subprocess.Popen] = []
     try:
-        _configure(slurm, kill_wait)
-        munged = ["munged", "--foreground", "--force"]  # force: /tmp is everybody's
-        for option, name in {
-            "socket": "munge.socket",
-            "key-file": "munge.key",
-            "log-file": "munged.log",
-            "pid-file": "munged.pid",
-            "seed-file": "munged.seed",
-        }.items():
-            munged.append(f"--{option}={folder / name}")
-        _start(servers, munged, slurm)
-        _wait_until((folder / "munge.socket").exists, slurm, servers)
-        _start(servers, ["slurmctld", "-D"], slurm)
-        for name in slurm.nodes:
-            _start(servers, ["slurmd", "-D", "-N", name], slurm)
-        _wait_until(slurm._is_ready, slurm, servers)
-        yield slurm
+        with afterwards.call(__spec__.name, "end", str(folder)):
+            _configure(slurm, kill_wait)
+            _start(servers, _munged(folder), slurm)
+            _wait_until((folder / "munge.socket").exists, slurm, servers)
+            _start(servers, ["slurmctld", "-D"], slurm)
+            for name in slurm.nodes:
+                _start(servers, ["slurmd", "-D", "-N", name], slurm)
+            _wait_until(slurm._is_ready, slurm, servers)
+            yield slurm
     finally:
-        _end(slurm, servers)
-        shutil.rmtree(folder, ignore_errors=True)
+        for server in servers:
+            server.wait()
+
+
+def end(folder: str) -> None:
+    """Kills the servers and jobs of the Slurm in this folder, and removes it."""
+    deadline = time.monotonic() + SECONDS
+    while (pids := _users_of(f"{folder}/slurm.conf")) and time.monotonic() < deadline:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def unavailable() -> str | None:
@@ -309,17 +303,28 @@ def _wait_until(is_so, slurm, servers):
         time.sleep(0.05)
 
 
-def _end(slurm, servers):
-    # The servers first: a slurmd would start what is still to be started.
-    for server in reversed(servers):
-        server.kill()
-        server.wait()
-    deadline = time.monotonic() + SECONDS
-    while (pids := slurm._pids()) and time.monotonic() < deadline:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+def _munged(folder):
+    command = ["munged", "--foreground", "--force"]  # force: /tmp is everybody's
+    for option, name in {
+        "socket": "munge.socket",
+        "key-file": "munge.key",
+        "log-file": "munged.log",
+        "pid-file": "munged.pid",
+        "seed-file": "munged.seed",
+    }.items():
+        command.append(f"--{option}={folder / name}")
+    return command
+
+
+def _users_of(configuration):
+    """Returns the processes that use a configuration: servers, jobs and their children."""
+    mine = f"SLURM_CONF={configuration}".encode()
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mine in path.read_bytes().split(b"\0"):
+                pids.append(int(path.parent.name))
+    return pids
 
 
 def main():

@@ -54,6 +54,7 @@ def test_a_killed_task_ends_the_step(slurm, submit):
 @pytest.mark.slow
 def test_a_requeued_job_gets_sigterm_and_starts_again(slurm, submit):
     job = submit(
+        "trap : TERM",  # otherwise the script ends at once, and srun with it
         'echo "start ${SLURM_RESTART_COUNT:-0}"',
         '[[ -z "$SLURM_RESTART_COUNT" ]] || exit 0',
         "srun -n1 bash -c 'trap \"echo told; exit 0\" TERM; echo ready; sleep 1000 & wait'",

@@ -17,18 +17,21 @@ FLAGS = ["--flagfile=a b.flags", "--model_dir=runs/$HOME", "--epochs=3"]
 # have ended when nobody holds its output any more.
 LAUNCHER = r"""#!/bin/bash
 start=$(ls "$RECORD" | grep -c "^task-$SLURM_PROCID-")
+codes=($CODES)
+IFS=, read -ra tasks <<< "${codes[start]}"
+code=${tasks[SLURM_PROCID]-${tasks[0]}}
+case $code in
+save) trap 'exit 42' TERM ;;
+hang) trap '' TERM ;;
+esac
 file=$RECORD/task-$SLURM_PROCID-$start
 printf '%s\n' $$ "$@" > "$file.part"
 mv "$file.part" "$file"
 # srun would end a task before it has written anything if another one failed at once.
 while (($(ls "$RECORD" | grep -c "^task-[0-9]*-$start\$") < SLURM_NTASKS)); do sleep 0.05; done
 echo "launcher $SLURM_PROCID of $SLURM_NTASKS, start $start, GPUs $CUDA_VISIBLE_DEVICES"
-codes=($CODES)
-IFS=, read -ra tasks <<< "${codes[start]}"
-code=${tasks[SLURM_PROCID]-${tasks[0]}}
 case $code in
-save) trap 'exit 42' TERM; sleep 1000 > /dev/null 2>&1 & wait ;;
-hang) trap '' TERM; sleep 1000 > /dev/null 2>&1 & while true; do wait; done ;;
+save | hang) sleep 1000 > /dev/null 2>&1 & while true; do wait; done ;;
 *) exit "$code" ;;
 esac
 """
