@@ -139,8 +139,8 @@ def test_a_missing_hub_and_a_name_that_does_not_resolve_are_named(workers, addre
 
 
 def test_an_address_of_another_machine_is_a_wrong_rank(workers, addresses):
-    # 192.0.2.0/24 is nobody's (RFC 5737).
-    workers.start(1, [addresses[0], "192.0.2.1:2222"])
+    # 198.51.100.0/24 is nobody's (RFC 5737).
+    workers.start(1, [addresses[0], "198.51.100.1:2222"])
     code, printed = workers.end(0)
     assert code == 2
     assert "must be one of its own machine" in printed

@@ -116,7 +116,7 @@ def test_a_worker_that_has_trained_says_so(tmp_path):
 
 
 def test_a_worker_that_hangs_is_killed_and_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(supervisor, "SILENCE_SECONDS", 3.0)
+    monkeypatch.setattr(supervisor, "START_SECONDS", 3.0)
     stops = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
     failure = _run(tmp_path, stops)
     assert failure.exit_code == -signal.SIGKILL

@@ -22,6 +22,11 @@ BEAT_SECONDS = 2.0
 """How often each worker and the hub tell each other that they live."""
 SILENCE_SECONDS = 20.0
 """After this long without a word, a worker counts as lost."""
+JOIN_SECONDS = 120.0
+"""The same until TensorFlow has joined everywhere.
+
+While it waits for its peers there, no other thread of the process runs.
+"""
 PROGRESS_SECONDS = 10.0
 """How often the hub says for whom it waits."""
 MISMATCH_SECONDS = 10.0
@@ -38,6 +43,7 @@ class _Peer:
     connection: Connection
     hello: dict = dataclasses.field(default_factory=dict)
     is_ready: bool = False
+    has_joined: bool = False
     said_bye: bool = False
     heard: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -126,6 +132,8 @@ class Hub(threading.Thread):
                 peer.is_ready = True
                 if message["ready"]:
                     self._end(EXIT_BAD_INPUT, f"{self._called(peer)} {message['ready']}")
+            elif "joined" in message:
+                peer.has_joined = True
             elif "failed" in message:
                 code, reason = message["failed"]
                 self._end(
@@ -238,17 +246,18 @@ class Hub(threading.Thread):
             self._tell_all({"done": True})
             self._over = True
             return
-        silent = [p for p in self._met() if now - p.heard > SILENCE_SECONDS]
+        joined = all(p.has_joined for p in self._met())
+        limit = SILENCE_SECONDS if joined else JOIN_SECONDS
+        silent = [p for p in self._met() if now - p.heard > limit]
         if silent:
             names = ", ".join(self._called(p) for p in silent)
             self._end(
                 EXIT_PEER_FAILED,
-                f"nothing was heard of {names} for {SILENCE_SECONDS:g} s: it hangs, or its "
-                "network is down",
+                f"nothing was heard of {names} for {limit:g} s: it hangs, or its network is down",
                 lost=silent,
             )
             return
-        self._tell_all({"alive": True})
+        self._tell_all({"alive": True, "joined": joined})
 
     def _end(self, code: int, reason: str, lost: Sequence[_Peer] = ()) -> None:
         """Ends the job on all workers; worker 0, in whose process this runs, comes last.

@@ -105,8 +105,9 @@ class Membership:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def tensorflow_has_joined(self) -> None:
-        """Frees what kept TensorFlow's port until now."""
+        """Frees what kept TensorFlow's port until now, and tells the others."""
         self._reservation.close()
+        self._send_if_possible({"joined": True})
 
     def fail(self, reason: str, exit_code: int) -> None:
         """Tells the others why this worker ends."""
@@ -239,10 +240,12 @@ class Membership:
 
     def _listen(self) -> None:
         """Ends the process when the hub says so, or when the hub is silent."""
-        heard = time.monotonic()
+        heard, limit = time.monotonic(), hub.JOIN_SECONDS
         while True:
             try:
                 for message in self._hub.receive(hub.BEAT_SECONDS):
+                    if message.get("joined"):
+                        limit = hub.SILENCE_SECONDS
                     if "end" in message:
                         self._exit(message["end"]["exit_code"], message["end"]["reason"])
                     if "done" in message:
@@ -250,11 +253,11 @@ class Membership:
                         return
                 heard = time.monotonic()
             except TimeoutError:
-                if time.monotonic() - heard > hub.SILENCE_SECONDS:
+                if time.monotonic() - heard > limit:
                     self._exit(
                         EXIT_PEER_FAILED,
                         f"nothing was heard of {self._cluster.name(0)} for "
-                        f"{hub.SILENCE_SECONDS:g} s: it hangs, or its network is down",
+                        f"{limit:g} s: it hangs, or its network is down",
                     )
             except OSError:
                 if self._leaving:

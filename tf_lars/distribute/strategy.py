@@ -12,6 +12,9 @@ HEARTBEAT_SECONDS = 90
 Ten seconds is its default; `tf_lars.distribute.membership` is to find the peer first.
 """
 
+REGISTER_SECONDS = 300
+"""How long TensorFlow waits for all workers to join; its default is an hour."""
+
 BYTES_PER_PACK = 32 * 2**20
 """Gradients are all-reduced in packs of at most this size.
 
@@ -105,6 +108,7 @@ def _let_others_find_lost_workers(num_workers: int) -> None:
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=REGISTER_SECONDS * 1000,
         heartbeat_timeout_in_ms=HEARTBEAT_SECONDS * 1000,
         coordinated_jobs=list(config.coordinated_job_list),
     )

@@ -30,7 +30,9 @@ GRACE_SECONDS = 5.0
 SAVE_SECONDS = 300.0
 """How long all may take to save and end after a SIGTERM."""
 SILENCE_SECONDS = 30.0
-"""How long a worker may be silent; while TensorFlow loads, no other thread of it runs."""
+"""How long a worker may be silent once it has trained."""
+START_SECONDS = 180.0
+"""The same before: while TensorFlow loads and waits for peers, no other thread of it runs."""
 _BEAT_SECONDS = 5.0
 _ALIVE, _TRAINED = b".", b"t"
 _PR_SET_PDEATHSIG = 1
@@ -289,8 +291,9 @@ def _wait(
                 if worker not in ended:
                     worker.process.terminate()
         for worker in workers:
-            if worker not in ended and time.monotonic() - worker.heard > SILENCE_SECONDS:
-                worker.note = f"error: nothing was heard of it for {SILENCE_SECONDS:g} s: it hangs"
+            limit = SILENCE_SECONDS if worker.trained else START_SECONDS
+            if worker not in ended and time.monotonic() - worker.heard > limit:
+                worker.note = f"error: nothing was heard of it for {limit:g} s: it hangs"
                 worker.kill()
     return ended
 
