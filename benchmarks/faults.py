@@ -1,10 +1,11 @@
-"""Random faults in a job of three hosts: who notices, how soon, and what is lost.
+"""Random faults in jobs of three hosts: who notices, how soon, and what is lost.
 
 python -m benchmarks.faults --data_dir=data/digits
 
 Needs root (network namespaces and small disks). The hosts are network namespaces of this machine;
-each runs `launch.gpu_cluster` with one worker, on the handwritten digits. Every run but the first
-has one fault at a random instant. It must end by itself with the weights of the undisturbed run.
+each runs `launch.gpu_cluster` with one worker, on the handwritten digits. Each run but the first
+meets every kind of fault once, in random order, on random hosts, at random instants. It must end
+by itself with the weights of the undisturbed run.
 """
 
 import argparse
@@ -33,7 +34,8 @@ FAULTS = (
 SECONDS_OUT = 40.0
 """How long a link stays cut: longer than it takes to notice."""
 LIMIT_SECONDS = 600.0
-NOTICED = ("restart 1 of", "asked to save and stop", "warning: no checkpoint")
+"""For each fault, and for the rest of the run."""
+NOTICED = ("restart ", "asked to save and stop", "warning: no checkpoint")
 RESULTS = pathlib.Path(__file__).parent / "results" / "faults.csv"
 
 
@@ -41,8 +43,8 @@ def main():
     """Runs the undisturbed job, and then one for each fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", required=True, help="The digits, prepared.")
-    parser.add_argument("--count", type=int, default=30, help="Runs with a fault.")
-    parser.add_argument("--epochs", type=int, default=24, help="Epochs of each run.")
+    parser.add_argument("--runs", type=int, default=5, help="Runs with six faults each.")
+    parser.add_argument("--epochs", type=int, default=40, help="Epochs of each run.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -51,53 +53,55 @@ def main():
         arguments.data_dir,
         HOSTS,
         f"--epochs={arguments.epochs}",
-        "--epochs_between_evaluations=5",
+        "--epochs_between_evaluations=10",
         "--steps_per_loop=1",
         "--startup_timeout=180",
+        f"--max_restarts={len(FAULTS)}",
     )
     print(tables.machine())
     with network_hosts.connected(HOSTS) as hosts:
-        undisturbed = run(hosts, flags, None, 0, 0, 0.0)
+        _, undisturbed = run(hosts, flags, [], draw)
         rows = []
-        for i in range(arguments.count):
-            kind = FAULTS[i % len(FAULTS)]
-            victim = 0 if kind in FAULTS[4:] else draw.randrange(HOSTS)
-            epoch = draw.randrange(2, arguments.epochs * 2 // 3)
-            row = run(hosts, flags, kind, victim, epoch, draw.uniform(0.0, 0.5))
-            row["same_weights"] = row.pop("weights") == undisturbed["weights"]
-            rows.append(row)
-            print(row, flush=True)
+        for number in range(arguments.runs):
+            of_run, result = run(hosts, flags, draw.sample(FAULTS, len(FAULTS)), draw)
+            same = result.pop("weights") == undisturbed["weights"]
+            rows += [{"run": number, **row, **result, "same_weights": same} for row in of_run]
             tables.write(rows, arguments.output)
     tables.show(rows)
 
 
-def run(hosts, flags, kind, victim, epoch, delay):
-    """Runs a job with one fault; returns what was seen.
+def run(hosts, flags, faults, draw):
+    """Runs a job with some faults, one after the other.
 
     Args:
       hosts: three.
       flags: of the training.
-      kind: one of `FAULTS`, or None.
-      victim: the host that it happens to.
-      epoch: the fault comes after this epoch.
-      delay: and so many seconds later.
+      faults: kinds, of `FAULTS`.
+      draw: random numbers.
+
+    Returns:
+      A row for each fault, and how the run ended.
     """
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, faulty_disks.small(folder, 64) as disk:
         job = ClusterJob(hosts, flags, disk.path / "run")
         try:
             job.start()
-            row = {"fault": kind, "host": victim, "after_epoch": epoch}
-            if kind:
-                job.wait_for(f"epoch {epoch}/")
-                threading.Event().wait(delay)
-                row |= inflict(kind, job, disk, victim)
+            rows = []
+            for kind in faults:
+                # After two epochs at least, of which one ends after the last fault.
+                epochs = last_epoch(job) + draw.randrange(2, 5)
+                job.wait_for(f"epoch {epochs}/", seconds=LIMIT_SECONDS)
+                threading.Event().wait(draw.uniform(0.0, 0.5))
+                victim = 0 if kind in FAULTS[4:] else draw.randrange(HOSTS)
+                row = {"fault": kind, "host": victim, "after_epoch": epochs}
+                rows.append(row | inflict(kind, job, disk, victim))
+                print(rows[-1], flush=True)
             codes = job.exit_codes(LIMIT_SECONDS)
-            left = job.left()
-            return row | {
-                "seconds": round(time.monotonic() - begin, 1),
+            return rows, {
+                "seconds_of_run": round(time.monotonic() - begin, 1),
                 "exit_codes": " ".join(map(str, codes)),
-                "processes_left": sum(map(len, left.values())),
+                "processes_left": sum(map(len, job.left().values())),
                 "weights": job.results()["weights_sha256"],
             }
         finally:
@@ -128,7 +132,7 @@ def inflict(kind, job, disk, victim):
     result = {"seconds_to_notice": round(noticed - at, 1), "told": reason(job, seen, told)}
     if "warning" in told:  # it went on all the time
         return result | {"seconds_to_resume": 0.0, "steps_lost": 0}
-    line, _ = job.wait_for("going on from", since=seen)
+    line, _ = job.wait_for("going on from", since=seen, seconds=LIMIT_SECONDS)
     resumed = int(re.search(r"step ([\d,]+) of", line)[1].replace(",", ""))
     after = job.lines.index(next(entry for entry in job.lines if entry[2] == line))
     _, trains = job.wait_for("epoch ", since=after)
@@ -141,8 +145,17 @@ def inflict(kind, job, disk, victim):
 
 def last_step(job):
     """Returns the step of the last line of progress."""
-    steps = [re.search(r"step (\d+)/", line) for _, _, line in job.lines]
-    return max((int(found[1]) for found in steps if found), default=0)
+    return _highest(r"step (\d+)/", job)
+
+
+def last_epoch(job):
+    """Returns the epoch of the last line of progress."""
+    return _highest(r"epoch (\d+)/", job)
+
+
+def _highest(pattern, job):
+    numbers = [re.search(pattern, line) for _, _, line in job.lines]
+    return max((int(found[1]) for found in numbers if found), default=0)
 
 
 def reason(job, seen, told):

@@ -13,7 +13,7 @@ from absl import flags as absl_flags
 
 from launch import app, dry_run, flags, job, training
 from tf_lars.distribute.cluster import Cluster
-from tf_lars.errors import EXIT_INTERRUPTED
+from tf_lars.errors import EXIT_INTERRUPTED, InputError
 
 TPU = absl_flags.DEFINE_string(
     "tpu",
@@ -21,12 +21,20 @@ TPU = absl_flags.DEFINE_string(
     "local: the TPU of this host; NAME of a Cloud TPU; or grpc://host:8470, of several hosts with "
     "commas.",
 )
+NUM_WORKERS = absl_flags.DEFINE_integer(
+    "num_workers", None, "1, if anything: one process drives all hosts of a TPU."
+)
 
 
 def main() -> int:
     """Trains."""
     settings = flags.training_settings()
     job.check()
+    if NUM_WORKERS.value not in (None, 1):
+        raise InputError(
+            "One process drives all hosts of a TPU, so --num_workers must be 1. Received: "
+            f"{NUM_WORKERS.value}."
+        )
     if dry_run.wanted():
         return dry_run.show(settings, Cluster())
     training.check(settings, num_workers=1)

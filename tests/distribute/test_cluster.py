@@ -117,7 +117,7 @@ def test_a_slurm_step_gives_each_task_an_address():
     ("change", "message"),
     [
         ({"SLURM_STEP_NODELIST": ""}, "must start its workers with srun"),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)"}, "a step of 2 in a job of 4"),
+        ({"SLURM_JOB_NUM_NODES": "4"}, "a step on 3 of 4 nodes"),
         ({"SLURM_STEP_TASKS_PER_NODE": "4"}, "1 counts for the 3 nodes"),
         ({"SLURM_STEP_TASKS_PER_NODE": "many"}, "no list like"),
         ({"SLURM_PROCID": ""}, "Start it with srun"),

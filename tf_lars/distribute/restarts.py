@@ -69,8 +69,8 @@ def supervise(
       stop: a stop that was asked of this process ends the job.
 
     Returns:
-      How the last start ended; where a stop was asked for, workers that had nothing to save, or
-      have saved, count as preempted.
+      How the last start ended. Workers that SIGTERM has ended, because they had nothing to save
+      yet, count as preempted if this process was asked to stop.
     """
     restarts, starts, has_trained = 0, 0, False
     while True:
@@ -95,6 +95,7 @@ def supervise(
 
 
 def _as_preempted(outcome: Outcome) -> Outcome:
-    if outcome.exit_code in (EXIT_DONE, EXIT_BAD_INPUT):
+    """Returns the outcome of workers that were told to stop before they had anything to save."""
+    if outcome.exit_code != -signal.SIGTERM:
         return outcome
     return dataclasses.replace(outcome, exit_code=EXIT_PREEMPTED)

@@ -69,7 +69,7 @@ def workers_and_rank(
     """Returns the addresses of all tasks by rank, and this task's rank.
 
     Raises:
-      InputError: the step has not as many tasks as the job asked for, or lacks a variable.
+      InputError: the step leaves nodes of its job idle, or lacks a variable.
     """
     try:
         nodes = environment["SLURM_STEP_NODELIST"]
@@ -81,12 +81,12 @@ def workers_and_rank(
             "A task of Slurm needs SLURM_STEP_NODELIST, SLURM_STEP_TASKS_PER_NODE, SLURM_PROCID "
             f"and SLURM_JOB_ID. Received: {error!r}. Start it with srun."
         ) from error
-    wanted = environment.get("SLURM_NTASKS", "")
-    if wanted.isdecimal() and int(wanted) != sum(counts):
+    nodes_of_job = environment.get("SLURM_JOB_NUM_NODES", "")
+    if nodes_of_job.isdecimal() and int(nodes_of_job) != len(counts):
         raise InputError(
-            "srun must start as many tasks as the job has. Received: a step of "
-            f"{sum(counts)} in a job of {wanted} (SLURM_NTASKS). Start srun without -n, or ask "
-            "for as many with sbatch."
+            f"srun must use all nodes of its job. Received: a step on {len(counts)} of "
+            f"{nodes_of_job} nodes. Start srun without --nodes and --ntasks, or ask sbatch for as "
+            "many as it shall use."
         )
     names = run_scontrol(["show", "hostnames", nodes]).split()
     if len(names) != len(counts):
