@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.launch import faulty_disks
 from tf_lars import LARS, checkpoints
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.errors import InputError
@@ -181,3 +182,24 @@ def test_the_number_of_steps_is_that_of_the_checkpoint(two):
     directory, _ = two
     store, _, _ = _restored(directory)
     assert store.resumed_step == 2
+
+
+def test_a_disk_that_cannot_be_written_costs_a_warning_and_that_checkpoint_only(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    model = _model()
+    CheckpointStore(str(tmp_path / "file" / "checkpoints"), SETTINGS).save(model, 7, [])
+    assert "warning: no checkpoint of step 7 could be written" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_no_part_of_a_checkpoint_and_the_older_one_whole(tmp_path):
+    with faulty_disks.small(tmp_path / "disk", megabytes=1) as disk:
+        directory = disk.path / "checkpoints"
+        store, model = CheckpointStore(str(directory), SETTINGS), _model()
+        store.save(model, 1, [])
+        disk.fill()
+        store.save(model, 2, [])
+        assert [path.name for path in directory.iterdir()] == ["step-00000001"]
+        disk.free()
+        store.save(model, 3, [])
+        names = [found.step for found in checkpoints.whole_checkpoints(str(directory))]
+        assert names == [3, 1]

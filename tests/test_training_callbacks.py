@@ -11,6 +11,7 @@ from tests import training_cases as cases
 from tf_lars import LARS
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
+from tf_lars.errors import Preempted
 
 
 def fit(callbacks, strategy=None, build=cases.plain_model, optimizer=None, **arguments):
@@ -178,3 +179,32 @@ def test_an_epoch_that_ends_with_a_nan_leaves_no_checkpoint(tmp_path):
         checkpoints=store,
     )
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_a_request_to_stop_saves_the_step_and_the_rest_gives_the_same_weights(strategy, tmp_path):
+    whole, _ = fit([], strategy)
+    asked = []
+
+    def stop():
+        asked.append(None)
+        return len(asked) == 2  # after steps 1 to 4 of the first epoch's five
+
+    with pytest.raises(Preempted, match="after step 4 of 15"):
+        fit([], strategy, checkpoints=CheckpointStore(str(tmp_path), {}), stop_requested=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+    rest, history = fit([], strategy, checkpoints=CheckpointStore(str(tmp_path), {}))
+    assert [entry["step"] for entry in history] == [5, 10, 15]
+    for one, other in zip(rest.model.weights, whole.model.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_request_in_the_last_step_is_too_late():
+    asked = []
+
+    def stop():
+        asked.append(None)
+        return len(asked) == 3
+
+    _, history = fit([], epochs=1, stop_requested=stop)
+    assert [entry["step"] for entry in history] == [5]
+    assert "val_loss" in history[0]
