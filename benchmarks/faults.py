@@ -129,7 +129,10 @@ def inflict(kind, job, disk, victim):
         if kind == "link cut":  # for so long, or until all know
             threading.Event().wait(max(0.0, at + SECONDS_OUT - time.monotonic()))
     mended = time.monotonic()
-    result = {"seconds_to_notice": round(noticed - at, 1), "told": reason(job, seen, told)}
+    result = {
+        "seconds_to_notice": round(noticed - at, 1),
+        "told": reason(job, seen, told, but=victim if kind == "link cut" else None),
+    }
     if "warning" in told:  # it went on all the time
         return result | {"seconds_to_resume": 0.0, "steps_lost": 0}
     line, _ = job.wait_for("going on from", since=seen, seconds=LIMIT_SECONDS)
@@ -158,10 +161,14 @@ def _highest(pattern, job):
     return max((int(found[1]) for found in numbers if found), default=0)
 
 
-def reason(job, seen, told):
-    """Returns the first reason that any host gave."""
+def reason(job, seen, told, but):
+    """Returns the first reason that a host gave: not the one that is cut off itself."""
     words = ("error: ", "was killed", "warning: ", "asked to save")
-    lines = [line for _, _, line in job.lines[seen:] if any(word in line for word in words)]
+    lines = [
+        line
+        for _, host, line in job.lines[seen:]
+        if host != but and any(word in line for word in words)
+    ]
     return (lines or [told])[0][:160]
 
 
