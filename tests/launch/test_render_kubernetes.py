@@ -14,7 +14,7 @@ pytest.importorskip("kubeflow_trainer_api", reason="the published models are in 
 pytest.importorskip("kubernetes_validate", reason="the published models are in the extra `test`")
 from tests.launch import manifests
 
-IMAGE = "registry.example.com/tf-lars:1"
+IMAGE = "example/tf-lars:1"
 GIVEN = (
     f"--image={IMAGE}",
     "--volume=/data=pvc:imagenet:ro",
