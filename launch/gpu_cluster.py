@@ -9,15 +9,15 @@ Slurm (srun), a Kubernetes JobSet. --model_dir must be on a file system that all
 """
 
 import os
-import sys
 
 from absl import flags as absl_flags
 
-from launch import app, dry_run, flags, job, training, workers
+from launch import dry_run, job, launcher, training, workers
+from launch.flags import TrainingSettings
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import gpus, messages
 from tf_lars.distribute.cluster import Cluster
-from tf_lars.errors import EXIT_INTERRUPTED, InputError
+from tf_lars.errors import InputError
 
 WORKER_HOSTS = absl_flags.DEFINE_list(
     "worker_hosts",
@@ -45,10 +45,8 @@ WORKERS_PER_HOST = absl_flags.DEFINE_integer(
 )
 
 
-def main() -> int:
+def main(settings: TrainingSettings) -> int:
     """Watches over the workers of this host."""
-    settings = flags.training_settings()
-    job.check()
     per_host = WORKERS_PER_HOST.value
     if per_host < 1:
         raise InputError(f"--workers_per_host must be at least 1. Received: {per_host}.")
@@ -62,19 +60,15 @@ def main() -> int:
         )
     if dry_run.wanted():
         on_host = max(1, len(gpus.names()) // per_host)
-        return dry_run.show(settings, views[0], devices_per_worker=on_host, joined=False)
+        return dry_run.show(settings, views[0], devices_per_worker=on_host)
     training.check(settings, found)
-    try:
-        return workers.run(
-            "launch.worker",
-            job.arguments(settings),
-            lambda: views,
-            os.path.join(settings.model_dir, training.LOGS),
-            max_restarts=absl_flags.FLAGS.max_restarts,
-        )
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; {training.how_to_go_on(settings)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return workers.run(
+        "launch.worker",
+        job.arguments(settings),
+        lambda: views,
+        os.path.join(settings.model_dir, training.LOGS),
+        max_restarts=absl_flags.FLAGS.max_restarts,
+    )
 
 
 def _hosts() -> Cluster:
@@ -111,9 +105,7 @@ def _own_index(hosts: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.define()
-    for module in (job, dry_run):
+    for module in launcher.FLAG_MODULES:
         module.define()
-    for module in (flags, job, dry_run):
         absl_flags.adopt_module_key_flags(module)  # --help lists them too
-    app.run(main)
+    launcher.run(main)

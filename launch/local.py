@@ -4,14 +4,14 @@ python -m launch.local --model=resnet50 --data_dir=DATA --model_dir=RUN --num_wo
 """
 
 import os
-import sys
 
 from absl import flags as absl_flags
 
-from launch import app, dry_run, flags, job, training, workers
+from launch import dry_run, job, launcher, training, workers
+from launch.flags import TrainingSettings
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import supervisor
-from tf_lars.errors import EXIT_INTERRUPTED, InputError
+from tf_lars.errors import InputError
 
 NUM_WORKERS = absl_flags.DEFINE_integer(
     "num_workers",
@@ -22,10 +22,8 @@ NUM_WORKERS = absl_flags.DEFINE_integer(
 )
 
 
-def main() -> int:
+def main(settings: TrainingSettings) -> int:
     """Trains, or watches over the processes that do."""
-    settings = flags.training_settings()
-    job.check()
     num_workers = NUM_WORKERS.value
     if num_workers < 1:
         raise InputError(f"--num_workers must be at least 1. Received: {num_workers}.")
@@ -33,25 +31,19 @@ def main() -> int:
         ports = supervisor.free_ports(num_workers) if num_workers > 1 else []
         return dry_run.show(settings, clusters.local(ports), joined=not ports)
     training.check(settings, num_workers)
-    try:
-        if num_workers == 1:
-            return job.run(settings, clusters.Cluster(), absl_flags.FLAGS.startup_timeout)
-        return workers.run_local(
-            "launch.worker",
-            job.arguments(settings),
-            num_workers,
-            os.path.join(settings.model_dir, training.LOGS),
-            max_restarts=absl_flags.FLAGS.max_restarts,
-        )
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; {training.how_to_go_on(settings)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    if num_workers == 1:
+        return job.run(settings, clusters.Cluster(), absl_flags.FLAGS.startup_timeout)
+    return workers.run_local(
+        "launch.worker",
+        job.arguments(settings),
+        num_workers,
+        os.path.join(settings.model_dir, training.LOGS),
+        max_restarts=absl_flags.FLAGS.max_restarts,
+    )
 
 
 if __name__ == "__main__":
-    flags.define()
-    for module in (job, dry_run):
+    for module in launcher.FLAG_MODULES:
         module.define()
-    for module in (flags, job, dry_run):
         absl_flags.adopt_module_key_flags(module)  # --help lists them too
-    app.run(main)
+    launcher.run(main)

@@ -7,13 +7,12 @@ On a slice of several hosts, run it on one of them, with TPU_LOAD_LIBRARY=0 in i
 TensorFlow's servers on all hosts do the work, and every host reads --data_dir.
 """
 
-import sys
-
 from absl import flags as absl_flags
 
-from launch import app, dry_run, flags, job, training
+from launch import dry_run, job, launcher, training
+from launch.flags import TrainingSettings
 from tf_lars.distribute.cluster import Cluster
-from tf_lars.errors import EXIT_INTERRUPTED, InputError
+from tf_lars.errors import InputError
 
 TPU = absl_flags.DEFINE_string(
     "tpu",
@@ -26,10 +25,8 @@ NUM_WORKERS = absl_flags.DEFINE_integer(
 )
 
 
-def main() -> int:
+def main(settings: TrainingSettings) -> int:
     """Trains."""
-    settings = flags.training_settings()
-    job.check()
     if NUM_WORKERS.value not in (None, 1):
         raise InputError(
             "One process drives all hosts of a TPU, so --num_workers must be 1. Received: "
@@ -38,11 +35,7 @@ def main() -> int:
     if dry_run.wanted():
         return dry_run.show(settings, Cluster())
     training.check(settings, num_workers=1)
-    try:
-        return job.run(settings, Cluster(), absl_flags.FLAGS.startup_timeout, connect=_connect)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; {training.how_to_go_on(settings)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return job.run(settings, Cluster(), absl_flags.FLAGS.startup_timeout, connect=_connect)
 
 
 def _connect(_: Cluster):
@@ -52,9 +45,7 @@ def _connect(_: Cluster):
 
 
 if __name__ == "__main__":
-    flags.define()
-    for module in (job, dry_run):
+    for module in launcher.FLAG_MODULES:
         module.define()
-    for module in (flags, job, dry_run):
         absl_flags.adopt_module_key_flags(module)  # --help lists them too
-    app.run(main)
+    launcher.run(main)

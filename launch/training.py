@@ -350,7 +350,8 @@ def _after_first_steps(tell: Callable[[], None]):
 def how_to_go_on(settings: TrainingSettings) -> str:
     """Returns what a person who has stopped a run should know."""
     folder = os.path.join(settings.model_dir, CHECKPOINTS)
-    if not any(name.startswith("step-") for name in os.listdir(folder)):
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    if not any(name.startswith("step-") for name in names):
         return "there is no checkpoint yet; the same command starts anew"
     command = "with --resume=auto the" if settings.resume == "never" else "the"
     return f"{command} same command goes on from the last checkpoint in {folder}"

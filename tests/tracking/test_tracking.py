@@ -9,8 +9,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tests.launch import faulty_disks
 from tf_lars.tracking import report, results
 from tf_lars.tracking.progress import ProgressLine, clock
+from tf_lars.tracking.tensorboard import ScalarLogger
 
 LOGS = {"loss": 0.5, "top1": 0.25, "learning_rate": 3.0, "images_per_second": 1234.5}
 
@@ -99,3 +101,16 @@ def test_results_are_json_and_a_table(tmp_path):
     assert json.loads(path.read_text()) == {"top1": 0.5, "steps": 85}
     assert results.table({"top1": 0.5, "steps": 85}).split() == ["top1", "0.5000", "steps", "85"]
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_full_disk_costs_events_of_tensorboard_and_one_warning(tmp_path, capsys):
+    with faulty_disks.small(tmp_path / "disk", megabytes=1) as disk:
+        logger = ScalarLogger(str(disk.path / "tensorboard"))
+        logger.on_train_begin()
+        disk.fill()
+        for step in range(2):
+            for _ in range(500):  # more than its buffers hold
+                logger.on_train_batch_end(step, LOGS)
+            logger.on_epoch_end(step, LOGS | {"step": step + 1, "val_loss": 0.4})
+        logger.on_train_end()
+    assert capsys.readouterr().out.count("warning: TensorBoard's events cannot be written") == 1

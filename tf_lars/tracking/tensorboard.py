@@ -1,5 +1,6 @@
 """Scalars for TensorBoard, by optimizer step."""
 
+import contextlib
 import os
 
 import keras
@@ -18,6 +19,8 @@ class ScalarLogger(keras.callbacks.Callback):
     | `skipped_steps` | train | each epoch, once there are some | since the run began |
     | `bad_records` | train | each epoch, where some are allowed | see `BadRecordCount` |
 
+    A disk that is full or read-only costs events and a warning, not the run.
+
     Args:
       directory: folder for the event files.
     """
@@ -25,6 +28,7 @@ class ScalarLogger(keras.callbacks.Callback):
     def __init__(self, directory: str):
         super().__init__()
         self._directory = directory
+        self._warned = False
 
     def on_train_begin(self, logs=None):
         """Opens the event files: not before, so that a run that is refused leaves none."""
@@ -51,14 +55,29 @@ class ScalarLogger(keras.callbacks.Callback):
         if logs.get("skipped_steps"):
             self._write("train", int(logs["step"]), {"skipped_steps": logs["skipped_steps"]})
         for writer in self._writers.values():
-            writer.flush()
+            with self._or_warning():
+                writer.flush()
 
     def on_train_end(self, logs=None):
         """Closes the event files."""
         for writer in self._writers.values():
-            writer.close()
+            with self._or_warning():
+                writer.close()
 
     def _write(self, run: str, step: int, scalars: dict[str, float]) -> None:
-        with self._writers[run].as_default(step):
+        with self._or_warning(), self._writers[run].as_default(step):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
+
+    @contextlib.contextmanager
+    def _or_warning(self):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if not self._warned:
+                print(
+                    f"warning: TensorBoard's events cannot be written to {self._directory} "
+                    f"({error.message.splitlines()[0][:200]}); training goes on.",
+                    flush=True,
+                )
+            self._warned = True
