@@ -17,3 +17,7 @@ class InputError(ValueError):
     The message is one sentence or two for a person: the rule, then "Received: ...", then the fix.
     Launchers print it without a traceback and exit with `EXIT_BAD_INPUT`.
     """
+
+
+class DivergedError(InputError):
+    """Training whose gradients are no longer finite: nothing that goes on would learn."""

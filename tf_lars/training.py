@@ -19,7 +19,7 @@ from tf_lars.batch_norm import BatchNormStatistics
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data import order
 from tf_lars.distribute.strategy import BYTES_PER_PACK, agree, distribute
-from tf_lars.errors import InputError
+from tf_lars.errors import DivergedError, InputError
 from tf_lars.evaluation import EvaluationData, Evaluator
 from tf_lars.training_step import Batch, TrainingStep
 from tf_lars.weight_average import WeightAverage
@@ -186,8 +186,8 @@ class Trainer:
           evaluation). Of epochs that end in the same step there is one for the last of them.
 
         Raises:
-          InputError: the batch does not divide, the checkpoint is of another run, or too many
-            steps had gradients that were not finite.
+          InputError: the batch does not divide, or the checkpoint is of another run.
+          DivergedError: too many steps had gradients that were not finite.
         """
         share = order.per_replica_batch_size(
             data.global_batch_size, self.strategy.num_replicas_in_sync
@@ -335,7 +335,7 @@ class Trainer:
             watchers.on_train_batch_end(step - 1, logs)
             too_many = self._skipped_in_a_row >= self._max_skipped_steps
             if (too_many or nothing_learned) and not self.model.stop_training:
-                raise InputError(self._not_finite(step, finite))
+                raise DivergedError(self._not_finite(step, finite))
         return logs | {
             "step": step,
             "images_per_second": images / seconds,
