@@ -34,10 +34,17 @@ MAX_SKIPPED_STEPS = 20
 class TrainingData(Protocol):
     """What `Trainer.fit` trains on; `tf_lars.data.imagenet.TrainingInput` is one."""
 
-    num_examples: int
-    global_batch_size: int
-    shape_changes: Sequence[int]
-    """Steps, each the end of an epoch, before which the shape of the batches changes."""
+    @property
+    def num_examples(self) -> int:
+        """Examples in an epoch."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples per optimizer step over all replicas."""
+
+    @property
+    def shape_changes(self) -> Sequence[int]:
+        """Steps, each the end of an epoch, before which the shape of the batches changes."""
 
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int, last_step: int

@@ -5,12 +5,13 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tf_lars.errors import InputError
 from tf_lars.study.plan import Result, Trial
 
-_TRIAL = {
+_TRIAL: dict[str, Callable[[str], Any]] = {
     "optimizer": str,
     "global_batch_size": int,
     "learning_rate": float,
@@ -18,7 +19,7 @@ _TRIAL = {
     "augmentation": str,
     "seed": int,
 }
-_RESULT = {
+_RESULT: dict[str, Callable[[str], Any]] = {
     "steps": int,
     "diverged": lambda text: text == "True",
     "training_loss": float,

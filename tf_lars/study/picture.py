@@ -1,6 +1,8 @@
 """The picture of a study: four panels, the small-batch baseline as a band in each."""
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tf_lars.errors import InputError
 from tf_lars.study import plan, summary
@@ -66,7 +68,7 @@ def _draw_rule(axes, study: Study, results: Results) -> None:
             study,
             results,
             optimizer,
-            lambda batch, o=optimizer: plan.rule(study, o, batch, study.seeds_of(batch)),
+            plan.rule,
             label=f"{_LABELS[optimizer]}, {rule}",
         )
     if "sgd" not in study.optimizers:
@@ -77,7 +79,7 @@ def _draw_rule(axes, study: Study, results: Results) -> None:
             study,
             results,
             "sgd",
-            lambda batch, e=epochs: plan.longer_warmup(study, batch, e, study.seeds),
+            functools.partial(plan.longer_warmup, epochs=epochs),
             batches=study.longer_warmup_batch_sizes,
             label=f"SGD, linear, warm-up of {epochs:g} epochs instead of {study.warmup_epochs:g}",
             linestyle=(":", "--", "-.")[i % 3],
@@ -99,7 +101,7 @@ def _draw_best(axes, study: Study, results: Results) -> None:
             study,
             results,
             optimizer,
-            lambda batch, o=optimizer: plan.chosen(study, o, batch, study.seeds_of(batch)),
+            plan.chosen,
             label=f"{_LABELS[optimizer]}, rates {rates}",
         )
 
@@ -134,20 +136,19 @@ def _draw_augmentation(axes, study: Study, results: Results) -> None:
     ours, other = study.augmentation, study.other_augmentation
     axes.set_title("with and without augmentation, rates of the panel above")
     for optimizer in study.optimizers:
-        for which, trials, style in (
-            (ours, plan.chosen, {"linestyle": "-"}),
-            (other, plan.with_other_augmentation, {"linestyle": "--", "mfc": "white"}),
-        ):
-            if which is not None:
-                _over_batches(
-                    axes,
-                    study,
-                    results,
-                    optimizer,
-                    lambda batch, o=optimizer, f=trials: f(study, o, batch, study.seeds_of(batch)),
-                    label=f"{_LABELS[optimizer]}, {names.get(which, which)}",
-                    **style,
-                )
+        label = f"{_LABELS[optimizer]}, {names.get(ours, ours)}"
+        _over_batches(axes, study, results, optimizer, plan.chosen, label=label)
+        if other is not None:
+            _over_batches(
+                axes,
+                study,
+                results,
+                optimizer,
+                plan.with_other_augmentation,
+                label=f"{_LABELS[optimizer]}, {names.get(other, other)}",
+                linestyle="--",
+                mfc="white",
+            )
 
 
 def _over_batches(
@@ -155,14 +156,18 @@ def _over_batches(
     study: Study,
     results: Results,
     optimizer: str,
-    trials: Callable[[int], Sequence[Trial]],
+    trials: Callable[[Study, str, int, Sequence[int]], list[Trial]],
+    *,
     batches: Sequence[int] | None = None,
-    **style,
+    **style: Any,
 ) -> None:
     """Plots accuracy against the batch, where something has run."""
-    batches = sorted(study.batch_sizes if batches is None else batches)
-    found = {batch: summary.accuracy(study, results, trials(batch)) for batch in batches}
-    found = {batch: one for batch, one in found.items() if one}
+    found = {}
+    for batch in sorted(study.batch_sizes if batches is None else batches):
+        seeds = study.seeds_of(batch)
+        one = summary.accuracy(study, results, trials(study, optimizer, batch, seeds))
+        if one:
+            found[batch] = one
     if found:
         style = {"marker": "o", "ms": 5} | style
         _bars(

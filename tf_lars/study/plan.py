@@ -191,11 +191,13 @@ def chosen(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> li
     return [study.trial(optimizer, batch, None, seed) for seed in seeds]
 
 
-def longer_warmup(study: Study, batch: int, epochs: float, seeds: Sequence[int]) -> list[Trial]:
-    """Returns SGD at the linear rule's rate with a longer warm-up."""
+def longer_warmup(
+    study: Study, optimizer: str, batch: int, seeds: Sequence[int], *, epochs: float
+) -> list[Trial]:
+    """Returns the trials at the rate of the scaling rule with a longer warm-up."""
     return [
         dataclasses.replace(trial, warmup_epochs=epochs)
-        for trial in rule(study, "sgd", batch, seeds)
+        for trial in rule(study, optimizer, batch, seeds)
     ]
 
 
@@ -243,7 +245,7 @@ def trials(study: Study) -> list[Trial]:
             for seed in few
             for batch in sorted(study.longer_warmup_batch_sizes, reverse=True)
             for epochs in study.longer_warmup_epochs
-            for t in longer_warmup(study, batch, epochs, [seed])
+            for t in longer_warmup(study, "sgd", batch, [seed], epochs=epochs)
         ]
     listed += by_seed(rule)
     listed += [t for cell in cells for t in with_other_augmentation(study, *cell, few)]

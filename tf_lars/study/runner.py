@@ -183,6 +183,7 @@ class StudyRunner:
         trainer.skipped_steps = 0
         warmup = round(trial.warmup_epochs * len(self._data.plain) / trial.global_batch_size)
         steps = self._steps(trial)
+        assert trial.learning_rate is not None  # `plan.resolve` has seen to it
         schedule.set(trial.learning_rate, steps, min(warmup, steps))
         return trainer
 
