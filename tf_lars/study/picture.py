@@ -36,6 +36,7 @@ def draw(study: Study, results: Results, path: str, title: str) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     (by_rule, best), (rates, augmented) = figure.subplots(2, 2)
+    best.sharey(by_rule)  # so that they can be compared by eye
     _draw_rule(by_rule, study, results)
     _draw_best(best, study, results)
     _draw_rates(rates, study, results)
@@ -48,7 +49,7 @@ def draw(study: Study, results: Results, path: str, title: str) -> None:
     for axes in (by_rule, best, rates, augmented):
         _draw_baseline(axes, study, results)
         axes.set_ylabel("test accuracy")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc="best")
     try:

@@ -242,8 +242,9 @@ def trials(study: Study) -> list[Trial]:
     if "sgd" in study.optimizers:
         listed += [
             t
-            for seed in few
+            for seed in study.seeds
             for batch in sorted(study.longer_warmup_batch_sizes, reverse=True)
+            if seed in study.seeds_of(batch)
             for epochs in study.longer_warmup_epochs
             for t in longer_warmup(study, "sgd", batch, [seed], epochs=epochs)
         ]

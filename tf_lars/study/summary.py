@@ -120,7 +120,9 @@ def table(study: Study, results: Results) -> str:
     if "sgd" in study.optimizers:
         for batch in study.longer_warmup_batch_sizes:
             for epochs in study.longer_warmup_epochs:
-                trials = plan.longer_warmup(study, "sgd", batch, study.seeds, epochs=epochs)
+                trials = plan.longer_warmup(
+                    study, "sgd", batch, study.seeds_of(batch), epochs=epochs
+                )
                 lines.append(
                     f"sgd, batch {batch:,}, rate {trials[0].learning_rate:g}, {epochs:g} epochs "
                     f"of warm-up: {accuracy(study, results, trials) or 'not run'}"
