@@ -4,6 +4,7 @@ python -m launch.large_batch_study --preset=digits
 """
 
 import dataclasses
+import math
 import os
 import statistics
 import sys
@@ -66,8 +67,8 @@ _HELP = {
     "reestimate_batch_norm": "Estimate the statistics of batch normalisation anew, from up to "
     f"{SHORT_RUN_EXAMPLES:,} training examples, before a trial is evaluated. By default in trials "
     f"of fewer than {SHORT_RUN_STEPS:,} steps, whose moving averages are useless.",
-    "budget_minutes": "Begin no trial that would end later than so many minutes after the start; "
-    "the same command goes on where it stopped. 0: no end.",
+    "budget_minutes": "Begin no trial, after the first, that would end later than so many minutes "
+    "after the start; the same command goes on where it stopped. 0: no end.",
 }
 
 
@@ -131,6 +132,7 @@ def settings() -> StudySettings:
         _check(getattr(chosen, name) >= 0, chosen, name, "0 or above")
     for name in ("momentum", "label_smoothing"):
         _check(0 <= getattr(chosen, name) < 1, chosen, name, "at least 0 and below 1")
+    _check((chosen.budget_minutes or 0) >= 0, chosen, "budget_minutes", "0 or above")
     _check(0 < chosen.crop_fraction <= 1, chosen, "crop_fraction", "above 0 and at most 1")
     for epochs in (chosen.warmup_epochs, *chosen.longer_warmup_epochs):
         _check(epochs <= chosen.epochs, chosen, "epochs", f"at least the warm-up, {epochs:g}")
@@ -202,8 +204,11 @@ def main() -> int:
 def _run(chosen: StudySettings, study: Study, info: DatasetInfo, log: ResultLog) -> None:
     """Runs trials until none is left or the time is over."""
     begin = time.perf_counter()
+    budget = 60 * (chosen.budget_minutes or math.inf)
     todo = plan.remaining(study, log.results)
-    print(f"{len(plan.remaining(study, {}))} trials, {len(todo)} of them to be run", flush=True)
+    # Some will be the same, once the grids have chosen.
+    most = "at most " if any(trial.learning_rate is None for trial in todo) else ""
+    print(f"{most}{len(todo)} trials to be run, {len(log.results)} are in {log.path}", flush=True)
     if not todo:
         return
     runner = _runner(chosen, info)
@@ -212,8 +217,8 @@ def _run(chosen: StudySettings, study: Study, info: DatasetInfo, log: ResultLog)
         trial = plan.resolve(study, log.results, todo[0])
         assert trial  # what a grid chooses comes after the grid
         spent = time.perf_counter() - begin
-        typical = statistics.median(seconds) if seconds else 0.0
-        if chosen.budget_minutes and spent + typical > 60 * chosen.budget_minutes:
+        # One trial at least, or a start whose time went into reading the data would never end.
+        if seconds and spent + statistics.median(seconds) > budget:
             print(
                 f"{chosen.budget_minutes:g} minutes are over, with {len(todo)} trials left; the "
                 "same command goes on with them",

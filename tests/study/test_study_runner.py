@@ -87,7 +87,6 @@ def test_a_trial_after_others_ends_with_the_weights_of_a_run_of_its_own(data):
     schedule = schedules.WarmupPolynomial(TRIAL.learning_rate, result.steps, round(200 / 64))
     _compile_model(model, "lars", schedule)
     trainer = Trainer(model, prepare_batch=functools.partial(to_device_batch, num_classes=10))
-    training = ResidentTrainingInput("", 64, image_size=8, augmentation="none", seed=1)
     training = ResidentTrainingInput(
         "", 64, image_size=8, augmentation="none", seed=1, images=data.plain
     )
