@@ -36,12 +36,18 @@ def test_no_trial_of_a_study_runs_twice():
 
 def test_what_tells_most_comes_first():
     listed = plan.trials(STUDY)
-    grid_of_main = plan.grid(STUDY, "lars", 256, [0])
     assert listed[0] == plan.baseline(STUDY, [0])[0]
     assert listed[1] == plan.rule(STUDY, "lars", 256, [0])[0]
-    last_of_grid = max(listed.index(t) for t in plan.grid(STUDY, "sgd", 64, [0]))
-    assert max(map(listed.index, grid_of_main)) < listed.index(STUDY.trial("sgd", 64, 0.4, 0))
-    assert all(listed.index(t) > last_of_grid for t in listed if t.learning_rate is None)
+    last_of_main = max(map(listed.index, plan.chosen(STUDY, "sgd", 256, STUDY.seeds)))
+    assert last_of_main < listed.index(STUDY.trial("sgd", 64, 0.4, 0))
+
+
+def test_what_a_grid_chooses_comes_after_it():
+    listed = plan.trials(STUDY)
+    for trial in listed:
+        if trial.learning_rate is None:
+            grid = plan.grid(STUDY, trial.optimizer, trial.global_batch_size, [0])
+            assert max(map(listed.index, grid)) < listed.index(trial)
 
 
 def test_the_main_batch_has_all_seeds_and_the_others_a_few():

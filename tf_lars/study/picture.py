@@ -82,6 +82,7 @@ def _draw_rule(axes, study: Study, results: Results) -> None:
             "sgd",
             functools.partial(plan.longer_warmup, epochs=epochs),
             batches=study.longer_warmup_batch_sizes,
+            shift=0.97 ** (i + 1),
             label=f"SGD, linear, warm-up of {epochs:g} epochs instead of {study.warmup_epochs:g}",
             linestyle=(":", "--", "-.")[i % 3],
             marker="^v<"[i % 3],
@@ -160,6 +161,7 @@ def _over_batches(
     trials: Callable[[Study, str, int, Sequence[int]], list[Trial]],
     *,
     batches: Sequence[int] | None = None,
+    shift: float = 1.0,
     **style: Any,
 ) -> None:
     """Plots accuracy against the batch, where something has run."""
@@ -173,7 +175,7 @@ def _over_batches(
         style = {"marker": "o", "ms": 5} | style
         _bars(
             axes,
-            [batch * _SHIFTS[optimizer] for batch in found],
+            [batch * shift * _SHIFTS[optimizer] for batch in found],
             list(found.values()),
             color=_COLOURS[optimizer],
             **style,

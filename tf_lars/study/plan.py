@@ -216,28 +216,31 @@ def with_other_augmentation(
 def trials(study: Study) -> list[Trial]:
     """Returns all trials of a study, what tells most first.
 
-    The baseline and the rule with one seed; the grid; what it chose, with all seeds, and the
-    baseline; longer warm-ups; the rule with the other seeds; the other augmentation; the main
-    batch's grid with a few seeds more. Larger batches come before smaller ones. A trial may be in
-    the list twice where its rate is not known yet.
+    The baseline and the rule with one seed; the main batch's grid and what it chose, with all
+    seeds; the other grids and what they chose; the baseline; longer warm-ups; the rule with the
+    other seeds; the other augmentation; the main batch's grid with a few seeds more. Larger
+    batches come before smaller ones. A trial may be in the list twice where its rate is not known
+    yet.
     """
     first, few = study.seeds[:1], study.seeds[: study.few_seeds]
     batches = sorted(study.batch_sizes, reverse=True)
     cells = [(optimizer, batch) for batch in batches for optimizer in study.optimizers]
 
-    def by_seed(make: Callable[..., list[Trial]]) -> list[Trial]:
+    def by_seed(make: Callable[..., list[Trial]], some: Sequence[tuple[str, int]]) -> list[Trial]:
         return [
             trial
             for seed in study.seeds
-            for optimizer, batch in cells
+            for optimizer, batch in some
             if seed in study.seeds_of(batch)
             for trial in make(study, optimizer, batch, [seed])
         ]
 
     listed = baseline(study, first)
     listed += [t for cell in cells for t in rule(study, *cell, first)]
-    listed += [t for cell in cells for t in grid(study, *cell, study.seeds[: study.grid_seeds])]
-    listed += by_seed(chosen)
+    main = [cell for cell in cells if cell[1] == study.main_batch_size]
+    for some in (main, [cell for cell in cells if cell not in main]):
+        listed += [t for cell in some for t in grid(study, *cell, study.seeds[: study.grid_seeds])]
+        listed += by_seed(chosen, some)
     listed += baseline(study, study.seeds)
     if "sgd" in study.optimizers:
         listed += [
@@ -248,7 +251,7 @@ def trials(study: Study) -> list[Trial]:
             for epochs in study.longer_warmup_epochs
             for t in longer_warmup(study, "sgd", batch, [seed], epochs=epochs)
         ]
-    listed += by_seed(rule)
+    listed += by_seed(rule, cells)
     listed += [t for cell in cells for t in with_other_augmentation(study, *cell, few)]
     if study.main_batch_size in study.batch_sizes:
         listed += [
