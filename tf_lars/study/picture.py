@@ -44,6 +44,7 @@ def draw(study: Study, results: Results, path: str, title: str) -> None:
     for axes in (by_rule, best, augmented):
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(study.batch_sizes), [f"{b:,}" for b in sorted(study.batch_sizes)])
+        axes.set_xlim(min(study.batch_sizes) / 1.15, max(study.batch_sizes) * 1.15)
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("global batch")
     for axes in (by_rule, best, rates, augmented):

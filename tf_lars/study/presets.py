@@ -93,8 +93,8 @@ class StudySettings:
 
 
 PRESETS = {
-    # 1,437 training images of 8x8 pixels; SGD's rate at batch 32, and LARS's at 256, were found
-    # with such grids.
+    # 1,437 training images of 8x8 pixels. SGD's rate is right at batch 32; LARS's at 256 makes its
+    # rule give 10 at 1,024, which was known to serve there.
     "digits": StudySettings(
         model="small_resnet14_w16",
         data_dir="data/digits",
