@@ -43,6 +43,7 @@ class TrainingSettings:
     momentum: float
     ema_momentum: float
     trust_coefficient: float
+    excluded_learning_rate_multiplier: float
     label_smoothing: float
     image_size: int
     image_size_schedule: str | None
@@ -118,6 +119,7 @@ class TrainingSettings:
             _check(0 < value < math.inf, self, name, "above 0")
         for name in (
             "weight_decay",
+            "excluded_learning_rate_multiplier",
             "initial_learning_rate",
             "end_learning_rate",
             "warmup_epochs",
@@ -265,6 +267,12 @@ def define() -> None:
         "and evaluate it; 0: off.",
     )
     flags.DEFINE_float("trust_coefficient", 0.001, "Trust coefficient of LARS.")
+    flags.DEFINE_float(
+        "excluded_learning_rate_multiplier",
+        1.0,
+        "Factor on the rate of what LARS does not adapt: biases and batch normalisation. A network "
+        "without batch normalisation needs about 0.01; see docs/optimizer.md.",
+    )
     flags.DEFINE_float("label_smoothing", 0.1, "Share of the label spread over all classes.")
     flags.DEFINE_integer(
         "batch_norm_examples",

@@ -30,17 +30,51 @@ def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_exam
         space_to_depth_stem=settings.space_to_depth_stem,
         sync_batch_norm=settings.sync_batch_norm,
     )
+    compile_for_classes(
+        model, _optimizer(settings, steps, num_examples), num_classes, settings.label_smoothing
+    )
+    return model
+
+
+def compile_for_classes(
+    model: "keras.Model",
+    optimizer: "keras.optimizers.Optimizer",
+    num_classes: int,
+    label_smoothing: float,
+) -> None:
+    """Compiles a model of logits with cross-entropy on one-hot labels, top-1 and top-5."""
+    import keras
+
     model.compile(
-        _optimizer(settings, steps, num_examples),
+        optimizer,
         loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=settings.label_smoothing
+            from_logits=True, label_smoothing=label_smoothing
         ),
         metrics=[
             keras.metrics.CategoricalAccuracy(name="top1"),
             keras.metrics.TopKCategoricalAccuracy(min(5, num_classes), name="top5"),
         ],
     )
-    return model
+
+
+def optimizer(name: str, learning_rate, **settings) -> "keras.optimizers.Optimizer":
+    """Returns the optimizer that `--optimizer` names: lars, sgd or nesterov.
+
+    Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
+
+    Args:
+      name: one of `launch.flags.OPTIMIZERS`.
+      learning_rate: a number or a schedule.
+      **settings: further arguments of `tf_lars.LARS`.
+    """
+    from tf_lars import LARS
+
+    if name != "lars":
+        settings |= {
+            "exclude_from_layer_adaptation": [".*"],
+            "excluded_learning_rate_multiplier": 1.0,
+        }
+    return LARS(learning_rate, nesterov=name == "nesterov", **settings)
 
 
 def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int) -> dict[str, Any]:
@@ -65,22 +99,20 @@ def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int
 def _optimizer(
     settings: TrainingSettings, steps: int, num_examples: int
 ) -> "keras.optimizers.Optimizer":
-    from tf_lars import LARS, schedules
+    from tf_lars import schedules
     from tf_lars.loss_scale import LossScaleOptimizer
 
     schedule = schedules.create(
         settings.schedule, **schedule_arguments(settings, steps, num_examples)
     )
-    # Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
-    adapt = settings.optimizer == "lars"
     averaging = {"use_ema": True, "ema_momentum": settings.ema_momentum}
-    optimizer = LARS(
+    chosen = optimizer(
+        settings.optimizer,
         schedule,
         momentum=settings.momentum,
-        nesterov=settings.optimizer == "nesterov",
         weight_decay=settings.weight_decay,
         trust_coefficient=settings.trust_coefficient,
-        exclude_from_layer_adaptation=None if adapt else [".*"],
+        excluded_learning_rate_multiplier=settings.excluded_learning_rate_multiplier,
         **(averaging if settings.ema_momentum else {}),
     )
-    return LossScaleOptimizer(optimizer) if settings.mixed_precision == "float16" else optimizer
+    return LossScaleOptimizer(chosen) if settings.mixed_precision == "float16" else chosen

@@ -25,3 +25,7 @@ class PeerFailure(RuntimeError):
 
 class Preempted(Exception):
     """Training was stopped from outside, after a checkpoint: `EXIT_PREEMPTED`."""
+
+
+class DivergedError(InputError):
+    """Training whose gradients are no longer finite: nothing that goes on would learn."""

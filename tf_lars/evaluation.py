@@ -12,9 +12,17 @@ from tf_lars.distribute.strategy import distribute
 class EvaluationData(Protocol):
     """What an `Evaluator` evaluates; `tf_lars.data.imagenet.EvaluationInput` is one."""
 
-    num_examples: int
-    max_bad_records: int
-    steps: int
+    @property
+    def num_examples(self) -> int:
+        """How many there are to count."""
+
+    @property
+    def max_bad_records(self) -> int:
+        """How many may be missing."""
+
+    @property
+    def steps(self) -> int:
+        """Global batches that hold every example."""
 
     def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
         """Returns one worker's batches, one per local replica, `steps` for each of them.

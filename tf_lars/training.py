@@ -19,7 +19,7 @@ from tf_lars.batch_norm import BatchNormStatistics
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data import order
 from tf_lars.distribute.strategy import BYTES_PER_PACK, agree, distribute
-from tf_lars.errors import InputError, Preempted
+from tf_lars.errors import DivergedError, InputError, Preempted
 from tf_lars.evaluation import EvaluationData, Evaluator
 from tf_lars.training_step import Batch, TrainingStep
 from tf_lars.weight_average import WeightAverage
@@ -34,10 +34,17 @@ MAX_SKIPPED_STEPS = 20
 class TrainingData(Protocol):
     """What `Trainer.fit` trains on; `tf_lars.data.imagenet.TrainingInput` is one."""
 
-    num_examples: int
-    global_batch_size: int
-    shape_changes: Sequence[int]
-    """Steps, each the end of an epoch, before which the shape of the batches changes."""
+    @property
+    def num_examples(self) -> int:
+        """Examples in an epoch."""
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples per optimizer step over all replicas."""
+
+    @property
+    def shape_changes(self) -> Sequence[int]:
+        """Steps, each the end of an epoch, before which the shape of the batches changes."""
 
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int, last_step: int
@@ -191,8 +198,8 @@ class Trainer:
           evaluation). Of epochs that end in the same step there is one for the last of them.
 
         Raises:
-          InputError: the batch does not divide, the checkpoint is of another run, or too many
-            steps had gradients that were not finite.
+          InputError: the batch does not divide, or the checkpoint is of another run.
+          DivergedError: too many steps had gradients that were not finite.
           Preempted: a worker was asked to stop.
         """
         share = order.per_replica_batch_size(
@@ -346,7 +353,7 @@ class Trainer:
                 self._step.skips_bad_steps or finite.all()
             )
             if (too_many or nothing_learned) and not self.model.stop_training:
-                raise InputError(self._not_finite(step, finite))
+                raise DivergedError(self._not_finite(step, finite))
             self._preempted = self._preempted or stop > 0
             self.model.stop_training = self.model.stop_training or self._preempted
         return logs | {

@@ -5,13 +5,13 @@ data set of the UCI machine learning repository (Alpaydin and Kaynak, 1998).
 """
 
 import contextlib
-import hashlib
 import os
 import tempfile
 
 import numpy as np
 
 from tf_lars.data import files
+from tf_lars.data.held_out import held_out_mask
 from tf_lars.data.prepare import PrepareConfig, prepare_images
 from tf_lars.data.records import DATASET_FILE, DatasetInfo
 from tf_lars.errors import InputError
@@ -75,29 +75,13 @@ def write_image_folder(folder: str | os.PathLike[str]) -> None:
 def validation_mask(labels: np.ndarray) -> np.ndarray:
     """Which of the digits are for validation: 360, in every class the same share of one fifth.
 
-    Within a class the images are taken in the order of SHA-256 of their index, so the split is
-    the same with every version of every library. Shares are rounded by largest remainder.
-
     Args:
         labels: Integers of shape [1797].
 
     Returns:
-        Booleans of shape [1797].
+        Booleans of shape [1797], see `tf_lars.data.held_out`.
     """
-    classes, sizes = np.unique(labels, return_counts=True)
-    shares = sizes * NUM_VALIDATION / len(labels)
-    counts = np.floor(shares).astype(int)
-    by_remainder = np.argsort(counts - shares, kind="stable")
-    counts[by_remainder[: NUM_VALIDATION - counts.sum()]] += 1
-    mask = np.zeros(len(labels), bool)
-    for label, count in zip(classes, counts, strict=True):
-        members = sorted(np.flatnonzero(labels == label), key=_split_key)
-        mask[members[:count]] = True
-    return mask
-
-
-def _split_key(index: np.integer) -> bytes:
-    return hashlib.sha256(str(int(index)).encode()).digest()
+    return held_out_mask(labels, NUM_VALIDATION)
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:

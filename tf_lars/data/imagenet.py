@@ -107,7 +107,7 @@ class TrainingInput:
             first_step=first_step,
             last_step=last_step,
         )
-        read, open_image = _reading(self.data_dir, "train", self.max_bad_records, self.cache)
+        read, open_image = self._reading()
         policy = self._policy()
         self.mixing.check(replica_batch)
 
@@ -135,6 +135,10 @@ class TrainingInput:
             .prefetch(2)
         )
 
+    def _reading(self):
+        """Returns how to read examples and how to open them, as the function of this name."""
+        return _reading(self.data_dir, "train", self.max_bad_records, self.cache)
+
     def _key(self, epoch, index, draw: int) -> tf.Tensor:
         """Returns a seed for one random draw of one example in one epoch: int64 `[2]`."""
         return tf.stack([(self.seed * 4 + draw) * (1 << 20) + epoch, index])
@@ -150,7 +154,7 @@ class TrainingInput:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationInput:
-    """Each validation example once: centre crop, no augmentation.
+    """Each example of a split once, in its order: centre crop, no augmentation.
 
     Attributes:
       data_dir: folder written by `launch.prepare_imagenet`.
@@ -160,6 +164,7 @@ class EvaluationInput:
         224 of 256.
       max_bad_records: bad records that each worker may pass over.
       cache: keep decoded images in memory, see `tf_lars.data.cache`.
+      split: "validation", or "train".
     """
 
     data_dir: str
@@ -168,11 +173,12 @@ class EvaluationInput:
     crop_fraction: float = 0.875
     max_bad_records: int = 0
     cache: bool = False
+    split: str = "validation"
 
     @functools.cached_property
     def num_examples(self) -> int:
-        """Number of validation examples."""
-        return DatasetInfo.load(self.data_dir).splits["validation"].num_examples
+        """Number of examples of the split."""
+        return DatasetInfo.load(self.data_dir).splits[self.split].num_examples
 
     @property
     def steps(self) -> int:
@@ -189,7 +195,7 @@ class EvaluationInput:
             num_examples=self.num_examples,
             global_batch_size=self.global_batch_size,
         )
-        read, open_image = _reading(self.data_dir, "validation", self.max_bad_records, self.cache)
+        read, open_image = _reading(self.data_dir, self.split, self.max_bad_records, self.cache)
 
         def records(index, weight):
             encoded, label, own = read(index)

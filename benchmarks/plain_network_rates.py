@@ -1,0 +1,64 @@
+"""Why LARS fails on a network without batch normalisation: what step each variable takes.
+
+LARS moves a kernel by rate x trust coefficient of its norm, and a bias, which it does not adapt, by
+rate times its gradient. This prints both at the first step, for the digits.
+
+    python -m benchmarks.plain_network_rates --learning_rate=10
+"""
+
+import argparse
+
+import keras
+import numpy as np
+
+from benchmarks import networks, tables
+from tf_lars import LARS
+from tf_lars.data import digits, resident
+
+
+def rows(data_dir, learning_rate, batch, seed):
+    """Returns for each variable of the network the rate that LARS gives it, and its step.
+
+    `effective_rate` is that of plain SGD with the same step; `step` the norm of the step over the
+    norm of all weights.
+    """
+    images = resident.load(data_dir, "train", 8, 1.0)
+    chosen = np.random.default_rng(seed).permutation(len(images))[:batch]
+    keras.utils.set_random_seed(seed)
+    model = networks.plain_convnet(num_classes=10, image_size=8)
+    optimizer = LARS(learning_rate, weight_decay=5e-4, momentum=0.0)
+    optimizer.record_layer_statistics()
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = [v.numpy() for v in model.trainable_variables]
+    model.train_on_batch(images.image[chosen], images.label[chosen])
+    norm = np.sqrt(sum(np.sum(value**2) for value in before))
+    found = []
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        statistics = optimizer.layer_statistics()[variable.path]
+        step = np.linalg.norm(variable.numpy() - value)
+        found.append(
+            {
+                "variable": variable.path,
+                "gradient_norm": f"{statistics.gradient_norm:.4f}",
+                "weight_norm": f"{statistics.weight_norm:.3f}",
+                "effective_rate": f"{learning_rate * statistics.trust_ratio:.4g}",
+                "step": f"{step / norm:.4f}",
+            }
+        )
+    return found
+
+
+def main():
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data_dir", default="data/digits")
+    parser.add_argument("--learning_rate", type=float, default=10.0)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    digits.prepare(options.data_dir)
+    tables.show(rows(options.data_dir, options.learning_rate, options.batch, options.seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The study as a person runs it."""
+
+import csv
+import signal
+import subprocess
+
+import pytest
+
+from tests.launch import programs
+
+PROGRAM = "launch.large_batch_study"
+
+
+@pytest.fixture
+def tiny(digits_dir, tmp_path):
+    """Flags of a study of ten trials on the digits."""
+    return [
+        f"--data_dir={digits_dir}",
+        f"--output={tmp_path / 'study'}",
+        "--model=small_resnet8_w4",
+        "--epochs=2",
+        "--warmup_epochs=1",
+        "--batch_sizes=256,512",
+        "--main_batch_size=512",
+        "--optimizers=lars,sgd",
+        "--sgd_learning_rates=0.1,0.4",
+        "--lars_learning_rates=5,10",
+        "--baseline_batch_size=128",
+        "--longer_warmup_epochs=2",
+        "--longer_warmup_batch_sizes=512",
+        "--seeds=0",
+        "--few_seeds=1",
+    ]
+
+
+def _rows(tmp_path):
+    with open(tmp_path / "study.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_a_study_runs_is_resumed_and_extended(tiny, tmp_path):
+    part = programs.run(PROGRAM, *tiny, "--budget_minutes=0.0001")
+    assert part.returncode == 0, part.stderr
+    assert "trials left; the same command goes on" in part.stdout
+    some = _rows(tmp_path)
+
+    done = programs.run(PROGRAM, *tiny)
+    assert done.returncode == 0, done.stderr
+    rows = _rows(tmp_path)
+    assert rows[: len(some)] == some
+    for words in ("ETA 0:00", "held-out", "baseline: sgd, batch 128", "best of the grid"):
+        assert words in done.stdout
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    trained = {(r["optimizer"], r["global_batch_size"], r["learning_rate"]) for r in rows}
+    assert {("lars", "512", "10"), ("sgd", "256", "0.4"), ("sgd", "512", "0.4")} <= trained
+    assert {row["augmentation"] for row in rows} == {"none", "reference"}
+    assert {row["warmup_epochs"] for row in rows} == {"1", "2"}
+
+    again = programs.run(PROGRAM, *tiny)
+    assert again.stdout.startswith("0 trials to be run")
+    assert _rows(tmp_path) == rows
+
+    refused = programs.run(PROGRAM, *tiny, "--weight_decay=0.1")
+    assert refused.returncode == 2
+    assert "weight_decay=0.0005 (now 0.1)" in refused.stderr
+    assert _rows(tmp_path) == rows
+
+    more = programs.run(PROGRAM, *tiny, "--lars_learning_rates=5,10,20")
+    assert more.returncode == 0, more.stderr
+    assert _rows(tmp_path)[: len(rows)] == rows
+    assert len(_rows(tmp_path)) > len(rows)
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_says_how_it_goes_on_and_draws_what_there_is(tiny, tmp_path):
+    process = subprocess.Popen(
+        programs.command(PROGRAM, *tiny),
+        cwd=programs.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("trial 1/"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=programs.SECONDS)
+    assert process.returncode == 130
+    assert "the same command goes on with the" in errors
+    assert "Traceback" not in errors
+    assert (tmp_path / "study.png").exists()
+
+
+def test_a_dry_run_lists_the_trials_and_trains_nothing(tmp_path):
+    listed = programs.run(PROGRAM, "--dry_run", f"--output={tmp_path / 'study'}")
+    assert listed.returncode == 0, listed.stderr
+    assert "lars     batch 1,024 rate 10" in listed.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset=mnist"], "--preset must be one of digits, imagenette"),
+        (["--batch_sizes=a"], "--batch_sizes must be numbers separated by commas"),
+        (["--optimizers=adam"], "--optimizers must be of sgd, nesterov, lars"),
+        (["--warmup_epochs=40"], "--epochs must be at least the warm-up, 40"),
+        (["--model=nonsense"], "The model must be one of"),
+        (["--augmentation=much"], "The augmentation must be one of"),
+        (["--momentum=1"], "--momentum must be at least 0 and below 1"),
+        (["--mixed_precision=float16"], "--mixed_precision must be float32 or bfloat16"),
+        (["--preset=imagenette", "--data_dir=/nowhere"], "'/nowhere'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(flags, message, tmp_path):
+    refused = programs.run(PROGRAM, f"--output={tmp_path / 'study'}", *flags)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr

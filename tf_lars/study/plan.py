@@ -1,0 +1,304 @@
+"""Which trials a study is made of, in which order, and which rate its grid has chosen.
+
+Everything here is arithmetic on frozen values. The order puts what tells most first, so that a
+study that is cut short by its time still has something to show.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from tf_lars.errors import InputError
+from tf_lars.scaling import lars_scaling, linear_scaling
+
+OPTIMIZERS = ("sgd", "nesterov", "lars")
+"""SGD with momentum, the same with Nesterov's, and LARS."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training run: what is varied in a study.
+
+    Attributes:
+      optimizer: one of `OPTIMIZERS`.
+      global_batch_size: examples per step.
+      learning_rate: at the end of the warm-up; None stands for the one that the grid chooses.
+      warmup_epochs: epochs in which the rate rises linearly.
+      augmentation: one of `tf_lars.data.AUGMENTATIONS`.
+      seed: of weights, order and augmentation.
+    """
+
+    optimizer: str
+    global_batch_size: int
+    learning_rate: float | None
+    warmup_epochs: float
+    augmentation: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a trial has come to.
+
+    Attributes:
+      trial: with its learning rate.
+      steps: optimizer steps of the run.
+      diverged: whether training was ended because the gradients were no longer finite.
+      training_loss: mean over the last epoch.
+      held_out_top1: accuracy on the examples held out of the training set, from 0 to 1; rates are
+        chosen by it.
+      held_out_loss: the loss there.
+      test_top1: accuracy on the test set, which nothing is chosen by.
+      test_loss: the loss there.
+      seconds: of the whole trial.
+    """
+
+    trial: Trial
+    steps: int
+    diverged: bool
+    training_loss: float
+    held_out_top1: float
+    held_out_loss: float
+    test_top1: float
+    test_loss: float
+    seconds: float
+
+
+Results = Mapping[Trial, Result]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a study compares.
+
+    Attributes:
+      batch_sizes: global batches.
+      optimizers: of `OPTIMIZERS`.
+      learning_rates: the grid of each optimizer.
+      seeds: of the baseline, and of what is shown at the main batch.
+      few_seeds: how many of them serve everything else that is shown.
+      grid_seeds: how many of them choose a rate from the grid.
+      main_batch_size: the batch with all seeds, whose accuracy is shown against the rate.
+      baseline_batch_size: a small batch at which
+      baseline_learning_rate: is right for SGD; both give the linear rule's rates.
+      lars_batch_size: a batch at which
+      lars_learning_rate: is right for LARS; both give its rule's rates.
+      warmup_epochs: of all trials but
+      longer_warmup_epochs: of SGD at the linear rule's rate, with
+      longer_warmup_batch_sizes: these batches.
+      augmentation: of all trials but
+      other_augmentation: of the comparison, at the rates chosen without it; None for none.
+
+    Raises:
+      InputError: a setting out of its range.
+    """
+
+    batch_sizes: tuple[int, ...]
+    optimizers: tuple[str, ...]
+    learning_rates: Mapping[str, tuple[float, ...]]
+    seeds: tuple[int, ...]
+    few_seeds: int
+    grid_seeds: int
+    main_batch_size: int
+    baseline_batch_size: int
+    baseline_learning_rate: float
+    lars_batch_size: int
+    lars_learning_rate: float
+    warmup_epochs: float
+    longer_warmup_epochs: tuple[float, ...]
+    longer_warmup_batch_sizes: tuple[int, ...]
+    augmentation: str
+    other_augmentation: str | None
+
+    def __post_init__(self):
+        _require(self.batch_sizes, "batch_sizes", "at least one batch", self.batch_sizes)
+        for name in self.optimizers:
+            _require(name in OPTIMIZERS, "optimizers", f"of {', '.join(OPTIMIZERS)}", name)
+        _require(self.optimizers, "optimizers", f"of {', '.join(OPTIMIZERS)}", self.optimizers)
+        for name in self.optimizers:
+            grid = self.learning_rates.get(name, ())
+            _require(
+                grid and all(rate > 0 for rate in grid),
+                "learning_rates",
+                f"rates above 0 for {name}",
+                grid,
+            )
+        _require(self.seeds, "seeds", "at least one seed", self.seeds)
+        _require(
+            all(0 <= seed < 2**32 for seed in self.seeds),
+            "seeds",
+            "at least 0 and below 2**32",
+            self.seeds,
+        )
+        for name, most in (("few_seeds", len(self.seeds)), ("grid_seeds", self.few_seeds)):
+            count = getattr(self, name)
+            _require(1 <= count <= most, name, f"from 1 to {most}", count)
+        batches = (*self.batch_sizes, *self.longer_warmup_batch_sizes)
+        for name in ("baseline_batch_size", "lars_batch_size", "main_batch_size"):
+            batches = (*batches, getattr(self, name))
+        _require(min(batches) >= 1, "batch_sizes", "at least 1", min(batches))
+        for name in ("baseline_learning_rate", "lars_learning_rate"):
+            _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        for epochs in (self.warmup_epochs, *self.longer_warmup_epochs):
+            _require(epochs >= 0, "warmup_epochs", "0 or above", epochs)
+
+    def seeds_of(self, batch: int) -> tuple[int, ...]:
+        """Returns the seeds of what is shown at a batch."""
+        return self.seeds if batch == self.main_batch_size else self.seeds[: self.few_seeds]
+
+    def rule_learning_rate(self, optimizer: str, batch: int) -> float:
+        """Returns the rate of the published scaling rule, to four digits.
+
+        SGD and Nesterov: linear in the batch (Goyal et al. 2017) from the baseline. LARS: its
+        square root up to 16,384 (`tf_lars.scaling.lars_scaling`) from `lars_learning_rate`.
+        """
+        if optimizer == "lars":
+            rate = lars_scaling(self.lars_learning_rate, batch, self.lars_batch_size)
+        else:
+            rate = linear_scaling(self.baseline_learning_rate, batch, self.baseline_batch_size)
+        return rounded(rate)
+
+    def trial(self, optimizer: str, batch: int, rate: float | None, seed: int) -> Trial:
+        """Returns a trial with the warm-up and the augmentation of most."""
+        rate = None if rate is None else rounded(rate)
+        return Trial(optimizer, batch, rate, self.warmup_epochs, self.augmentation, seed)
+
+
+def rounded(rate: float) -> float:
+    """Returns a rate to four significant digits, so that text holds it exactly."""
+    return float(f"{rate:.4g}")
+
+
+def baseline(study: Study, seeds: Sequence[int]) -> list[Trial]:
+    """Returns SGD at the small batch."""
+    batch, rate = study.baseline_batch_size, study.baseline_learning_rate
+    return [study.trial("sgd", batch, rate, seed) for seed in seeds]
+
+
+def rule(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> list[Trial]:
+    """Returns the trials at the rate of the published scaling rule."""
+    rate = study.rule_learning_rate(optimizer, batch)
+    return [study.trial(optimizer, batch, rate, seed) for seed in seeds]
+
+
+def grid(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> list[Trial]:
+    """Returns the trials of the grid of one optimizer and batch."""
+    rates = study.learning_rates[optimizer]
+    return [study.trial(optimizer, batch, rate, seed) for rate in rates for seed in seeds]
+
+
+def chosen(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> list[Trial]:
+    """Returns the trials at the rate that the grid chooses; it is None until `resolve`."""
+    return [study.trial(optimizer, batch, None, seed) for seed in seeds]
+
+
+def longer_warmup(
+    study: Study, optimizer: str, batch: int, seeds: Sequence[int], *, epochs: float
+) -> list[Trial]:
+    """Returns the trials at the rate of the scaling rule with a longer warm-up."""
+    return [
+        dataclasses.replace(trial, warmup_epochs=epochs)
+        for trial in rule(study, optimizer, batch, seeds)
+    ]
+
+
+def with_other_augmentation(
+    study: Study, optimizer: str, batch: int, seeds: Sequence[int]
+) -> list[Trial]:
+    """Returns the chosen trials with the other augmentation."""
+    if study.other_augmentation is None:
+        return []
+    return [
+        dataclasses.replace(trial, augmentation=study.other_augmentation)
+        for trial in chosen(study, optimizer, batch, seeds)
+    ]
+
+
+def trials(study: Study) -> list[Trial]:
+    """Returns all trials of a study, what tells most first.
+
+    The baseline and the rule with one seed; the main batch's grid and what it chose, with all
+    seeds; the other grids and what they chose; the baseline; longer warm-ups; the rule with the
+    other seeds; the other augmentation; the main batch's grid with a few seeds more. Larger
+    batches come before smaller ones. A trial may be in the list twice where its rate is not known
+    yet.
+    """
+    first, few = study.seeds[:1], study.seeds[: study.few_seeds]
+    batches = sorted(study.batch_sizes, reverse=True)
+    cells = [(optimizer, batch) for batch in batches for optimizer in study.optimizers]
+
+    def by_seed(make: Callable[..., list[Trial]], some: Sequence[tuple[str, int]]) -> list[Trial]:
+        return [
+            trial
+            for seed in study.seeds
+            for optimizer, batch in some
+            if seed in study.seeds_of(batch)
+            for trial in make(study, optimizer, batch, [seed])
+        ]
+
+    listed = baseline(study, first)
+    listed += [t for cell in cells for t in rule(study, *cell, first)]
+    main = [cell for cell in cells if cell[1] == study.main_batch_size]
+    for some in (main, [cell for cell in cells if cell not in main]):
+        listed += [t for cell in some for t in grid(study, *cell, study.seeds[: study.grid_seeds])]
+        listed += by_seed(chosen, some)
+    listed += baseline(study, study.seeds)
+    if "sgd" in study.optimizers:
+        listed += [
+            t
+            for seed in study.seeds
+            for batch in sorted(study.longer_warmup_batch_sizes, reverse=True)
+            if seed in study.seeds_of(batch)
+            for epochs in study.longer_warmup_epochs
+            for t in longer_warmup(study, "sgd", batch, [seed], epochs=epochs)
+        ]
+    listed += by_seed(rule, cells)
+    listed += [t for cell in cells for t in with_other_augmentation(study, *cell, few)]
+    if study.main_batch_size in study.batch_sizes:
+        listed += [
+            t
+            for seed in few
+            for optimizer in study.optimizers
+            for t in grid(study, optimizer, study.main_batch_size, [seed])
+        ]
+    return list(dict.fromkeys(listed))
+
+
+def chosen_rate(study: Study, results: Results, optimizer: str, batch: int) -> float | None:
+    """Returns the rate of the grid with the best mean accuracy on the held-out examples.
+
+    Where two are equal, the one with the lower mean loss there. The test set has no say. Only the
+    first `grid_seeds` seeds count, which every rate of the grid has. None until all have run.
+    """
+    scores = {}
+    for rate in study.learning_rates[optimizer]:
+        of_rate = [
+            results.get(study.trial(optimizer, batch, rate, seed))
+            for seed in study.seeds[: study.grid_seeds]
+        ]
+        done = [result for result in of_rate if result]
+        if len(done) < len(of_rate):
+            return None
+        accuracy = sum(result.held_out_top1 for result in done) / len(done)
+        loss = sum(result.held_out_loss for result in done) / len(done)
+        # A loss that is no number is the worst.
+        scores[rounded(rate)] = (accuracy, -loss if loss == loss else -float("inf"))
+    return max(scores, key=lambda rate: scores[rate])
+
+
+def resolve(study: Study, results: Results, trial: Trial) -> Trial | None:
+    """Returns a trial with the rate that the grid has chosen, or None while it has not."""
+    if trial.learning_rate is not None:
+        return trial
+    rate = chosen_rate(study, results, trial.optimizer, trial.global_batch_size)
+    return None if rate is None else dataclasses.replace(trial, learning_rate=rate)
+
+
+def remaining(study: Study, results: Results) -> list[Trial]:
+    """Returns the trials that are still to be run, in order; unknown rates are None."""
+    listed = [resolve(study, results, trial) or trial for trial in trials(study)]
+    return [trial for trial in dict.fromkeys(listed) if trial not in results]
+
+
+def _require(right: object, name: str, rule: str, received: object) -> None:
+    if not right:
+        raise InputError(f"--{name} must be {rule}. Received: {received!r}.")

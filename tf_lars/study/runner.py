@@ -1,0 +1,210 @@
+"""Runs trials one after another in one process, with one Trainer per optimizer.
+
+Building a model and tracing its step takes about as long as a short run on small images, so both
+are done once: between trials the weights, the optimizer's state and the schedule are set anew. A
+trial ends with the weights that a run of its own would end with.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from tf_lars.data import order
+from tf_lars.data.held_out import held_out_mask
+from tf_lars.data.imagenet import to_device_batch
+from tf_lars.data.resident import Images, ResidentEvaluationInput, ResidentTrainingInput, load
+from tf_lars.errors import DivergedError, InputError
+from tf_lars.study.plan import Result, Trial
+from tf_lars.study.schedule import AdjustableWarmupPolynomial
+from tf_lars.training import Trainer
+
+_EVALUATION_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyData:
+    """A data set in memory, with a part of its training set held out.
+
+    Attributes:
+      plain: training images as evaluation shows them.
+      augmentable: the same images, from which augmentation takes its boxes.
+      held_out: examples of the training set that no trial trains on.
+      test: the data set's own validation split, which nothing is chosen by.
+      num_classes: of the data.
+    """
+
+    plain: Images
+    augmentable: Images
+    held_out: Images
+    test: Images
+    num_classes: int
+
+    @classmethod
+    def load(
+        cls,
+        data_dir: str,
+        *,
+        num_classes: int,
+        image_size: int,
+        stored_size: int,
+        crop_fraction: float,
+        held_out_examples: int,
+    ) -> "StudyData":
+        """Decodes a prepared data set.
+
+        Args:
+          data_dir: folder written by `launch.prepare_imagenet`.
+          num_classes: of the data.
+          image_size: side that the network sees, in pixels.
+          stored_size: side of the images that augmentation takes its boxes from: the centre
+            square of the file's image, which is all that is kept of it.
+          crop_fraction: side of the evaluation's centre crop over the image's short side.
+          held_out_examples: see `tf_lars.data.held_out.held_out_mask`.
+
+        Raises:
+          InputError: no such data, or not so many examples.
+        """
+        plain = load(data_dir, "train", image_size, crop_fraction)
+        same = stored_size == image_size and crop_fraction == 1
+        squares = plain if same else load(data_dir, "train", stored_size, 1.0)
+        mask = held_out_mask(plain.label, held_out_examples)
+        if not 0 < held_out_examples < len(plain):
+            raise InputError(
+                "Rates are chosen on a part of the training set, and the rest is trained on. "
+                f"Received: {held_out_examples:,} of {len(plain):,} examples."
+            )
+        return cls(
+            plain=plain.where(~mask),
+            augmentable=squares.where(~mask),
+            held_out=plain.where(mask),
+            test=load(data_dir, "validation", image_size, crop_fraction),
+            num_classes=num_classes,
+        )
+
+
+class StudyRunner:
+    """Runs trials.
+
+    Args:
+      data: to train and to evaluate on.
+      create_model: from a seed to a model with that seed's weights.
+      compile_model: from a model, the name of an optimizer and a schedule; compiles in place.
+      epochs: of every trial.
+      decay_power: of the polynomial decay.
+      reestimate_batch_norm: from steps of a run to whether the statistics of batch normalisation
+        are estimated anew, from the training data, before it is evaluated.
+      batch_norm_examples: from how many.
+    """
+
+    def __init__(
+        self,
+        data: StudyData,
+        *,
+        create_model: Callable[[int], keras.Model],
+        compile_model: Callable[[keras.Model, str, AdjustableWarmupPolynomial], None],
+        epochs: int,
+        decay_power: float,
+        reestimate_batch_norm: Callable[[int], bool],
+        batch_norm_examples: int,
+    ):
+        self._data = data
+        self._create_model = create_model
+        self._compile_model = compile_model
+        self._epochs = epochs
+        self._decay_power = decay_power
+        self._reestimate_batch_norm = reestimate_batch_norm
+        self._batch_norm_examples = batch_norm_examples
+        self._trainers: dict[str, tuple[Trainer, AdjustableWarmupPolynomial]] = {}
+        self._weights: dict[int, list[np.ndarray]] = {}
+        self._held_out, self._test = (
+            ResidentEvaluationInput(images.image, images.label, _EVALUATION_BATCH)
+            for images in (data.held_out, data.test)
+        )
+
+    def run(self, trial: Trial) -> Result:
+        """Trains from the seed's weights, and evaluates once, at the end."""
+        start = time.perf_counter()
+        trainer = self.prepare(trial)
+        training = self._training_data(trial)
+        steps = self._steps(trial)
+        diverged, history = False, []
+        try:
+            history = trainer.fit(
+                training,
+                epochs=self._epochs,
+                validation=self._held_out,
+                epochs_between_evaluations=self._epochs,
+                batch_norm_examples=(
+                    self._batch_norm_examples if self._reestimate_batch_norm(steps) else 0
+                ),
+            )
+        except DivergedError:
+            diverged = True
+        end = history[-1] if history else {}
+        if diverged:
+            held_out = trainer.evaluate(self._held_out)
+            end = {"loss": math.nan} | {f"val_{name}": held_out[name] for name in ("top1", "loss")}
+        test = trainer.evaluate(self._test)
+        return Result(
+            trial,
+            steps=steps,
+            diverged=diverged,
+            training_loss=end["loss"],
+            held_out_top1=end["val_top1"],
+            held_out_loss=end["val_loss"],
+            test_top1=test["top1"],
+            test_loss=test["loss"],
+            seconds=time.perf_counter() - start,
+        )
+
+    def prepare(self, trial: Trial) -> Trainer:
+        """Returns the Trainer of the trial's optimizer, as if it had just been made."""
+        if trial.optimizer not in self._trainers:
+            schedule = AdjustableWarmupPolynomial(self._decay_power)
+            model = self._create_model(trial.seed)
+            self._compile_model(model, trial.optimizer, schedule)
+            prepare_batch = functools.partial(to_device_batch, num_classes=self._data.num_classes)
+            self._trainers[trial.optimizer] = (
+                Trainer(model, prepare_batch=prepare_batch),
+                schedule,
+            )
+        trainer, schedule = self._trainers[trial.optimizer]
+        variables = trainer.model.variables
+        for variable, value in zip(variables, self._initial(trial.seed), strict=True):
+            variable.assign(value)
+        # Velocities begin at zero, and so does the count of steps.
+        for variable in trainer.model.optimizer.variables:
+            variable.assign(keras.ops.zeros_like(variable))
+        trainer.skipped_steps = 0
+        warmup = round(trial.warmup_epochs * len(self._data.plain) / trial.global_batch_size)
+        steps = self._steps(trial)
+        assert trial.learning_rate is not None  # `plan.resolve` has seen to it
+        schedule.set(trial.learning_rate, steps, min(warmup, steps))
+        return trainer
+
+    def _initial(self, seed: int) -> list[np.ndarray]:
+        if seed not in self._weights:
+            model = self._create_model(seed)
+            self._weights[seed] = [variable.numpy() for variable in model.variables]
+        return self._weights[seed]
+
+    def _steps(self, trial: Trial) -> int:
+        return order.epoch_end_steps(len(self._data.plain), trial.global_batch_size, self._epochs)[
+            -1
+        ]
+
+    def _training_data(self, trial: Trial) -> ResidentTrainingInput:
+        plain = trial.augmentation == "none"
+        return ResidentTrainingInput(
+            "",
+            trial.global_batch_size,
+            image_size=self._data.plain.size,
+            augmentation=trial.augmentation,
+            seed=trial.seed,
+            images=self._data.plain if plain else self._data.augmentable,
+        )

@@ -1,0 +1,40 @@
+"""A schedule whose numbers can be changed between runs without tracing the step again."""
+
+import keras
+import tensorflow as tf
+
+
+class AdjustableWarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule):
+    """`tf_lars.schedules.WarmupPolynomial` from 0 and to 0, with its numbers in variables.
+
+    Args:
+        power: of the decay.
+    """
+
+    def __init__(self, power: float = 2.0):
+        super().__init__()
+        self.power = power
+        self._peak, self._total_steps, self._warmup_steps = (
+            tf.Variable(1.0, trainable=False, name=name)
+            for name in ("peak_learning_rate", "total_steps", "warmup_steps")
+        )
+
+    def set(self, peak_learning_rate: float, total_steps: int, warmup_steps: int) -> None:
+        """Sets the rate at the end of the warm-up, the steps of the run and of its warm-up."""
+        self._peak.assign(peak_learning_rate)
+        self._total_steps.assign(total_steps)
+        self._warmup_steps.assign(warmup_steps)
+
+    def __call__(self, step):
+        """Returns the rate at `step` as a float32 scalar."""
+        step = tf.cast(step, tf.float32)
+        rising = step / tf.maximum(self._warmup_steps, 1.0)
+        decay_steps = tf.maximum(self._total_steps - self._warmup_steps, 1.0)
+        left = tf.maximum(self._total_steps - tf.maximum(step, self._warmup_steps), 0.0)
+        return self._peak * tf.where(
+            step < self._warmup_steps, rising, (left / decay_steps) ** self.power
+        )
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"power": self.power}
