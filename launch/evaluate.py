@@ -48,12 +48,11 @@ def main() -> int:
     try:
         if FLAGS.predict:
             return predict(settings, info, FLAGS.predict)
-        cluster = clusters.resolve()
-        if cluster.workers:
+        if supervisor.STATUS_VARIABLE in os.environ:  # one of the workers that are started below
             supervisor.watched()
-            return evaluate(settings, info, cluster)
+            return evaluate(settings, info, clusters.resolve())
         if FLAGS.num_workers == 1:
-            return evaluate(settings, info, cluster)
+            return evaluate(settings, info, Cluster())
         return workers.run_local(
             "launch.evaluate",
             [f"--{name}={FLAGS[name].value}" for name in _FLAGS_OF_WORKERS if FLAGS[name].value],

@@ -9,6 +9,7 @@ Slurm (srun), a Kubernetes JobSet. --model_dir must be on a file system that all
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from absl import flags as absl_flags
 
@@ -88,13 +89,8 @@ def _hosts() -> Cluster:
 def _own_index(hosts: list[str]) -> int:
     """Returns the place of this machine among the hosts."""
     Cluster(tuple(hosts), 0, clusters.FLAGS)  # addresses that are none are refused
-    own = []
-    for index, address in enumerate(hosts):
-        try:
-            if messages.is_local(messages.resolve(clusters.split_address(address)[0])):
-                own.append(index)
-        except OSError:
-            continue  # another host's name may resolve later
+    with ThreadPoolExecutor(max_workers=64) as pool:
+        own = [index for index, is_own in enumerate(pool.map(_is_own, hosts)) if is_own]
     if len(own) != 1:
         raise InputError(
             "One of --worker_hosts must be this machine, or --task_index must say which. "
@@ -102,6 +98,13 @@ def _own_index(hosts: list[str]) -> int:
             "--task_index."
         )
     return own[0]
+
+
+def _is_own(address: str) -> bool:
+    try:
+        return messages.is_local(messages.resolve(clusters.split_address(address)[0]))
+    except OSError:
+        return False  # another host's name may resolve later
 
 
 if __name__ == "__main__":

@@ -112,6 +112,8 @@ class Job:
         Raises:
           InputError, PeerFailure: they do not fit together, or one is missing.
         """
+        import tensorflow as tf
+
         from tf_lars.distribute import strategy
 
         connect = self._connect or strategy.create
@@ -125,7 +127,11 @@ class Job:
                 shared_folder=self._settings.model_dir,
                 is_restart=os.environ.get(STARTS_VARIABLE, "0") != "0",
             )
-            joined = connect(self._membership.tensorflow_cluster)
+            try:
+                joined = connect(self._membership.tensorflow_cluster)
+            except tf.errors.OpError as error:
+                self.explain_lost_peer()
+                raise PeerFailure(f"not all workers have joined: {error.message}") from error
             self._membership.tensorflow_has_joined()
         self._may_wait = True
         signal.signal(signal.SIGTERM, self._on_sigterm)  # TensorFlow has taken it over

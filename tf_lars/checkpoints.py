@@ -127,19 +127,23 @@ class CheckpointStore:
             )
         return []
 
-    def save(self, model: keras.Model, step: int, history: list[dict[str, float]]) -> None:
+    def save(self, model: keras.Model, step: int, history: list[dict[str, float]]) -> bool:
         """Writes a checkpoint. Every worker must call this, because all take part in reading.
 
         A full or read-only disk costs the run this checkpoint and a warning, and no more.
+
+        Returns:
+          Whether this worker has done its part.
         """
         checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-        if not self._is_chief:
-            with tempfile.TemporaryDirectory() as unused:
-                checkpoint.write(os.path.join(unused, "checkpoint"))
-            return
         partial = os.path.join(self._directory, f"{_PARTIAL}{os.getpid()}")
         try:
+            if not self._is_chief:
+                with tempfile.TemporaryDirectory() as unused:
+                    checkpoint.write(os.path.join(unused, "checkpoint"))
+                return True
             self._write(checkpoint, partial, step, history)
+            return True
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             print(
@@ -148,6 +152,7 @@ class CheckpointStore:
                 "writable, before the next one is due.",
                 flush=True,
             )
+            return False
 
     def _write(
         self,

@@ -253,11 +253,14 @@ class Trainer:
                     logs |= self._validate(validation, settle_batch_norm)
                 passes = step * data.global_batch_size / data.num_examples
                 history.append(logs | {"epoch": epoch if whole else passes})
-                if checkpoints and np.isfinite(logs["loss"]):
-                    checkpoints.save(self.model, step, history if whole else history[:-1])
+                saved = checkpoints and np.isfinite(logs["loss"])
+                if checkpoints and saved:
+                    saved = checkpoints.save(self.model, step, history if whole else history[:-1])
         watchers.on_train_end(history[-1] if history else {})
         if self._preempted and step < ends[-1]:
-            raise Preempted(f"stopped after step {step:,} of {ends[-1]:,}")
+            raise Preempted(
+                f"stopped after step {step:,} of {ends[-1]:,}" + ("" if saved else ", not saved")
+            )
         return history
 
     def evaluate(self, data: EvaluationData) -> dict[str, float]:

@@ -108,8 +108,8 @@ def scontrol(arguments):
 
 def test_a_slurm_step_gives_each_task_an_address():
     cluster = resolve(STEP, scontrol=scontrol)
-    # 20000 + 41234 % 20000 = 21234
-    assert cluster.workers == ("10.0.0.1:21234", "gpu2:21235", "gpu7:21236", "gpu7:21237")
+    # 20000 + 41234 % 12000 = 25234
+    assert cluster.workers == ("10.0.0.1:25234", "gpu2:25235", "gpu7:25236", "gpu7:25237")
     assert (cluster.rank, cluster.source) == (3, "Slurm")
 
 

@@ -203,3 +203,33 @@ def test_a_second_job_at_the_same_addresses_does_not_disturb_the_first(workers, 
     assert all(workers.processes[name].poll() is None for name in (0, 1, 2))
     workers.processes[2].send_signal(signal.SIGKILL)
     assert workers.end(0)[0] == 75
+
+
+def test_what_is_no_worker_does_not_disturb_a_job(workers, addresses):
+    workers.start(0, addresses)
+    host, port = addresses[0].split(":")
+    deadline = time.monotonic() + SECONDS
+    said = (
+        b'{"hello": {}}\n',
+        b'{"hello": 5}\n{"hello": 5}\n',
+        b'{"ready": "x"}\n{"failed": 5}\n',
+        b'{"hello": {"rank": [1], "num_workers": 3, "port": 1, "facts": {}}}\n',
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"[" * 60_000 + b"\n",
+    )
+    for text in said:
+        while True:
+            try:
+                with socket.create_connection((host, int(port)), timeout=5) as connection:
+                    connection.sendall(text)
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.settimeout(SECONDS)
+                    with contextlib.suppress(ConnectionError):
+                        assert connection.recv(1) == b""  # it hangs up
+                break
+            except ConnectionRefusedError:  # it has not started
+                assert time.monotonic() < deadline
+                os.sched_yield()
+    for rank in (1, 2):
+        workers.start(rank, addresses)
+    assert [code for code, _ in workers.ends()] == [0, 0, 0]

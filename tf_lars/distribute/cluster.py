@@ -4,6 +4,7 @@ The first of these that says anything decides: the caller's hosts (flags), TF_CO
 Kubernetes JobSet; otherwise this process is alone.
 """
 
+import collections
 import dataclasses
 import json
 import os
@@ -50,10 +51,10 @@ class Cluster:
             raise InputError(
                 f"A port must be from 1 to 65535. Received: {beyond[0]!r} from {self.source}."
             )
-        twice = {w for w in self.workers if self.workers.count(w) > 1}
+        twice = [w for w, count in collections.Counter(self.workers).items() if count > 1]
         if twice:
             raise InputError(
-                f"Every worker needs an address of its own. Received: {sorted(twice)[0]} more "
+                f"Every worker needs an address of its own. Received: {twice[0]} more "
                 f"than once from {self.source}."
             )
         if not 0 <= self.rank < self.num_workers:

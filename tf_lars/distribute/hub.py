@@ -5,6 +5,7 @@ Every worker, worker 0 too, holds one connection to it (`tf_lars.distribute.memb
 
 import contextlib
 import dataclasses
+import errno
 import os
 import selectors
 import socket
@@ -33,10 +34,12 @@ MISMATCH_SECONDS = 10.0
 """How long the hub waits for the other workers, to tell all of them of a mismatch."""
 FAREWELL_SECONDS = 3.0
 """How long the hub waits, at the end, until all have read why."""
+CHECK_SECONDS = 120.0
+"""How long the checks may take when the last worker has come in the last moment."""
 _SILENT_JOIN = 60.0
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Peer:
     """A connection, and what is known of the worker at its other end."""
 
@@ -82,6 +85,7 @@ class Hub(threading.Thread):
         self._mismatch_deadline = float("inf")
         self._selector = selectors.DefaultSelector()
         self._over = False
+        self._next_beat, self._all_joined = 0.0, False
 
     def run(self) -> None:
         """Serves until the job is over."""
@@ -89,14 +93,9 @@ class Hub(threading.Thread):
         self._selector.register(self._listener, selectors.EVENT_READ)
         try:
             while not self._over:
-                for key, _ in self._selector.select(timeout=min(1.0, BEAT_SECONDS)):
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    else:
-                        self._hear(key.data)
-                    if self._over:
-                        return
-                self._phase()
+                self._serve()
+        except Exception as error:  # a hub that is gone would be taken for a lost worker
+            self._end(EXIT_PEER_FAILED, f"the hub on worker 0 failed: {error!r}")
         finally:
             self._forget_token()
             for peer in self._peers:
@@ -104,10 +103,30 @@ class Hub(threading.Thread):
             self._selector.close()
             self._listener.close()
 
+    def _serve(self) -> None:
+        """Hears what has come, drops who says nothing, and goes on with the phase."""
+        before = time.monotonic()
+        ready = self._selector.select(timeout=min(1.0, BEAT_SECONDS))
+        for key, _ in ready:
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.data in self._peers:
+                self._hear(key.data)
+            if self._over:
+                return
+        now = time.monotonic()
+        for peer in [p for p in self._peers if not p.hello and now - p.heard > _SILENT_JOIN]:
+            self._drop(peer)
+        if now - before > 2 * BEAT_SECONDS:
+            return  # this thread was held up, and may not have heard who has spoken
+        self._phase()
+
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._end(EXIT_BAD_INPUT, "worker 0 must be allowed more open files: ulimit -n")
             return
         peer = _Peer(Connection(sock))
         self._peers.append(peer)
@@ -126,8 +145,10 @@ class Hub(threading.Thread):
             return
         peer.heard = time.monotonic()
         for message in received:
-            if "hello" in message:
-                self._greet(peer, message["hello"])
+            if not peer.hello:
+                self._greet(peer, message.get("hello"))
+                if not peer.hello:
+                    return
             elif "ready" in message:
                 peer.is_ready = True
                 if message["ready"]:
@@ -135,19 +156,21 @@ class Hub(threading.Thread):
             elif "joined" in message:
                 peer.has_joined = True
             elif "failed" in message:
-                code, reason = message["failed"]
+                bad_input = message["failed"] == EXIT_BAD_INPUT
                 self._end(
-                    EXIT_BAD_INPUT if code == EXIT_BAD_INPUT else EXIT_PEER_FAILED,
-                    f"{self._called(peer)} failed: {reason}",
+                    EXIT_BAD_INPUT if bad_input else EXIT_PEER_FAILED,
+                    f"{self._called(peer)} failed: {message.get('reason')}",
                     lost=[peer],
                 )
             elif "bye" in message:
                 peer.said_bye = True
 
-    def _greet(self, peer: _Peer, hello: dict) -> None:
-        if self._phase != self._gather:  # of another job, or of this one's next start: try later
+    def _greet(self, peer: _Peer, hello: object) -> None:
+        # Somebody else's program; a worker of another job, or of this one's next start: try later.
+        if not _is_hello(hello) or self._phase != self._gather:
             self._drop(peer)
             return
+        assert isinstance(hello, dict)
         peer.hello = hello
         problem = self._problem_with(peer)
         if problem and not self._problem:
@@ -218,7 +241,6 @@ class Hub(threading.Thread):
                 "Start them, correct their addresses, or raise --startup_timeout.",
             )
         elif now > self._progress:
-            self._progress = now + PROGRESS_SECONDS
             names = ", ".join(self._cluster.name(r) for r in missing[:4])
             more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
             print(
@@ -226,6 +248,7 @@ class Hub(threading.Thread):
                 f"{self._deadline - now:.0f} s left",
                 flush=True,
             )
+            self._progress = time.monotonic() + PROGRESS_SECONDS
 
     def _check(self) -> None:
         """Waits until every worker has reached all others and seen the shared folder."""
@@ -236,8 +259,11 @@ class Hub(threading.Thread):
             for peer in self._peers:
                 peer.heard = time.monotonic()
             self._tell_all({"go": True})
-        elif time.monotonic() > self._deadline + _SILENT_JOIN:
+        elif time.monotonic() > self._deadline + CHECK_SECONDS:
             self._end(self._timeout_code, f"{self._called(waiting[0])} did not finish its checks")
+        elif time.monotonic() > self._progress:
+            print(f"waiting for the checks of {self._called(waiting[0])}", flush=True)
+            self._progress = time.monotonic() + PROGRESS_SECONDS
 
     def _watch(self) -> None:
         """Tells all that the hub lives, and ends the job when a worker is silent."""
@@ -247,6 +273,9 @@ class Hub(threading.Thread):
             self._over = True
             return
         joined = all(p.has_joined for p in self._met())
+        if now < self._next_beat and joined == self._all_joined:
+            return
+        self._next_beat, self._all_joined = now + BEAT_SECONDS, joined
         limit = SILENCE_SECONDS if joined else JOIN_SECONDS
         silent = [p for p in self._met() if now - p.heard > limit]
         if silent:
@@ -292,7 +321,9 @@ class Hub(threading.Thread):
         return [p for p in self._peers if p.hello]
 
     def _called(self, peer: _Peer) -> str:
-        return self._cluster.name(peer.hello["rank"])
+        rank = peer.hello["rank"]
+        # One that believes in a larger job may have a rank that this one has not.
+        return self._cluster.name(rank) if rank < self._cluster.num_workers else f"worker {rank}"
 
     def _why(self, rank: int) -> str:
         """Returns why a worker may not have come."""
@@ -303,10 +334,21 @@ class Hub(threading.Thread):
         return "it listens, but has not said hello"
 
     def _drop(self, peer: _Peer) -> None:
-        self._selector.unregister(peer.connection.sock)
-        peer.connection.close()
-        self._peers.remove(peer)
+        if peer in self._peers:
+            self._selector.unregister(peer.connection.sock)
+            peer.connection.close()
+            self._peers.remove(peer)
 
     def _forget_token(self) -> None:
         with contextlib.suppress(OSError):
             os.remove(self._token)
+
+
+def _is_hello(hello: object) -> bool:
+    """Returns whether this is what a worker of any job says first."""
+    return (
+        isinstance(hello, dict)
+        and all(isinstance(hello.get(name), int) for name in ("rank", "num_workers", "port"))
+        and 0 <= hello["rank"] < hello["num_workers"]
+        and isinstance(hello.get("facts"), dict)
+    )

@@ -74,13 +74,13 @@ class Membership:
             )
             self._hub_thread.start()
         else:
-            listener.listen(1)  # says to the hub, which asks, that this worker is on its way
+            messages.answer(listener)  # so that the hub, when it asks, knows of this worker
         # Of two sockets on TensorFlow's port one listens until all have reached it; the other
         # keeps anybody else off the port until TensorFlow takes it.
         self._reservation = messages.bound(ip)
         port = self._reservation.getsockname()[1]
         with messages.bound(ip, port) as reached:
-            reached.listen(max(16, cluster.num_workers))
+            messages.answer(reached)
             hello = {
                 "rank": cluster.rank,
                 "num_workers": cluster.num_workers,
@@ -94,8 +94,9 @@ class Membership:
                 cluster.rank,
                 cluster.source,
             )
+            problem = self._problem(peers["token"])
             try:
-                self._hub.send({"ready": self._problem(peers["token"])})
+                self._hub.send({"ready": problem})
                 self._next("go")
             except OSError as error:
                 raise PeerFailure(self._hub_is_gone()) from error
@@ -112,7 +113,7 @@ class Membership:
     def fail(self, reason: str, exit_code: int) -> None:
         """Tells the others why this worker ends."""
         self._leaving = True
-        self._send_if_possible({"failed": [exit_code, " ".join(reason.split())]})
+        self._send_if_possible({"failed": exit_code, "reason": " ".join(reason.split())})
         self._wait_for_hub()
 
     def leave(self) -> None:
@@ -152,10 +153,11 @@ class Membership:
                 if error.errno == errno.EADDRINUSE and time.monotonic() < give_up:
                     messages.pause(give_up)
                     continue
-                raise InputError(
+                raise self._ended(
+                    self._timeout_code,
                     f"A worker's port must be free. Received: {address} from "
                     f"{self._cluster.source} ({error.strerror}): another job has it, or this "
-                    "worker was started twice. End that, or choose another port."
+                    "worker was started twice. End that, or choose another port.",
                 ) from error
 
     def _meet(self, hello: dict) -> dict:
@@ -168,7 +170,7 @@ class Membership:
         try:
             self._hub.send({"hello": hello})
             return self._next("peers")
-        except ConnectionError as error:
+        except OSError as error:
             self._hub.close()
             raise OSError("it is busy with another job, or has just ended") from error
 
@@ -195,23 +197,29 @@ class Membership:
 
     def _problem(self, token: str) -> str | None:
         """Returns what this worker cannot do that it must."""
+        ips: dict[str, str] = {}
         for rank, address in enumerate(self.tensorflow_cluster.workers):
+            host, port = split_address(address)
             try:
-                messages.connect(address).close()
+                ips[host] = ips.get(host) or messages.resolve(host)
+                messages.connect(join_address(ips[host], port)).close()
             except OSError as error:
                 return (
                     f"must reach {self._cluster.name(rank)} on any port. Received, for port "
                     f"{split_address(address)[1]}: {error}. Open the ports between the hosts."
                 )
         folder, name = os.path.split(token)
-        deadline = min(self._deadline, time.monotonic() + FOLDER_SECONDS)
-        while name not in os.listdir(folder):  # what exists() says may come from a cache
-            if time.monotonic() > deadline:
-                return (
-                    f"must see the same model folder as worker 0. Received: {folder}, another "
-                    "one on each host. Put it on a file system that all hosts share."
-                )
-            messages.pause(deadline)
+        deadline = time.monotonic() + FOLDER_SECONDS
+        try:
+            while name not in os.listdir(folder):  # what exists() says may come from a cache
+                if time.monotonic() > deadline:
+                    return (
+                        f"must see the same model folder as worker 0. Received: {folder}, another "
+                        "one on each host. Put it on a file system that all hosts share."
+                    )
+                messages.pause(deadline)
+        except OSError as error:
+            return f"must be able to read the model folder. Received: {error}."
         return None
 
     def _next(self, name: str) -> dict:
@@ -222,7 +230,7 @@ class Membership:
           OSError: the hub is gone.
         """
         # The hub's own limit ends sooner, except where the hub is gone without a trace.
-        until = self._deadline + 2 * FOLDER_SECONDS
+        until = self._deadline + 2 * hub.CHECK_SECONDS
         while True:
             for message in self._hub.receive(max(0.1, until - time.monotonic())):
                 if "end" in message:
@@ -242,6 +250,7 @@ class Membership:
         """Ends the process when the hub says so, or when the hub is silent."""
         heard, limit = time.monotonic(), hub.JOIN_SECONDS
         while True:
+            asked = time.monotonic()
             try:
                 for message in self._hub.receive(hub.BEAT_SECONDS):
                     if message.get("joined"):
@@ -253,7 +262,10 @@ class Membership:
                         return
                 heard = time.monotonic()
             except TimeoutError:
-                if time.monotonic() - heard > limit:
+                now = time.monotonic()
+                if now - asked > 2 * hub.BEAT_SECONDS:  # this thread was held up
+                    heard = max(heard, now - hub.BEAT_SECONDS)
+                elif now - heard > limit:
                     self._exit(
                         EXIT_PEER_FAILED,
                         f"nothing was heard of {self._cluster.name(0)} for "
@@ -270,8 +282,9 @@ class Membership:
         if self._leaving:
             self._left.set()
             return
-        print(f"error: {reason}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
         os._exit(exit_code)
 
     def _beat(self) -> None:

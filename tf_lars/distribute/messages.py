@@ -52,7 +52,7 @@ class Connection:
         *lines, self._received = (self._received + block).split(b"\n")
         try:
             messages = [json.loads(line) for line in lines]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConnectionAbortedError("no message of a worker") from error
         if len(self._received) > 1 << 20 or not all(isinstance(m, dict) for m in messages):
             raise ConnectionAbortedError("no message of a worker")
@@ -133,6 +133,19 @@ def bound(ip: str, port: int = 0) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def answer(sock: socket.socket) -> None:
+    """Accepts connections in the background, and closes them, until the socket is closed."""
+
+    def accept():
+        while sock.fileno() >= 0:
+            with contextlib.suppress(OSError):
+                sock.accept()[0].close()
+
+    sock.settimeout(0.5)
+    sock.listen(128)
+    threading.Thread(target=accept, name="answer", daemon=True).start()
 
 
 def pause(deadline: float, seconds: float = 0.2) -> None:

@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from tf_lars.errors import InputError
 
 SOURCE = "Slurm"
-FIRST_PORT, PORTS = 20_000, 20_000
-"""Worker r of job j listens on port `FIRST_PORT + j % PORTS + r`, so that jobs seldom collide."""
+FIRST_PORT, PORTS = 20_000, 12_000
+"""Worker r of job j listens on port `FIRST_PORT + j % PORTS + r`, so that jobs seldom collide.
+
+Ports from 32,768 on are those that Linux gives to outgoing connections.
+"""
 
 SECONDS = 60
 

@@ -12,8 +12,11 @@ HEARTBEAT_SECONDS = 90
 Ten seconds is its default; `tf_lars.distribute.membership` is to find the peer first.
 """
 
-REGISTER_SECONDS = 300
-"""How long TensorFlow waits for all workers to join; its default is an hour."""
+REGISTER_SECONDS = 100
+"""How long TensorFlow waits for all workers to join; its default is an hour.
+
+Less than `tf_lars.distribute.hub.JOIN_SECONDS`: no other thread runs meanwhile.
+"""
 
 BYTES_PER_PACK = 32 * 2**20
 """Gradients are all-reduced in packs of at most this size.

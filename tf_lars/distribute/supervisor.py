@@ -33,6 +33,8 @@ SILENCE_SECONDS = 30.0
 """How long a worker may be silent once it has trained."""
 START_SECONDS = 180.0
 """The same before: while TensorFlow loads and waits for peers, no other thread of it runs."""
+END_SECONDS = 30.0
+"""How long a killed worker may take to be gone."""
 _BEAT_SECONDS = 5.0
 _ALIVE, _TRAINED = b".", b"t"
 _PR_SET_PDEATHSIG = 1
@@ -226,7 +228,14 @@ class _Worker:
     def end(self) -> None:
         """Kills it where it still lives, and frees what belongs to it."""
         self.kill()
-        self.process.wait()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(
+                f"error: worker {self.rank}, process {self.process.pid}, cannot be killed: it "
+                "waits for a device or a file system",
+                file=sys.stderr,
+            )
         os.close(self._ended)
         os.close(self._status)
         for pipe in (self.process.stdout, self.process.stderr):
@@ -270,6 +279,7 @@ def _wait(
     ended: list[_Worker] = []
     deadline, told = float("inf"), False
     while len(ended) < len(workers) and time.monotonic() < deadline:
+        begin = time.monotonic()
         for key, _ in selector.select(timeout=min(1.0, max(0.0, deadline - time.monotonic()))):
             worker, take = key.data
             if take is None:
@@ -286,11 +296,13 @@ def _wait(
             else:  # it has closed this end
                 selector.unregister(key.fd)
         if not told and stop():
-            told, deadline = True, time.monotonic() + SAVE_SECONDS
+            told, deadline = True, min(deadline, time.monotonic() + SAVE_SECONDS)
             for worker in workers:
                 if worker not in ended:
                     worker.process.terminate()
         for worker in workers:
+            if time.monotonic() - begin > _BEAT_SECONDS:  # a terminal or disk held this loop up
+                worker.heard = time.monotonic()
             limit = SILENCE_SECONDS if worker.trained else START_SECONDS
             if worker not in ended and time.monotonic() - worker.heard > limit:
                 worker.note = f"error: nothing was heard of it for {limit:g} s: it hangs"
