@@ -73,14 +73,14 @@ class Membership:
                 timeout_code=self._timeout_code,
             )
             self._hub_thread.start()
-        else:
-            messages.answer(listener)  # so that the hub, when it asks, knows of this worker
+        else:  # the hub, when it asks, shall know of this worker
+            self._own_port = contextlib.ExitStack()
+            self._own_port.enter_context(messages.answering(listener))
         # Of two sockets on TensorFlow's port one listens until all have reached it; the other
         # keeps anybody else off the port until TensorFlow takes it.
         self._reservation = messages.bound(ip)
         port = self._reservation.getsockname()[1]
-        with messages.bound(ip, port) as reached:
-            messages.answer(reached)
+        with messages.answering(messages.bound(ip, port)):
             hello = {
                 "rank": cluster.rank,
                 "num_workers": cluster.num_workers,
@@ -100,7 +100,6 @@ class Membership:
                 self._next("go")
             except OSError as error:
                 raise PeerFailure(self._hub_is_gone()) from error
-        self._own_port = listener
         self._thread = threading.Thread(target=self._listen, name="membership", daemon=True)
         self._thread.start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()

@@ -135,8 +135,9 @@ def bound(ip: str, port: int = 0) -> socket.socket:
     return sock
 
 
-def answer(sock: socket.socket) -> None:
-    """Accepts connections in the background, and closes them, until the socket is closed."""
+@contextlib.contextmanager
+def answering(sock: socket.socket):
+    """Accepts connections to a bound socket, and closes them, within this context."""
 
     def accept():
         while sock.fileno() >= 0:
@@ -145,7 +146,15 @@ def answer(sock: socket.socket) -> None:
 
     sock.settimeout(0.5)
     sock.listen(128)
-    threading.Thread(target=accept, name="answer", daemon=True).start()
+    thread = threading.Thread(target=accept, name="answering", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # closed alone, it would listen until accept returns
+        sock.close()
+        thread.join()
 
 
 def pause(deadline: float, seconds: float = 0.2) -> None:
