@@ -52,7 +52,7 @@ def run(
     if outcome.exit_code == EXIT_BAD_INPUT:  # it speaks for itself
         print(outcome.error, file=sys.stderr)
     else:
-        print(f"\n{outcome}:\n{outcome.error}", file=sys.stderr)
+        print(f"\n{outcome.report()}", file=sys.stderr)
     return outcome.exit_code if outcome.exit_code > 0 else 128 - outcome.exit_code
 
 

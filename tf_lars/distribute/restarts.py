@@ -88,7 +88,7 @@ def supervise(
         else:
             restarts += 1
             pause = back_off_seconds(restarts)
-            why = f"{outcome}:\n{outcome.error}\nrestart {restarts} of at most {max_restarts}"
+            why = f"{outcome.report()}\nrestart {restarts} of at most {max_restarts}"
         print(f"\n{why}, in {pause:g} s", file=sys.stderr, flush=True)
         if stop.wait(pause):
             return _as_preempted(outcome)

@@ -65,6 +65,10 @@ class Outcome:
             how = f"ended with exit code {self.exit_code}"
         return f"worker {self.rank} {how}; its log is {self.log}"
 
+    def report(self) -> str:
+        """Returns this with the reason below, where one is known."""
+        return f"{self}:\n{self.error}" if self.error else str(self)
+
 
 def free_ports(count: int) -> list[int]:
     """Returns ports of the loopback interface that nobody uses at present."""
@@ -158,8 +162,9 @@ def error_of(lines: Sequence[str], last: int = 12) -> str:
     That is its last `error: ...` line where there is one, otherwise its last lines.
     """
     content = [line.rstrip() for line in lines if line.strip()]
+    last = min(last, len(content))
     told = [line for line in content if line.startswith("error: ")]
-    return told[-1] if told else "\n".join(content[-last:])
+    return told[-1] if told else "\n".join(content[len(content) - last :])
 
 
 class _Worker:
@@ -321,7 +326,9 @@ def _outcome(ended: Sequence[_Worker], workers: Sequence[_Worker]) -> Outcome:
         return Outcome(-signal.SIGKILL, left[0].rank, left[0].log, late, trained)
     # A worker that only noticed another's end is not the cause, even if it ended first.
     first = min(failed, key=lambda w: (_rank_of_cause(w.process.returncode), failed.index(w)))
-    error = first.note or error_of(first.lines())
+    killed = first.process.returncode == -signal.SIGKILL
+    # Who was killed from outside could not write why: its last lines would be no reason.
+    error = first.note or error_of(first.lines(), last=0 if killed else 12)
     return Outcome(first.process.returncode, first.rank, first.log, error, trained)
 
 
