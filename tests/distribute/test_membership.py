@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_shared_is_refused(workers, addresses):
         ({"end": "fail"}, "failed: it has had enough"),
     ],
 )
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_the_others_end_with_the_name_of_a_lost_worker(workers, addresses, end, message, victim):
     of_rank = [{}, {}, {}]
     of_rank[victim] = end

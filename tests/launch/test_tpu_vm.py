@@ -13,6 +13,8 @@ import pytest
 
 from tests.launch import programs
 
+pytestmark = pytest.mark.slow  # dozens of shells
+
 FOLDER = programs.ROOT / "launch" / "tpu_vm"
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
 PROGRAMS = ("create.sh", "setup.sh", "run.sh", "delete.sh")

@@ -59,7 +59,8 @@ class Hub(threading.Thread):
       listener: bound to worker 0's address.
       timeout: seconds until all must have come and passed their checks.
       shared_folder: which all workers must see.
-      timeout_code: exit code for all, when somebody has not come by then.
+      timeout_code: exit code for all when somebody has not come by then, or a check fails that
+        may succeed later.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Hub(threading.Thread):
             elif "ready" in message:
                 peer.is_ready = True
                 if message["ready"]:
-                    self._end(EXIT_BAD_INPUT, f"{self._called(peer)} {message['ready']}")
+                    self._end(self._timeout_code, f"{self._called(peer)} {message['ready']}")
             elif "joined" in message:
                 peer.has_joined = True
             elif "failed" in message:
@@ -226,7 +227,8 @@ class Hub(threading.Thread):
                 with open(self._token, "w"):
                     pass
             except OSError as error:
-                self._end(EXIT_BAD_INPUT, f"The model folder must be writable. Received: {error}.")
+                reason = f"The model folder must be writable. Received: {error}."
+                self._end(self._timeout_code, reason)
                 return
             by_rank = {p.hello["rank"]: p.hello["port"] for p in self._met()}
             ports = [by_rank[rank] for rank in range(self._cluster.num_workers)]

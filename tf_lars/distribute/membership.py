@@ -25,6 +25,8 @@ STARTUP_SECONDS = 300.0
 """Default time limit for all workers to come."""
 TAKEN_SECONDS = 10.0
 """How long a worker that starts again waits for its predecessor's port."""
+REACH_SECONDS = 30.0
+"""How long a worker tries to reach the others' ports."""
 FOLDER_SECONDS = 60.0
 """How long a network file system may take to show a file that another host has made."""
 _LEAVE_SECONDS = 120.0
@@ -197,16 +199,22 @@ class Membership:
     def _problem(self, token: str) -> str | None:
         """Returns what this worker cannot do that it must."""
         ips: dict[str, str] = {}
+        deadline = time.monotonic() + REACH_SECONDS
         for rank, address in enumerate(self.tensorflow_cluster.workers):
             host, port = split_address(address)
-            try:
-                ips[host] = ips.get(host) or messages.resolve(host)
-                messages.connect(join_address(ips[host], port)).close()
-            except OSError as error:
-                return (
-                    f"must reach {self._cluster.name(rank)} on any port. Received, for port "
-                    f"{split_address(address)[1]}: {error}. Open the ports between the hosts."
-                )
+            while True:
+                try:
+                    ips[host] = ips.get(host) or messages.resolve(host)
+                    messages.connect(join_address(ips[host], port)).close()
+                    break
+                except OSError as error:
+                    if time.monotonic() < deadline:  # a network that is just back has gaps
+                        messages.pause(deadline)
+                        continue
+                    return (
+                        f"must reach {self._cluster.name(rank)} on any port. Received, for port "
+                        f"{port}: {error}. Open the ports between the hosts."
+                    )
         folder, name = os.path.split(token)
         deadline = time.monotonic() + FOLDER_SECONDS
         try:
