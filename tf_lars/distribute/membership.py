@@ -202,19 +202,16 @@ class Membership:
         deadline = time.monotonic() + REACH_SECONDS
         for rank, address in enumerate(self.tensorflow_cluster.workers):
             host, port = split_address(address)
-            while True:
-                try:
-                    ips[host] = ips.get(host) or messages.resolve(host)
-                    messages.connect(join_address(ips[host], port)).close()
-                    break
-                except OSError as error:
-                    if time.monotonic() < deadline:  # a network that is just back has gaps
-                        messages.pause(deadline)
-                        continue
-                    return (
-                        f"must reach {self._cluster.name(rank)} on any port. Received, for port "
-                        f"{port}: {error}. Open the ports between the hosts."
-                    )
+            try:
+                # A network that is just back has gaps.
+                ips[host] = ips.get(host) or messages.persist(messages.resolve, host, deadline)
+                peer = join_address(ips[host], port)
+                messages.persist(messages.connect, peer, deadline).close()
+            except OSError as error:
+                return (
+                    f"must reach {self._cluster.name(rank)} on any port. Received, for port "
+                    f"{port}: {error}. Open the ports between the hosts."
+                )
         folder, name = os.path.split(token)
         deadline = time.monotonic() + FOLDER_SECONDS
         try:

@@ -7,10 +7,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from tf_lars.distribute.cluster import split_address
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 RESOLVE_SECONDS = 10.0
@@ -155,6 +157,21 @@ def answering(sock: socket.socket):
             sock.shutdown(socket.SHUT_RDWR)  # closed alone, it would listen until accept returns
         sock.close()
         thread.join()
+
+
+def persist(call: Callable[[str], T], target: str, deadline: float) -> T:
+    """Returns what `call(target)` returns, tried until the deadline (of `time.monotonic`).
+
+    Raises:
+      OSError: of the last try.
+    """
+    while True:
+        try:
+            return call(target)
+        except OSError:
+            if time.monotonic() >= deadline:
+                raise
+            pause(deadline)
 
 
 def pause(deadline: float, seconds: float = 0.2) -> None:
