@@ -89,3 +89,13 @@ def test_epochs_end_with_the_step_that_uses_their_last_example():
 def test_a_batch_that_does_not_divide_is_refused(batch):
     with pytest.raises(InputError, match=f"global_batch_size={batch} on 4 replicas"):
         order.per_replica_batch_size(batch, 4)
+
+
+def test_no_pipeline_waits_for_the_tuner_when_it_ends():
+    context = tf.distribute.InputContext()
+    training = order.training_positions(
+        context, num_examples=9, global_batch_size=3, seed=0, first_step=0, last_step=3
+    )
+    evaluation = order.evaluation_positions(context, num_examples=9, global_batch_size=3)
+    for dataset in (training, evaluation):
+        assert dataset.map(lambda a, b: a).unbatch().batch(3).options().autotune.enabled is False

@@ -31,6 +31,7 @@ from tf_lars.data.cache import open_cache
 from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.mixing import NO_MIXING, Mixing, erase, mix
 from tf_lars.data.records import DatasetInfo
+from tf_lars.data.workers import available_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ class TrainingInput:
         return (
             positions.map(records, num_parallel_calls=2)
             .unbatch()
-            .map(example, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(example, num_parallel_calls=available_cores())
             .batch(replica_batch, drop_remainder=True)
             .prefetch(2)
         )
@@ -209,7 +210,7 @@ class EvaluationInput:
         return (
             positions.map(records, num_parallel_calls=2)
             .unbatch()
-            .map(example, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(example, num_parallel_calls=available_cores())
             .batch(replica_batch, drop_remainder=True)
             .prefetch(2)
         )

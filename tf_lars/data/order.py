@@ -99,7 +99,7 @@ def training_positions(
         epoch = position // num_examples
         return epoch, permute(position % num_examples, seed, epoch, num_examples)
 
-    return tf.data.Dataset.range(start, stop, CHUNK).map(locate)
+    return _in_chunks(start, stop, locate)
 
 
 def permute(place: "tf.Tensor", seed: int, epoch: "tf.Tensor", num_examples: int) -> "tf.Tensor":
@@ -142,12 +142,23 @@ def evaluation_positions(
         real = position < num_examples
         return tf.where(real, position, 0), tf.cast(real, tf.float32)
 
-    return tf.data.Dataset.range(0, stop, CHUNK).map(locate)
+    return _in_chunks(0, stop, locate)
 
 
 def evaluation_steps(num_examples: int, global_batch_size: int) -> int:
     """Returns the number of global batches that hold every example once."""
     return -(-num_examples // global_batch_size)
+
+
+def _in_chunks(start: int, stop: int, locate) -> "tf.data.Dataset":
+    """Returns `locate` of the first of every `CHUNK` positions, the root of each pipeline."""
+    import tensorflow as tf
+
+    # TensorFlow's tuner sleeps for about as long as its iterator has run, a minute at most, and in
+    # TensorFlow 2.21 an iterator that is let go may have to wait until it wakes.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.range(start, stop, CHUNK).map(locate).with_options(options)
 
 
 def _share(context: "tf.distribute.InputContext", global_batch_size: int) -> tuple[int, int]:
