@@ -121,7 +121,8 @@ class TrainingStep:
         if parts == 1:
             return self._gradients(batch, 1)
         variables = self._model.trainable_variables
-        total = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        # Zeros as constants would be kept in the graph, each as large as its variable.
+        total = [tf.raw_ops.Empty(shape=v.shape, dtype=v.dtype, init=True) for v in variables]
         for i in tf.range(parts):
             more = self._gradients(_part(batch, i, size // parts), parts)
             total = [t if g is None else t + g for t, g in zip(total, more, strict=True)]
