@@ -7,12 +7,15 @@ Perfect scaling leaves the CPU seconds per image as they were; the efficiency is
 
     (CPU seconds per image of one worker) / (CPU seconds per image of two workers).
 
-CPU seconds are those of all threads of the workers, the network's included, and depend little on
+The all-reduce of a step moves 102 MB whatever the batch, so each batch has its own efficiency. CPU
+seconds are those of all threads of the workers, the network's included, and depend little on
 what else the machine does; wall time depends on it. `tf_lars.Trainer` and torch's
-DistributedDataParallel over gloo take turns with one worker and with two. Where torch is in another
-environment, `--torch_python` names its Python. Writes `weak_scaling.csv` and a chart.
+DistributedDataParallel over gloo take turns with each batch, with one worker and with two. Where
+torch is in another environment, `--torch_python` names its Python. Writes `weak_scaling.csv` and a
+chart.
 """
 
+import itertools
 import json
 import os
 import pathlib
@@ -77,38 +80,45 @@ def run(framework, workers, task, python=sys.executable, extra=None):
     return {key: [value for one in found for value in one[key]] for key in ("cpu", "wall")}
 
 
-def measure(contenders, rounds, task):
-    """Returns {(name, workers): times}, the contenders in a new order every round.
+def measure(contenders, batch_sizes, rounds, task):
+    """Returns {(name, batch size, workers): times}, in a new order every round.
 
     Args:
         contenders: {name: (framework, python)}.
+        batch_sizes: images of a worker's batch.
         rounds: runs of each, with one worker and with two.
-        task: settings of `weak_scaling_worker`.
+        task: further settings of `weak_scaling_worker`.
     """
-    turns = [(name, workers) for name in contenders for workers in (1, 2)]
+    turns = list(itertools.product(contenders, batch_sizes, (1, 2)))
     times = {turn: {"cpu": [], "wall": []} for turn in turns}
     shuffle = random.Random(0).shuffle
     for round_ in range(rounds):
         shuffle(turns)
-        for name, workers in turns:
+        for turn in turns:
+            name, batch_size, workers = turn
             framework, python = contenders[name]
-            result = run(framework, workers, task, python)
+            result = run(framework, workers, task | {"batch": batch_size}, python)
             for key, values in result.items():
-                times[name, workers][key] += values
+                times[turn][key] += values
             cpu = statistics.median(result["cpu"])
-            print(f"round {round_ + 1}, {name}, {workers} worker(s): {cpu:.3f} CPU s per step")
+            print(
+                f"round {round_ + 1}, {name}, batch {batch_size}, {workers} worker(s): "
+                f"{cpu:.3f} CPU s per step",
+                flush=True,
+            )
     return times
 
 
-def table(times, batch_size):
+def table(times):
     """Returns the rows: CPU milliseconds per image, and the efficiency of the second worker."""
     rows = []
-    for (name, workers), values in sorted(times.items()):
-        alone = statistics.median(times[name, 1]["cpu"])
+    for (name, batch_size, workers), values in sorted(times.items()):
+        alone = statistics.median(times[name, batch_size, 1]["cpu"])
         median = statistics.median(values["cpu"])
         rows.append(
             {
                 "contender": name,
+                "batch_per_worker": batch_size,
                 "workers": workers,
                 "cpu_ms_per_image_median": round(1e3 * median / batch_size, 2),
                 "cpu_ms_per_image_min": round(1e3 * min(values["cpu"]) / batch_size, 2),
@@ -123,28 +133,33 @@ def table(times, batch_size):
 
 
 def chart(rows, path):
-    """Draws CPU milliseconds per image, with the efficiency at the bars of two workers."""
+    """Draws the efficiency of two workers against the batch of each."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    names = [
-        f"{row['contender']}, {row['workers']} worker{'s' * (row['workers'] > 1)}" for row in rows
-    ]
-    bars = axes.barh(
-        names,
-        [row["cpu_ms_per_image_median"] for row in rows],
-        color=["tab:red" if row["contender"] == TF_LARS else "tab:blue" for row in rows],
-    )
-    labels = [
-        f"{row['cpu_ms_per_image_median']:.1f}"
-        + (f"  ({row['cpu_efficiency']:.0%})" if row["workers"] > 1 else "")
-        for row in rows
-    ]
-    axes.bar_label(bars, labels, padding=3)
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    axes.set_xlabel("CPU ms per image, median; in brackets the efficiency of two workers")
+    two = [row for row in rows if row["workers"] == 2]
+    for name in sorted({row["contender"] for row in two}):
+        points = [
+            (row["batch_per_worker"], row["cpu_efficiency"])
+            for row in two
+            if row["contender"] == name
+        ]
+        color = "tab:red" if name == TF_LARS else "tab:blue"
+        axes.plot(*zip(*points, strict=True), "o-", color=color, label=name)
+        for batch, efficiency in points:
+            axes.annotate(
+                f"{efficiency:.0%}", (batch, efficiency), (0, 6), textcoords="offset points"
+            )
+    batches = sorted({row["batch_per_worker"] for row in two})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
+    axes.minorticks_off()
+    axes.set_ylim(0.5, 1.05)
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.set_xlabel("images in a worker's batch")
+    axes.set_ylabel("CPU efficiency of two workers")
+    axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
@@ -165,13 +180,12 @@ def main(argv):
         print(f"left out: torch ({FLAGS.torch_python} cannot import it)")
     print(tables.machine())
     task = {
-        "batch": FLAGS.batch_size,
         "image_size": FLAGS.image_size,
         "steps": FLAGS.steps,
         "warm_up": FLAGS.warm_up,
         "threads": 1,
     }
-    rows = table(measure(contenders, FLAGS.rounds, task), FLAGS.batch_size)
+    rows = table(measure(contenders, FLAGS.batch_size, FLAGS.rounds, task))
     tables.show(rows)
     folder = pathlib.Path(FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,10 +195,12 @@ def main(argv):
 
 def define_flags():
     """Defines the flags; not at import, for the benchmarks' flags have the same names."""
-    flags.DEFINE_integer("rounds", 3, "Runs of each contender.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 2, "Runs of each contender.", lower_bound=1)
     flags.DEFINE_integer("steps", 8, "Measured steps of each run.", lower_bound=1)
-    flags.DEFINE_integer("warm_up", 3, "Steps before them.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 32, "Images of each worker's batch.", lower_bound=1)
+    flags.DEFINE_integer("warm_up", 2, "Steps before them.", lower_bound=1)
+    flags.DEFINE_multi_integer(
+        "batch_size", [32, 128], "Images of a worker's batch; may be repeated.", lower_bound=1
+    )
     flags.DEFINE_integer("image_size", 64, "Side of the images in pixels.", lower_bound=32)
     flags.DEFINE_string("torch_python", sys.executable, "A Python that has torch.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table and the chart.")
