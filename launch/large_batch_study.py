@@ -24,7 +24,7 @@ from tf_lars.data.records import DatasetInfo
 from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from tf_lars.study import picture, plan, summary
 from tf_lars.study.log import ResultLog
-from tf_lars.study.plan import Result, Study, Trial
+from tf_lars.study.plan import Result, Trial
 from tf_lars.study.presets import PRESETS, StudySettings
 
 FLAGS = flags.FLAGS
@@ -162,15 +162,12 @@ def _check(right: bool, chosen: StudySettings, name: str, rule: str) -> None:
 def main() -> int:
     """Runs what is left of the study, and draws it."""
     chosen = settings()
-    study = dataclasses.replace(
-        chosen.study(), other_augmentation=chosen.other_augmentation or None
-    )
     models.check(chosen.model)
-    for augmentation in filter(None, (study.augmentation, study.other_augmentation)):
+    for augmentation in filter(None, (chosen.augmentation, chosen.other_augmentation)):
         check_augmentation(augmentation)
     output = FLAGS.output or os.path.join("runs", f"large_batch_{FLAGS.preset}")
     if FLAGS.dry_run:
-        for trial in plan.remaining(study, {}):
+        for trial in plan.remaining(chosen, {}):
             print(_describe(trial))
         return EXIT_DONE
     if FLAGS.preset == "digits":
@@ -185,27 +182,27 @@ def main() -> int:
         f"{chosen.warmup_epochs:g} of them warm-up"
     )
     try:
-        _run(chosen, study, info, log)
+        _run(chosen, info, log)
         code = EXIT_DONE
     except KeyboardInterrupt:
-        left = len(plan.remaining(study, log.results))
+        left = len(plan.remaining(chosen, log.results))
         print(
             f"\ninterrupted; the same command goes on with the {left} trials that are left",
             file=sys.stderr,
         )
         code = EXIT_INTERRUPTED
     if log.results:
-        picture.draw(study, log.results, f"{output}.png", title)
-        print(f"\n{summary.table(study, log.results)}")
+        picture.draw(chosen, log.results, f"{output}.png", title)
+        print(f"\n{summary.table(chosen, log.results)}")
         print(f"\nresults in {log.path}, picture in {output}.png", flush=True)
     return code
 
 
-def _run(chosen: StudySettings, study: Study, info: DatasetInfo, log: ResultLog) -> None:
+def _run(chosen: StudySettings, info: DatasetInfo, log: ResultLog) -> None:
     """Runs trials until none is left or the time is over."""
     begin = time.perf_counter()
     budget = 60 * (chosen.budget_minutes or math.inf)
-    todo = plan.remaining(study, log.results)
+    todo = plan.remaining(chosen, log.results)
     # Some will be the same, once the grids have chosen.
     most = "at most " if any(trial.learning_rate is None for trial in todo) else ""
     print(f"{most}{len(todo)} trials to be run, {len(log.results)} are in {log.path}", flush=True)
@@ -214,7 +211,7 @@ def _run(chosen: StudySettings, study: Study, info: DatasetInfo, log: ResultLog)
     runner = _runner(chosen, info)
     seconds: list[float] = []
     while todo:
-        trial = plan.resolve(study, log.results, todo[0])
+        trial = plan.resolve(chosen, log.results, todo[0])
         assert trial  # what a grid chooses comes after the grid
         spent = time.perf_counter() - begin
         # One trial at least, or a start whose time went into reading the data would never end.
@@ -228,7 +225,7 @@ def _run(chosen: StudySettings, study: Study, info: DatasetInfo, log: ResultLog)
         result = runner.run(trial)
         log.add(result)
         seconds.append(result.seconds)
-        todo = plan.remaining(study, log.results)
+        todo = plan.remaining(chosen, log.results)
         total = len(log.results) + len(todo)
         print(_progress(result, len(log.results), total, statistics.mean(seconds)), flush=True)
 

@@ -7,7 +7,8 @@ from tf_lars.study import plan
 STUDY = plan.Study(
     batch_sizes=(64, 256),
     optimizers=("lars", "sgd"),
-    learning_rates={"sgd": (0.1, 0.4), "lars": (1.0, 4.0)},
+    sgd_learning_rates=(0.1, 0.4),
+    lars_learning_rates=(1.0, 4.0),
     seeds=(0, 1, 2),
     few_seeds=2,
     grid_seeds=1,

@@ -46,6 +46,6 @@ def test_a_picture_is_drawn_of_as_much_as_has_run(tmp_path, share):
 
 
 def test_a_picture_of_one_optimizer_needs_no_other(tmp_path):
-    study = changed(optimizers=("lars",), other_augmentation=None)
+    study = changed(optimizers=("lars",), other_augmentation="")
     picture.draw(study, finished(study), str(tmp_path / "study.png"), "a study")
     assert (tmp_path / "study.png").stat().st_size > 10_000

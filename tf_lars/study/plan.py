@@ -66,14 +66,15 @@ class Result:
 Results = Mapping[Trial, Result]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
     """What a study compares.
 
     Attributes:
       batch_sizes: global batches.
       optimizers: of `OPTIMIZERS`.
-      learning_rates: the grid of each optimizer.
+      sgd_learning_rates: the grid of SGD and of Nesterov.
+      lars_learning_rates: the grid of LARS.
       seeds: of the baseline, and of what is shown at the main batch.
       few_seeds: how many of them serve everything else that is shown.
       grid_seeds: how many of them choose a rate from the grid.
@@ -86,15 +87,16 @@ class Study:
       longer_warmup_epochs: of SGD at the linear rule's rate, with
       longer_warmup_batch_sizes: these batches.
       augmentation: of all trials but
-      other_augmentation: of the comparison, at the rates chosen without it; None for none.
+      other_augmentation: of the comparison, at the rates chosen without it; empty for none.
 
     Raises:
       InputError: a setting out of its range.
     """
 
     batch_sizes: tuple[int, ...]
-    optimizers: tuple[str, ...]
-    learning_rates: Mapping[str, tuple[float, ...]]
+    optimizers: tuple[str, ...] = ("lars", "sgd", "nesterov")
+    sgd_learning_rates: tuple[float, ...]
+    lars_learning_rates: tuple[float, ...]
     seeds: tuple[int, ...]
     few_seeds: int
     grid_seeds: int
@@ -107,7 +109,7 @@ class Study:
     longer_warmup_epochs: tuple[float, ...]
     longer_warmup_batch_sizes: tuple[int, ...]
     augmentation: str
-    other_augmentation: str | None
+    other_augmentation: str
 
     def __post_init__(self):
         _require(self.batch_sizes, "batch_sizes", "at least one batch", self.batch_sizes)
@@ -115,12 +117,12 @@ class Study:
             _require(name in OPTIMIZERS, "optimizers", f"of {', '.join(OPTIMIZERS)}", name)
         _require(self.optimizers, "optimizers", f"of {', '.join(OPTIMIZERS)}", self.optimizers)
         for name in self.optimizers:
-            grid = self.learning_rates.get(name, ())
+            rates = self.learning_rates(name)
             _require(
-                grid and all(rate > 0 for rate in grid),
-                "learning_rates",
-                f"rates above 0 for {name}",
-                grid,
+                rates and min(rates) > 0,
+                "lars_learning_rates" if name == "lars" else "sgd_learning_rates",
+                "above 0, and at least one",
+                rates,
             )
         _require(self.seeds, "seeds", "at least one seed", self.seeds)
         _require(
@@ -140,6 +142,10 @@ class Study:
             _require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         for epochs in (self.warmup_epochs, *self.longer_warmup_epochs):
             _require(epochs >= 0, "warmup_epochs", "0 or above", epochs)
+
+    def learning_rates(self, optimizer: str) -> tuple[float, ...]:
+        """Returns the grid of an optimizer."""
+        return self.lars_learning_rates if optimizer == "lars" else self.sgd_learning_rates
 
     def seeds_of(self, batch: int) -> tuple[int, ...]:
         """Returns the seeds of what is shown at a batch."""
@@ -182,7 +188,7 @@ def rule(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> list
 
 def grid(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> list[Trial]:
     """Returns the trials of the grid of one optimizer and batch."""
-    rates = study.learning_rates[optimizer]
+    rates = study.learning_rates(optimizer)
     return [study.trial(optimizer, batch, rate, seed) for rate in rates for seed in seeds]
 
 
@@ -205,7 +211,7 @@ def with_other_augmentation(
     study: Study, optimizer: str, batch: int, seeds: Sequence[int]
 ) -> list[Trial]:
     """Returns the chosen trials with the other augmentation."""
-    if study.other_augmentation is None:
+    if not study.other_augmentation:
         return []
     return [
         dataclasses.replace(trial, augmentation=study.other_augmentation)
@@ -218,9 +224,8 @@ def trials(study: Study) -> list[Trial]:
 
     The baseline and the rule with one seed; the main batch's grid and what it chose, with all
     seeds; the other grids and what they chose; the baseline; longer warm-ups; the rule with the
-    other seeds; the other augmentation; the main batch's grid with a few seeds more. Larger
-    batches come before smaller ones. A trial may be in the list twice where its rate is not known
-    yet.
+    other seeds; the other augmentation. Larger batches come before smaller ones. A trial may be in
+    the list twice where its rate is not known yet.
     """
     first, few = study.seeds[:1], study.seeds[: study.few_seeds]
     batches = sorted(study.batch_sizes, reverse=True)
@@ -253,13 +258,6 @@ def trials(study: Study) -> list[Trial]:
         ]
     listed += by_seed(rule, cells)
     listed += [t for cell in cells for t in with_other_augmentation(study, *cell, few)]
-    if study.main_batch_size in study.batch_sizes:
-        listed += [
-            t
-            for seed in few
-            for optimizer in study.optimizers
-            for t in grid(study, optimizer, study.main_batch_size, [seed])
-        ]
     return list(dict.fromkeys(listed))
 
 
@@ -270,7 +268,7 @@ def chosen_rate(study: Study, results: Results, optimizer: str, batch: int) -> f
     first `grid_seeds` seeds count, which every rate of the grid has. None until all have run.
     """
     scores = {}
-    for rate in study.learning_rates[optimizer]:
+    for rate in study.learning_rates(optimizer):
         of_rate = [
             results.get(study.trial(optimizer, batch, rate, seed))
             for seed in study.seeds[: study.grid_seeds]

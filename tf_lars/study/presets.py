@@ -5,12 +5,12 @@ import dataclasses
 from tf_lars.study.plan import Study
 
 
-@dataclasses.dataclass(frozen=True)
-class StudySettings:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudySettings(Study):
     """All settings of a study; each field is the flag of its name.
 
-    Those of `tf_lars.study.plan.Study` say which trials there are, and may change from one start
-    of a study to the next; the others are the same for all of its trials.
+    Those of `Study` say which trials there are, and may change from one start of a study to the
+    next; the others are the same for all of its trials.
 
     Attributes:
       model: a name for `models.create`.
@@ -38,24 +38,7 @@ class StudySettings:
     crop_fraction: float
     held_out_examples: int
     epochs: int
-    warmup_epochs: float
     weight_decay: float
-    batch_sizes: tuple[int, ...]
-    sgd_learning_rates: tuple[float, ...]
-    lars_learning_rates: tuple[float, ...]
-    seeds: tuple[int, ...]
-    few_seeds: int
-    grid_seeds: int
-    main_batch_size: int
-    baseline_batch_size: int
-    baseline_learning_rate: float
-    lars_batch_size: int
-    lars_learning_rate: float
-    longer_warmup_epochs: tuple[float, ...]
-    longer_warmup_batch_sizes: tuple[int, ...]
-    augmentation: str
-    other_augmentation: str
-    optimizers: tuple[str, ...] = ("lars", "sgd", "nesterov")
     decay_power: float = 2.0
     momentum: float = 0.9
     trust_coefficient: float = 0.001
@@ -65,30 +48,10 @@ class StudySettings:
     reestimate_batch_norm: bool | None = None
     budget_minutes: float | None = None
 
-    def study(self) -> Study:
-        """Returns which trials there are.
-
-        Raises:
-          InputError: a setting out of its range.
-        """
-        own = {field.name for field in dataclasses.fields(Study)} - {"learning_rates"}
-        return Study(
-            **{name: getattr(self, name) for name in own},
-            learning_rates={
-                "sgd": self.sgd_learning_rates,
-                "nesterov": self.sgd_learning_rates,
-                "lars": self.lars_learning_rates,
-            },
-        )
-
     def of_all_trials(self) -> dict[str, object]:
         """Returns what a study must have in common with its results to go on from them."""
-        varied = {field.name for field in dataclasses.fields(Study)} | {
-            "sgd_learning_rates",
-            "lars_learning_rates",
-            "data_dir",
-            "budget_minutes",
-        }
+        varied = {field.name for field in dataclasses.fields(Study)}
+        varied |= {"data_dir", "budget_minutes"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in varied}
 
 
@@ -105,9 +68,9 @@ PRESETS = {
         epochs=30,
         warmup_epochs=5.0,
         weight_decay=5e-4,
-        batch_sizes=(256, 512, 1024),
-        sgd_learning_rates=(0.2, 0.4, 0.8, 1.6),
-        lars_learning_rates=(2.5, 5.0, 10.0, 20.0, 40.0),
+        batch_sizes=(512, 1024),
+        sgd_learning_rates=(0.4, 0.8, 1.6),
+        lars_learning_rates=(5.0, 10.0, 20.0, 40.0),
         seeds=(0, 1, 2, 3, 4),
         few_seeds=2,
         grid_seeds=1,
@@ -116,7 +79,7 @@ PRESETS = {
         baseline_learning_rate=0.1,
         lars_batch_size=256,
         lars_learning_rate=5.0,
-        longer_warmup_epochs=(10.0, 15.0),
+        longer_warmup_epochs=(10.0,),
         longer_warmup_batch_sizes=(512, 1024),
         augmentation="none",
         other_augmentation="reference",
@@ -133,12 +96,12 @@ PRESETS = {
         epochs=10,
         warmup_epochs=2.0,
         weight_decay=5e-4,
-        batch_sizes=(512, 1024, 2048, 4096),
+        batch_sizes=(1024, 4096),
         sgd_learning_rates=(0.4, 0.8, 1.6, 3.2),
         lars_learning_rates=(2.5, 5.0, 10.0, 20.0, 40.0),
         seeds=(0, 1),
         few_seeds=2,
-        grid_seeds=1,
+        grid_seeds=2,
         main_batch_size=4096,
         baseline_batch_size=128,
         baseline_learning_rate=0.1,

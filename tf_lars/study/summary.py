@@ -57,7 +57,7 @@ def over_rates(study: Study, results: Results, optimizer: str, batch: int) -> di
 
     Over the first `few_seeds` seeds, which every rate has.
     """
-    rates = [*study.learning_rates[optimizer], study.rule_learning_rate(optimizer, batch)]
+    rates = [*study.learning_rates(optimizer), study.rule_learning_rate(optimizer, batch)]
     found = {}
     for rate in sorted({plan.rounded(rate) for rate in rates}):
         few = study.seeds[: study.few_seeds]
