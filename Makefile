@@ -59,6 +59,7 @@ bench-loop: .venv-bench/installed
 	.venv-bench/bin/python -m benchmarks.loop_overhead
 	.venv-bench/bin/python -m benchmarks.weak_scaling
 	.venv-bench/bin/python -m benchmarks.mixed_precision
+	.venv-bench/bin/python -m benchmarks.deterministic
 	.venv-bench/bin/python -m benchmarks.step_memory
 
 # tf-models-official asks for packages that it needs nowhere near its optimizer.

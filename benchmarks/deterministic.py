@@ -1,0 +1,135 @@
+"""What `--deterministic` costs on a CPU: ResNet-50 in training, with it and without.
+
+    python -m benchmarks.deterministic
+
+The flag switches oneDNN off and has TensorFlow use deterministic kernels only, for a whole process.
+So each contender has a process of its own, and they take turns, with LARS on one batch of noise in
+memory. Writes `deterministic.csv`.
+"""
+
+import pathlib
+import platform
+import statistics
+from importlib import metadata
+from typing import NamedTuple
+
+from absl import app, flags
+
+from benchmarks import tables, turns
+
+FLAGS = flags.FLAGS
+
+CONTENDERS = {"default": False, "--deterministic": True}
+
+
+class Task(NamedTuple):
+    """What a process does."""
+
+    deterministic: bool
+    batch_size: int
+    image_size: int
+    cores: int
+
+
+def train(task):
+    """Trains, and yields the number of images after each step."""
+    if task.deterministic:
+        from launch import determinism
+
+        determinism.enable()
+    import keras
+    import numpy as np
+
+    import models
+    from tf_lars import LARS
+
+    model = models.create("resnet50", num_classes=1000, image_size=task.image_size)
+    model.compile(
+        LARS(1.0, weight_decay=5e-5),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    random = np.random.default_rng(0)
+    shape = (task.batch_size, task.image_size, task.image_size, 3)
+    x = random.integers(0, 256, shape).astype(np.uint8)
+    y = random.integers(0, 1000, task.batch_size)
+    while True:
+        model.train_on_batch(x, y)
+        yield task.batch_size
+
+
+def measure(tasks, steps, rounds):
+    """Returns {name: turns}, of `steps` steps each, the contenders one after another.
+
+    Args:
+        tasks: {name: Task}.
+        steps: of a turn.
+        rounds: turns of each contender.
+    """
+    processes = {}
+    try:
+        for name, task in tasks.items():
+            processes[name] = turns.Process(train, task)
+            processes[name].wait_until_ready()
+        taken = {name: [] for name in tasks}
+        for _ in range(rounds):
+            for name, process in processes.items():
+                taken[name].append(process.take(steps))
+        return taken
+    finally:
+        for process in processes.values():
+            process.close()
+
+
+def table(taken):
+    """Returns the rows of the table, from {name: turns}."""
+    cpu = {name: [1e3 * t.cpu / t.images for t in values] for name, values in taken.items()}
+    wall = {name: [t.images / t.wall for t in values] for name, values in taken.items()}
+    default = statistics.median(cpu["default"])
+    return [
+        {
+            "contender": name,
+            "cpu_ms_per_image_median": round(statistics.median(values), 2),
+            "cpu_ms_per_image_min": round(min(values), 2),
+            "cpu_to_default": round(statistics.median(values) / default, 2),
+            "images_per_second": round(statistics.median(wall[name]), 1),
+            "turns": len(values),
+        }
+        for name, values in cpu.items()
+    ]
+
+
+def main(argv):
+    """Measures, prints and writes."""
+    del argv
+    print(tables.machine())
+    print(
+        f"Python {platform.python_version()}, TensorFlow {metadata.version('tensorflow')}, "
+        f"{FLAGS.cores} cores, batch {FLAGS.batch_size}, {FLAGS.image_size} px"
+    )
+    tasks = {
+        name: Task(deterministic, FLAGS.batch_size, FLAGS.image_size, FLAGS.cores)
+        for name, deterministic in CONTENDERS.items()
+    }
+    rows = table(measure(tasks, FLAGS.steps, FLAGS.rounds))
+    tables.show(rows)
+    output_dir = pathlib.Path(FLAGS.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    tables.write(rows, output_dir / "deterministic.csv")
+
+
+def define_flags():
+    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    flags.DEFINE_integer("rounds", 5, "Turns of each.", lower_bound=1)
+    flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
+    flags.DEFINE_integer("cores", 2, "Cores of each.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Images of a step.", lower_bound=1)
+    flags.DEFINE_integer("image_size", 64, "Side of the images in pixels.", lower_bound=32)
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table.")
+
+
+if __name__ == "__main__":
+    from benchmarks import deterministic  # the processes look for `train` there
+
+    deterministic.define_flags()
+    app.run(deterministic.main)
