@@ -7,6 +7,7 @@ So each contender has a process of its own, and they take turns, with LARS on on
 memory. Writes `deterministic.csv`.
 """
 
+import contextlib
 import pathlib
 import platform
 import statistics
@@ -59,26 +60,20 @@ def train(task):
 
 
 def measure(tasks, steps, rounds):
-    """Returns {name: turns}, of `steps` steps each, the contenders one after another.
+    """Returns {name: turns}, of `steps` steps each.
 
     Args:
         tasks: {name: Task}.
         steps: of a turn.
         rounds: turns of each contender.
     """
-    processes = {}
-    try:
+    with contextlib.ExitStack() as stack:
+        processes = {}
         for name, task in tasks.items():
             processes[name] = turns.Process(train, task)
+            stack.callback(processes[name].close)
             processes[name].wait_until_ready()
-        taken = {name: [] for name in tasks}
-        for _ in range(rounds):
-            for name, process in processes.items():
-                taken[name].append(process.take(steps))
-        return taken
-    finally:
-        for process in processes.values():
-            process.close()
+        return turns.measure(processes, steps, rounds, name="ResNet-50")
 
 
 def table(taken):

@@ -18,7 +18,6 @@ import contextlib
 import os
 import pathlib
 import platform
-import random
 import shutil
 import statistics
 import tarfile
@@ -107,17 +106,7 @@ def measure(data, mode, cores):
                     print(f"{mode}, left out: {name} ({error})")
                     break
                 processes[name, number] = process
-        times = {key: [] for key in processes}
-        order = list(processes)
-        shuffle = random.Random(0).shuffle
-        for round_ in range(-WARM_UP, FLAGS.rounds):
-            shuffle(order)
-            for key in order:
-                turn = processes[key].take(FLAGS.batches)
-                if round_ >= 0:
-                    times[key].append(turn)
-            print(f"{mode}: round {round_ + 1} of {FLAGS.rounds}", flush=True)
-    return times
+        return turns.measure(processes, FLAGS.batches, FLAGS.rounds, warm_up=WARM_UP, name=mode)
 
 
 def table(mode, times):

@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import random
 import resource
 import signal
 import subprocess
@@ -99,6 +100,29 @@ class Process:
         if isinstance(message, LeftOut):
             raise message
         return message
+
+
+def measure(processes, batches, rounds, *, warm_up=0, name=""):
+    """Returns {key: [Turn, one per round]}, the processes in a new order every round.
+
+    Args:
+        processes: {key: Process}, each ready.
+        batches: of a turn.
+        rounds: turns of each that count.
+        warm_up: turns of each before them.
+        name: printed with the number of each round.
+    """
+    times = {key: [] for key in processes}
+    order = list(processes)
+    shuffle = random.Random(0).shuffle
+    for round_ in range(-warm_up, rounds):
+        shuffle(order)
+        for key in order:
+            turn = processes[key].take(batches)
+            if round_ >= 0:
+                times[key].append(turn)
+        print(f"{name}: round {round_ + 1} of {rounds}", flush=True)
+    return times
 
 
 def serve(file_descriptor):
