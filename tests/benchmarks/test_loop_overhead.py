@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks import loop_overhead
-from benchmarks.loop_overhead import BARE, FIT, FIT_MANY, STEPS_PER_CALL, TRAINER, WARM_UP
+from benchmarks.loop_overhead import BARE, BARE_SKIPPING, FIT, STEPS_PER_CALL, TRAINER, WARM_UP
 
 
 def test_contenders_run_one_at_a_time_and_in_turn():
@@ -34,22 +34,22 @@ def test_a_contender_that_fails_does_not_stop_the_others():
 
 
 def test_every_loop_takes_the_steps_that_it_is_asked_for():
-    contenders = {
-        TRAINER: loop_overhead.trainer,
-        FIT: loop_overhead.fit(1),
-        FIT_MANY: loop_overhead.fit(STEPS_PER_CALL),
-        BARE: loop_overhead.bare,
-    }
-    for contend in contenders.values():
+    for contend in loop_overhead.contenders().values():
         counts = []
         contend(2 * STEPS_PER_CALL, counts.append)
         assert sum(counts) == 2 * STEPS_PER_CALL
 
 
 def test_table_and_chart(tmp_path):
-    times = {TRAINER: [0.2, 0.4, 0.3], FIT: [1.0] * 3, FIT_MANY: [0.5] * 3, BARE: [0.25] * 3}
+    times = {
+        TRAINER: [0.2, 0.4, 0.3],
+        FIT: [1.0] * 3,
+        BARE: [0.25] * 3,
+        BARE_SKIPPING: [0.4] * 3,
+    }
     rows = loop_overhead.table(times)
     assert rows[0]["to_fit"] == 0.3
     assert rows[0]["to_bare"] == 1.2
+    assert rows[0]["to_bare_skipping"] == 0.75
     loop_overhead.chart(rows, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
