@@ -13,6 +13,7 @@ size with examples of weight 0.
 
 from typing import TYPE_CHECKING
 
+from tf_lars.data.tuner import without_tuner
 from tf_lars.errors import InputError
 
 if TYPE_CHECKING:
@@ -154,11 +155,7 @@ def _in_chunks(start: int, stop: int, locate) -> "tf.data.Dataset":
     """Returns `locate` of the first of every `CHUNK` positions, the root of each pipeline."""
     import tensorflow as tf
 
-    # TensorFlow's tuner sleeps for about as long as its iterator has run, a minute at most, and in
-    # TensorFlow 2.21 an iterator that is let go may have to wait until it wakes.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return tf.data.Dataset.range(start, stop, CHUNK).map(locate).with_options(options)
+    return without_tuner(tf.data.Dataset.range(start, stop, CHUNK).map(locate))
 
 
 def _share(context: "tf.distribute.InputContext", global_batch_size: int) -> tuple[int, int]:

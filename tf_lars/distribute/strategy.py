@@ -1,9 +1,12 @@
 """The tf.distribute strategy that joins the devices of a job."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import tensorflow as tf
+from tensorflow.python.data.ops import multi_device_iterator_ops
 
+from tf_lars.data.tuner import without_tuner
 from tf_lars.distribute.cluster import Cluster, resolve
 
 HEARTBEAT_SECONDS = 90
@@ -47,7 +50,35 @@ def distribute(
     For a dataset that may end, TensorFlow asks all workers before each step whether they still
     have a batch, and forgets the batch's static size. One that repeats never ends.
     """
-    return strategy.distribute_datasets_from_function(lambda context: dataset(context).repeat())
+    return _Batches(
+        strategy.distribute_datasets_from_function(lambda context: dataset(context).repeat())
+    )
+
+
+class _Batches:
+    """A distributed dataset whose iterators can be let go at once."""
+
+    def __init__(self, dataset: Iterable):
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator:
+        with _device_datasets_without_tuner():
+            return iter(self._dataset)
+
+
+@contextlib.contextmanager
+def _device_datasets_without_tuner() -> Iterator[None]:
+    """Switches the tuner off in the datasets that hand each device its batches.
+
+    They are TensorFlow's own (tensorflow/python/data/ops/multi_device_iterator_ops.py), and take
+    no options of the dataset that is distributed.
+    """
+    create = multi_device_iterator_ops._create_device_dataset
+    multi_device_iterator_ops._create_device_dataset = lambda *args: without_tuner(create(*args))
+    try:
+        yield
+    finally:
+        multi_device_iterator_ops._create_device_dataset = create
 
 
 def agree(strategy: tf.distribute.Strategy, values: Sequence[float]) -> list[float]:
