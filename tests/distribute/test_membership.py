@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tf_lars.distribute import cluster, supervisor
+from tf_lars.distribute import cluster, messages, supervisor
+from tf_lars.distribute.cluster import split_address
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120
@@ -184,6 +185,28 @@ def test_the_others_end_with_the_name_of_a_lost_worker(workers, addresses, end, 
         assert code == 75, printed
         assert f"worker {victim} ({addresses[victim]})" in printed
         assert message in printed
+
+
+def test_an_end_that_comes_along_with_the_beginning_is_heard(workers, addresses):
+    with (
+        socket.create_server(split_address(addresses[0])) as hub,
+        socket.create_server(("", 0)) as port,
+    ):
+        hub.settimeout(SECONDS)
+        workers.start(1, addresses[:2])
+        connection = messages.Connection(hub.accept()[0])
+        (hello,) = connection.receive(SECONDS)
+        (workers.folder / "token").touch()
+        ports = [port.getsockname()[1], hello["hello"]["port"]]
+        connection.send({"peers": ports, "token": str(workers.folder / "token")})
+        (ready,) = connection.receive(SECONDS)
+        assert ready == {"ready": None}
+        connection.sock.sendall(
+            b'{"go": true}\n{"end": {"exit_code": 75, "reason": "worker 0 failed: that is why"}}\n'
+        )
+        code, printed = workers.end(0)
+    assert code == 75
+    assert "worker 0 failed: that is why" in printed
 
 
 def test_bad_input_of_one_worker_is_bad_input_for_all(workers, addresses):

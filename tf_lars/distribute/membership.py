@@ -236,10 +236,13 @@ class Membership:
         # The hub's own limit ends sooner, except where the hub is gone without a trace.
         until = self._deadline + 2 * hub.CHECK_SECONDS
         while True:
-            for message in self._hub.receive(max(0.1, until - time.monotonic())):
+            received = self._hub.receive(max(0.1, until - time.monotonic()))
+            # The end of the job may come along with what is waited for.
+            for message in received:
                 if "end" in message:
                     end = message["end"]
                     raise self._ended(end["exit_code"], end["reason"])
+            for message in received:
                 if name in message:
                     return message
 
