@@ -16,8 +16,8 @@ cache. Writes `image_preparation.csv`, `image_preparation_scaling.csv` and a cha
 
 import pathlib
 import random
+import shutil
 import statistics
-import tarfile
 import tempfile
 
 from absl import app, flags
@@ -56,8 +56,7 @@ class Photos:
     """Image files in a folder `train/<class>/*`, and tasks with some of them."""
 
     def __init__(self, tar_path, folder):
-        with tarfile.open(tar_path) as tar:
-            tar.extractall(folder / "unpacked", filter="data")
+        shutil.unpack_archive(tar_path, folder / "unpacked")
         (unpacked,) = (folder / "unpacked").iterdir()
         unpacked.rename(folder / "train")
         paths = sorted(path for path in (folder / "train").rglob("*") if path.is_file())

@@ -20,7 +20,6 @@ import pathlib
 import platform
 import shutil
 import statistics
-import tarfile
 import tempfile
 
 from absl import app, flags
@@ -72,8 +71,7 @@ def prepare(source, folder, records):
     if not source.exists():
         raise app.UsageError(f"--images must exist. Received: {str(source)!r}.")
     if source.is_file():
-        with tarfile.open(source) as tar:
-            tar.extractall(folder / "source", filter="data")
+        shutil.unpack_archive(source, folder / "source")
         source = folder / "source"
     found = sorted(path for path in source.rglob("*") if path.is_file())
     for split in ("train", "val"):
