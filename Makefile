@@ -5,6 +5,8 @@ PYTHON311 ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
+# Two files of tests at a time: much of a test is one thread of Python.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help setup train test test-all test-addons lint bench bench-optimizer bench-input bench-loop clean
 
@@ -35,10 +37,10 @@ data/digits/dataset.json: | setup
 	$(BIN)/python -m launch.prepare_imagenet --dataset=digits --output_dir=data/digits
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-addons: .venv-addons/installed
 	.venv-addons/bin/python -m pytest tests/addons

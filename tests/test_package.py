@@ -60,6 +60,7 @@ def test_every_module_and_table_is_in_the_wheel(wheel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True, timeout=120)

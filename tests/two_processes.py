@@ -1,17 +1,17 @@
 """Two real workers of one cluster on this machine."""
 
-import contextlib
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 
-SECONDS = 300
+from tf_lars.distribute import supervisor
+
+SECONDS = 800
 
 
 def run(module, folder, *arguments):
@@ -22,7 +22,7 @@ def run(module, folder, *arguments):
         subprocess.TimeoutExpired: after `SECONDS`.
     """
     root = pathlib.Path(__file__).resolve().parents[1]
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(2)]}
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in supervisor.free_ports(2)]}
     processes = []
     try:
         for index in range(2):
@@ -51,14 +51,6 @@ def run(module, folder, *arguments):
             process.kill()
             process.wait()
     return [_load(folder / f"worker{index}.npz") for index in range(2)]
-
-
-def _free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _load(path):

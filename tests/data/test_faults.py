@@ -193,7 +193,7 @@ def test_a_read_that_hangs_is_named_and_then_ended(tmp_path, monkeypatch, caplog
     monkeypatch.setattr("os._exit", lambda code: (ended.set(), threading.Event().wait()))
     monkeypatch.setattr("os.pread", lambda *_: (released.wait(60), b"")[1])
     monkeypatch.setattr("tf_lars.data.reader._record_offsets", lambda *_: np.array([0, 9]))
-    monkeypatch.setattr("tf_lars.data.reader._STALL_WATCH", StallWatch(0.05, 0.2))
+    monkeypatch.setattr("tf_lars.data.reader._STALL_WATCH", StallWatch(0.05, 2.0))
     (tmp_path / "shard").touch()
     reader = RecordReader([str(tmp_path / "shard")], [1])
 

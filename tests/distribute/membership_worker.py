@@ -14,7 +14,7 @@ from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, InputError, PeerFai
 
 def main(config, options):
     """Runs the worker; returns its exit code."""
-    hub.BEAT_SECONDS, hub.MISMATCH_SECONDS = 0.2, 1.0
+    hub.BEAT_SECONDS, hub.MISMATCH_SECONDS = 0.2, options.get("mismatch", 60.0)
     hub.SILENCE_SECONDS = hub.JOIN_SECONDS = 3.0
     membership.TAKEN_SECONDS = membership.FOLDER_SECONDS = 1.0
     try:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -106,7 +105,7 @@ def test_workers_that_differ_all_end_with_the_same_sentence(workers, addresses, 
 
 
 def test_another_number_of_workers_and_a_worker_started_twice_are_refused(workers, addresses):
-    workers.start(0, addresses)
+    workers.start(0, addresses, mismatch=1.0)
     workers.start(1, addresses[:2])
     assert "the same number of workers. Received: 2 from one" in workers.end(1)[1]
     code, printed = workers.end(0)
@@ -220,7 +219,7 @@ def test_a_second_job_at_the_same_addresses_does_not_disturb_the_first(workers, 
     outputs = [workers.folder / f"out-{name}" for name in workers.processes]
     while not all("joined" in output.read_text() for output in outputs):
         assert time.monotonic() < deadline
-        os.sched_yield()
+        time.sleep(0.01)
     intruder = workers.start(1, [addresses[0], "127.0.0.1:1"], timeout=2.0)
     assert workers.end(intruder)[0] == 2
     assert all(workers.processes[name].poll() is None for name in (0, 1, 2))
@@ -252,7 +251,7 @@ def test_what_is_no_worker_does_not_disturb_a_job(workers, addresses):
                 break
             except ConnectionRefusedError:  # it has not started
                 assert time.monotonic() < deadline
-                os.sched_yield()
+                time.sleep(0.01)
     for rank in (1, 2):
         workers.start(rank, addresses)
     assert [code for code, _ in workers.ends()] == [0, 0, 0]

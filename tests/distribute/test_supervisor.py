@@ -149,7 +149,7 @@ def test_workers_end_when_the_supervisor_is_killed(tmp_path, how, state):
     deadline = time.monotonic() + 60
     while len(log.read_text().splitlines()) < 2:
         assert time.monotonic() < deadline, "worker 1 has not started"
-        os.sched_yield()
+        time.sleep(0.01)
     pids.append(int(log.read_text().splitlines()[1]))
     process.send_signal(how)
     process.wait(timeout=60)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 420
+SECONDS = 800
 
 
 def command(module, *flags):

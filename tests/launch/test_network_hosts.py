@@ -22,11 +22,11 @@ for line in connection.makefile("rb"):
 TALK = """
 import socket, sys
 connection = socket.create_connection((sys.argv[1], 2222), timeout=30)
-connection.settimeout(1)
 for line in sys.stdin:
     connection.sendall(line.encode())
     try:
         print(connection.recv(1000).decode(), end="", flush=True)
+        connection.settimeout(1)
     except TimeoutError:
         print("lost", flush=True)
         connection.settimeout(30)

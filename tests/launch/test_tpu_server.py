@@ -1,7 +1,6 @@
 """`python -m launch.tpu_server`: its environment on GKE, and the connection, with CPUs for TPUs."""
 
 import signal
-import socket
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 
 from launch import tpu_server
 from tests.launch import programs
+from tf_lars.distribute import supervisor
 from tf_lars.errors import InputError
 
 HOSTS = "w-0.lars,w-1.lars,w-2.lars,w-3.lars"
@@ -49,10 +49,7 @@ except tf.errors.NotFoundError as error:
 
 @pytest.mark.slow
 def test_one_client_drives_two_servers_and_they_end_when_told():
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1], two.getsockname()[1]]
+    ports = supervisor.free_ports(2)
     servers = [
         subprocess.Popen(
             programs.command("launch.tpu_server", f"--port={port}"),

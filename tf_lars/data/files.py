@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -104,8 +105,11 @@ def read_json(path: str) -> Any:
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file that appears under its name when complete."""
-    temporary = temporary_path(path)
+    """Writes a JSON file that appears under its name when complete.
+
+    Several hosts may write it at the same time.
+    """
+    temporary = temporary_path(f"{path}.{socket.gethostname()}")
     with writing(path):
         with open_file(temporary, "w") as file:
             file.write(json.dumps(content, indent=1) + "\n")

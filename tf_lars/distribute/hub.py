@@ -311,7 +311,8 @@ class Hub(threading.Thread):
         self._over = True
 
     def _tell_all(self, message: dict) -> None:
-        for peer in self._met():
+        # Worker 0 last: it might end, or stop, and this thread of it, before the others know.
+        for peer in sorted(self._met(), key=lambda peer: peer.hello["rank"] == 0):
             self._tell(peer, message)
 
     def _tell(self, peer: _Peer, message: dict) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import random
 import selectors
 import signal
 import socket
@@ -38,6 +39,8 @@ END_SECONDS = 30.0
 _BEAT_SECONDS = 5.0
 _ALIVE, _TRAINED = b".", b"t"
 _PR_SET_PDEATHSIG = 1
+# Below those of Slurm jobs (tf_lars.distribute.slurm) and those that Linux gives out.
+_PORTS = range(10_240, 20_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +75,16 @@ class Outcome:
 
 def free_ports(count: int) -> list[int]:
     """Returns ports of the loopback interface that nobody uses at present."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    ports: list[int] = []
+    # Those that Linux gives out by itself might be another worker's before their own has taken
+    # them; and programs that seed `random` alike would try the same ones.
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError(f"no {count} ports of {_PORTS} are free")
 
 
 def run(
@@ -193,7 +198,10 @@ class _Worker:
         self._tail.clear()
         self._tail.append(b"")
         status, of_worker = os.pipe()
+        own_cpus = os.sched_getaffinity(0)
         try:
+            if cpus:  # inherited, so that the worker never finds itself on others
+                os.sched_setaffinity(0, cpus)
             self.process = subprocess.Popen(
                 command,
                 env={**os.environ, **environment, STATUS_VARIABLE: str(of_worker)},
@@ -205,10 +213,8 @@ class _Worker:
                 start_new_session=True,
             )
         finally:
+            os.sched_setaffinity(0, own_cpus)
             os.close(of_worker)
-        if cpus:
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(self.process.pid, cpus)
         assert self.process.stdout
         assert self.process.stderr
         self._status = status
