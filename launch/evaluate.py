@@ -5,26 +5,41 @@ python -m launch.evaluate --model_dir=RUN --checkpoint=best --data_dir=OTHER_DAT
 python -m launch.evaluate --model_dir=RUN --predict=cat.jpg,dog.png
 """
 
+import dataclasses
 import json
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from launch import app, checkpoint, flags, workers
+from launch import app, checkpoint, flags, training, workers
 from launch import input as inputs
 from tf_lars.data import order
 from tf_lars.data.records import DatasetInfo
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import supervisor
 from tf_lars.distribute.cluster import Cluster
-from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from tf_lars.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_PEER_FAILED,
+    InputError,
+    PeerFailure,
+)
 
 FLAGS = absl_flags.FLAGS
 TOP = 5
 """How many classes are named for a picture."""
-_FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "evaluation_batch_size", "format")
+_FLAGS_OF_WORKERS = (
+    "model_dir",
+    "checkpoint",
+    "data_dir",
+    "evaluation_batch_size",
+    "max_bad_records",
+    "format",
+)
 
 
 def define() -> None:
@@ -34,6 +49,11 @@ def define() -> None:
     absl_flags.DEFINE_integer(
         "evaluation_batch_size", None, "Images per step on all devices; by default 256 per device."
     )
+    absl_flags.DEFINE_integer(
+        "max_bad_records",
+        None,
+        "Damaged records that may be passed over; by default as in the run.",
+    )
     absl_flags.DEFINE_list("predict", [], "Pictures to name instead of evaluating, with commas.")
     absl_flags.DEFINE_enum("format", "table", ["table", "json"], "What is printed.")
 
@@ -41,6 +61,8 @@ def define() -> None:
 def main() -> int:
     """Evaluates, or watches over the processes that do."""
     settings = checkpoint.settings_of_run()
+    if FLAGS.max_bad_records is not None:
+        settings = dataclasses.replace(settings, max_bad_records=FLAGS.max_bad_records)
     if FLAGS.num_workers < 1:
         raise InputError(f"--num_workers must be at least 1. Received: {FLAGS.num_workers}.")
     inputs.describe_once(settings.data_dir)
@@ -55,16 +77,21 @@ def main() -> int:
             return evaluate(settings, info, Cluster())
         return workers.run_local(
             "launch.evaluate",
-            [f"--{name}={FLAGS[name].value}" for name in _FLAGS_OF_WORKERS if FLAGS[name].value],
+            [FLAGS[name].serialize() for name in _FLAGS_OF_WORKERS if FLAGS[name].present],
             FLAGS.num_workers,
             os.path.join(settings.model_dir, "logs", "evaluate"),
         )
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except PeerFailure as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_PEER_FAILED
 
 
 def evaluate(settings: flags.TrainingSettings, info: DatasetInfo, cluster: Cluster) -> int:
     """Prints loss and accuracy over the validation images, each counted once."""
+    import tensorflow as tf
+
     from tf_lars.distribute import strategy
     from tf_lars.tracking import results
 
@@ -73,7 +100,10 @@ def evaluate(settings: flags.TrainingSettings, info: DatasetInfo, cluster: Clust
     replicas = trainer.strategy.num_replicas_in_sync
     batch = FLAGS.evaluation_batch_size or 256 * replicas
     order.per_replica_batch_size(batch, replicas)
-    logs = trainer.evaluate(inputs.evaluation(settings, batch))
+    try:
+        logs = trainer.evaluate(inputs.evaluation(settings, batch))
+    except tf.errors.OpError as error:
+        raise training.explained(error) from error
     if not cluster.is_chief:
         return EXIT_DONE
     summary = {

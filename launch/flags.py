@@ -341,7 +341,7 @@ def define() -> None:
         "resume",
         "auto",
         "auto: go on from the newest checkpoint, if any; must: fail without one; never: start "
-        "anew and move older checkpoints aside.",
+        "anew, once for all starts of a job, and move older checkpoints aside.",
     )
 
 

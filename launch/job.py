@@ -40,6 +40,9 @@ Connect = Callable[[Cluster], "tf.distribute.Strategy"]
 STARTS_VARIABLE = "TF_LARS_STARTS"
 """How often the supervisor of a worker has started workers before."""
 
+JOB_VARIABLE = "TF_LARS_JOB"
+"""A name that all starts of a job share: `--resume=never` starts anew once in it."""
+
 _MAY_DIFFER = ("data_dir",)
 """Settings that need not be the same on all hosts; what is in the folder must be."""
 
@@ -87,6 +90,9 @@ class Job:
       startup_timeout: seconds within which all workers must meet.
       connect: makes the strategy for the cluster that TensorFlow is to join; by default
         `tf_lars.distribute.strategy.create`.
+
+    Attributes:
+      name: shared by all starts of the job; None where nobody starts it again.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class Job:
         startup_timeout: float,
         connect: Connect | None = None,
     ):
+        self.name = os.environ.get(JOB_VARIABLE)
         self._settings = settings
         self._connect = connect
         self._cluster = cluster

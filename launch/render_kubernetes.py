@@ -85,6 +85,11 @@ def main(training_flags: list[str]) -> int:
     # With --recipe=auto it is the pods that choose, from data that is not here.
     unknown = FLAGS.recipe == "auto" and not FLAGS["warmup_epochs"].present
     settings = flags.settings_with({"warmup_epochs": 0.0} if unknown else {})
+    if settings.resume == "never":
+        raise InputError(
+            "Pods that are started again must go on. Received: --resume=never, with which each "
+            "would start anew. Name another --model_dir instead."
+        )
     arguments = tuple(FLAGS[n].serialize() for n in training_flags if FLAGS[n].present)
     mounted = volumes.parse_all(FLAGS.volume)
     tpu = _tpu()

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import statistics
+import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -59,9 +60,8 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
                 _look_at(folder)
                 continue
             os.makedirs(folder, exist_ok=True)
-            probe = os.path.join(folder, f".writable-{os.getpid()}")
-            with open(probe, "w"):
-                os.remove(probe)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+                pass
         except OSError as error:
             raise InputError(
                 f"--model_dir must be a folder that can be written to, and so must what is in it. "
@@ -143,6 +143,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
         keep=settings.keep_checkpoints,
         keep_best="val_top1" if settings.keep_best else None,
         resume=settings.resume,
+        job=job.name,
     )
     bad_records = BadRecordCount(
         {
@@ -174,13 +175,13 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
         )
         return _finish(settings, cluster, trainer, history, bad_records.count)
     except tf.errors.OpError as error:
-        explained = _explained(error)
-        if isinstance(explained, PeerFailure):
+        told = explained(error)
+        if isinstance(told, PeerFailure):
             job.explain_lost_peer()
-        raise explained from error
+        raise told from error
 
 
-def _explained(error) -> Exception:
+def explained(error) -> Exception:
     """Returns what a person should read of an error from within TensorFlow's runtime."""
     import tensorflow as tf
 
@@ -210,6 +211,13 @@ _NOT_IDENTITY = frozenset(
         "max_skipped_steps",
         "keep_checkpoints",
         "keep_best",
+        # How a step is computed and when it is looked at may change with the machines, as the
+        # number of replicas may.
+        "micro_batch_size",
+        "bytes_per_pack",
+        "jit_compile",
+        "epochs_between_evaluations",
+        "batch_norm_examples",
     }
 )
 
@@ -321,7 +329,7 @@ def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
 
     def begin(logs=None):
         _write_flags(settings)
-        if settings.resume == "never":
+        if checkpoints.started_anew:
             move_aside(os.path.join(settings.model_dir, TENSORBOARD))
         if checkpoints.resumed_from:
             left = "nothing is left to train" if trainer.step >= steps else f"of {steps:,}"

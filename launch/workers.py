@@ -2,9 +2,10 @@
 
 import os
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 
-from launch.job import STARTS_VARIABLE
+from launch.job import JOB_VARIABLE, STARTS_VARIABLE
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import gpus, restarts, supervisor
 from tf_lars.distribute.cluster import Cluster
@@ -30,13 +31,18 @@ def run(
       max_restarts: after failures.
     """
 
+    # What starts this launcher again, such as a Slurm job, has set both already.
+    job = os.environ.get(JOB_VARIABLE) or uuid.uuid4().hex
+    earlier_starts = int(os.environ.get(STARTS_VARIABLE, "0"))
+
     def start(starts: int) -> Outcome:
         views = clusters_at_start()
+        of_job = {JOB_VARIABLE: job, STARTS_VARIABLE: str(earlier_starts + starts)}
         devices = _shares_of_gpus(len(views))
         return supervisor.run(
             [[sys.executable, "-m", module, *arguments]] * len(views),
             [
-                {"TF_CONFIG": view.tf_config(), STARTS_VARIABLE: str(starts), **devices[i]}
+                {"TF_CONFIG": view.tf_config(), **of_job, **devices[i]}
                 for i, view in enumerate(views)
             ],
             logs,

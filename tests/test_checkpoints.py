@@ -11,7 +11,7 @@ import pytest
 from tests.launch import faulty_disks
 from tf_lars import LARS, checkpoints
 from tf_lars.checkpoints import CheckpointStore
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, PeerFailure
 
 SETTINGS = {"model": "m", "batch": 8}
 
@@ -128,6 +128,65 @@ def test_never_starts_anew_and_keeps_the_old_ones_aside(two):
     parent = directory.rsplit("/", 1)[0]
     (aside,) = [name for name in os.listdir(parent) if name.startswith("checkpoints-")]
     assert sorted(os.listdir(f"{parent}/{aside}")) == ["step-00000001", "step-00000002"]
+
+
+def test_never_starts_anew_once_in_a_job(two):
+    directory, _ = two
+    first, history, _ = _restored(directory, resume="never", job="a")
+    assert (history, first.started_anew) == ([], True)
+    model = _model()
+    _train(model)
+    first.save(model, 5, [])
+    again, _, _ = _restored(directory, resume="never", job="a")
+    assert (again.resumed_step, again.started_anew) == (5, False)
+    other, _, _ = _restored(directory, resume="never", job="b")
+    assert (other.resumed_step, other.started_anew) == (None, True)
+    parent = directory.rsplit("/", 1)[0]
+    assert len([name for name in os.listdir(parent) if name.startswith("checkpoints-")]) == 2
+
+
+def test_all_workers_restore_what_the_chief_has_found(two, monkeypatch):
+    directory, expected = two
+    model = _model()
+    other = CheckpointStore(directory, SETTINGS, is_chief=False)
+    other.restore(model, lambda own: 1)  # though this worker sees that of step 2
+    np.testing.assert_array_equal(model.weights[0].numpy(), expected[1][0])
+    assert other.restore(_model(), lambda own: -1) == []
+    monkeypatch.setattr(checkpoints, "VISIBLE_SECONDS", 0.0)
+    with pytest.raises(PeerFailure, match="step-00000007 is not there"):
+        other.restore(_model(), lambda own: 7)
+
+
+def test_layers_in_lists_and_dictionaries_and_random_states_are_in_a_checkpoint(tmp_path):
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.blocks = [keras.layers.BatchNormalization() for _ in range(2)]
+            self.named = {"a": [keras.layers.BatchNormalization()]}
+            self.dropout = keras.layers.Dropout(0.5)
+            self.head = keras.layers.Dense(3)
+
+        def call(self, x, training=False):
+            for block in [*self.blocks, *self.named["a"]]:
+                x = block(x, training=training)
+            return self.head(self.dropout(x, training=training))
+
+    def build():
+        model = Net()
+        model.compile(LARS(0.5), "mse")
+        model(np.ones((1, 4), np.float32))
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    trained = build()
+    data = np.random.default_rng(0).normal(3.0, 2.0, (8, 4)), np.ones((8, 3))
+    trained.fit(*data, batch_size=4, verbose=0)
+    CheckpointStore(str(tmp_path), SETTINGS).save(trained, 2, [])
+    restored = build()
+    CheckpointStore(str(tmp_path), SETTINGS).restore(restored)
+    assert len(trained.variables) == 2 + 3 * 4 + 1
+    for one, other in zip(trained.variables, restored.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
 
 
 def test_must_insists(tmp_path):

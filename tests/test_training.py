@@ -222,21 +222,6 @@ def test_batches_without_a_static_size_are_refused():
         t.fit(Data(*cases.images(64), cases.BATCH), epochs=1)
 
 
-def test_what_cannot_be_trained_is_refused():
-    with pytest.raises(InputError, match="compiled model"):
-        Trainer(cases.plain_model())
-    model = cases.plain_model()
-    model.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
-    with pytest.raises(InputError, match="sum_over_batch_size"):
-        Trainer(model)
-    model.compile("sgd", [keras.losses.MeanSquaredError(reduction="sum")])
-    with pytest.raises(InputError, match="sum_over_batch_size"):
-        Trainer(model)
-    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=2), "mse")
-    with pytest.raises(InputError, match="set micro_batch_size"):
-        Trainer(model)
-
-
 def test_a_subclassed_model_with_two_outputs_and_a_penalty_trains_and_evaluates(mirrored):
     class Pair(keras.Model):
         def __init__(self):

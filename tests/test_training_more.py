@@ -75,16 +75,6 @@ def test_a_model_of_which_no_example_fits_is_refused():
         t.fit(ArrayTrainingInput(*cases.images(64), 1), epochs=1)
 
 
-def test_replicas_that_wait_for_each_other_cannot_try_what_fits():
-    t = cases.trainer(
-        tf.distribute.get_strategy(),
-        lambda: cases.small_resnet(sync_batch_norm=True),
-        micro_batch_size="auto",
-    )
-    with pytest.raises(InputError, match="Name the size"):
-        t.fit(ArrayTrainingInput(*cases.images(64), 8), epochs=1)
-
-
 @pytest.mark.parametrize("build", [cases.plain_model, cases.small_resnet])
 def test_jit_compile_gives_the_same_steps(build):
     results = []
@@ -119,6 +109,36 @@ def test_estimated_statistics_are_the_mean_over_the_batches(alone):
     np.testing.assert_allclose(
         alone["batch_norm"][name], features.mean((0, 1, 2)), rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("strategy", ["alone", "mirrored"])
+def test_statistics_are_estimated_of_the_parts_that_training_normalises(strategy, request):
+    strategy = (
+        tf.distribute.get_strategy() if strategy == "alone" else request.getfixturevalue(strategy)
+    )
+
+    def model():
+        head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+        return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.BatchNormalization(), *head])
+
+    t = cases.trainer(strategy, model, micro_batch_size=8)
+    x, y = cases.images(256)
+    for layer in t.model.layers[:1]:  # it would stay, and 0 times it
+        layer.moving_mean.assign(np.full(3, np.nan))
+    validation = ArrayEvaluationInput(x[:10], y[:10], 10)
+    t.fit(
+        ArrayTrainingInput(x, y, cases.BATCH),
+        epochs=1,
+        validation=validation,
+        batch_norm_examples=256,
+    )
+    # The variance within parts of 8 examples is less than that of all by the variance of means.
+    variances = t.model.layers[0].moving_variance.numpy()
+    grey = x.astype(np.float64)[..., 0]
+    assert variances == pytest.approx([np.var(grey)] * 3, rel=0.02)
+    assert np.all(variances < np.var(grey))
+    means = t.model.layers[0].moving_mean.numpy()
+    assert means == pytest.approx([np.mean(grey)] * 3, rel=1e-5)
 
 
 def test_estimating_statistics_leaves_the_weights_alone(alone, on_two_cpus, two_workers):
@@ -176,6 +196,34 @@ def test_batches_may_change_their_shape_between_epochs(tmp_path):
     resumed, _ = run("stopped")
     for name, value in cases.weights(undisturbed.model).items():
         np.testing.assert_array_equal(cases.weights(resumed.model)[name], value)
+
+
+def test_the_micro_batch_is_tried_with_the_largest_images(monkeypatch):
+    class Data(ArrayTrainingInput):
+        shape_changes = (5, 10)
+
+        def dataset(self, context, first_step, last_step):
+            size = {0: 4, 5: 8, 10: 6}[max(c for c in (0, 5, 10) if c <= first_step)]
+            dataset = super().dataset(context, first_step, last_step)
+            return dataset.map(lambda x, y: (x[:, :size, :size], y))
+
+    tried = []
+
+    def largest_that_fits(step, model, strategy, spec, share):
+        tried.append(spec[0].shape)
+        return share
+
+    monkeypatch.setattr("tf_lars.micro_batch.largest_that_fits", largest_that_fits)
+    build = lambda: keras.Sequential(  # noqa: E731
+        [
+            keras.Input((None, None, 3)),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(10),
+        ]
+    )
+    t = cases.trainer(tf.distribute.get_strategy(), build, micro_batch_size="auto")
+    t.fit(Data(*cases.images(320), cases.BATCH), epochs=1)
+    assert tried == [(64, 8, 8, 3)]
 
 
 @pytest.mark.parametrize("case", cases.names(GROUP))

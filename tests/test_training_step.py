@@ -35,3 +35,32 @@ def test_a_bad_step_in_one_program_ends_the_run():
     trainer = _trainer(tf.distribute.get_strategy(), in_one_program=True)
     with pytest.raises(InputError, match="Gradients must be finite"):
         trainer.fit(ArrayTrainingInput(x, y, cases.BATCH), epochs=1)
+
+
+class _InOrder(ArrayTrainingInput):
+    """The examples in their order."""
+
+    def dataset(self, context, first_step, last_step):
+        share = self.global_batch_size // context.num_replicas_in_sync
+        return tf.data.Dataset.from_tensor_slices((self.x, self.y)).batch(share, True)
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 8])
+def test_a_skipped_step_leaves_no_trace(mirrored, micro_batch_size):
+    x, y = cases.images(320)
+    x = x.astype(np.float32)
+    x[-5] = np.inf
+    trained = []
+    for examples in (320, 320 - cases.BATCH):  # with the bad batch, the last, and without it
+        trainer = cases.trainer(
+            mirrored,
+            lambda: cases.small_resnet(),
+            micro_batch_size=micro_batch_size,
+            steps_per_loop=3,
+        )
+        data = _InOrder(x[:examples], y[:examples], cases.BATCH)
+        (history,) = trainer.fit(data, epochs=1)
+        trained.append(cases.weights(trainer.model))
+        assert history["skipped_steps"] == (examples == 320)
+    for name, value in trained[1].items():
+        np.testing.assert_array_equal(trained[0][name], value, err_msg=name)

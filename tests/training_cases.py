@@ -70,6 +70,18 @@ def small_resnet(**options):
     return models.create("small_resnet8", num_classes=10, image_size=8, **options)
 
 
+def with_dropout():
+    """`small_resnet`, behind images of which each value may be dropped."""
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Rescaling(1.0),
+            keras.layers.Dropout(0.1),
+            small_resnet(),
+        ]
+    )
+
+
 def weights(model):
     """Returns all weights by name, as this process's first replica has them."""
     return {f"w{i:03d} {w.path}": w.numpy() for i, w in enumerate(model.weights)}
@@ -234,7 +246,7 @@ def resumption(strategy, directory):
     chief = clusters.resolve().is_chief
 
     def run(name, stop_after=None):
-        t = trainer(strategy, small_resnet)
+        t = trainer(strategy, with_dropout)
         store = CheckpointStore(os.path.join(directory, name), {"batch": BATCH}, is_chief=chief)
         stop = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: setattr(

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tf_lars.evaluation import call_model
+from tf_lars.training_step import part_of
 
 
 class BatchNormStatistics:
@@ -43,7 +44,7 @@ class BatchNormStatistics:
         if self.layers and self._strategy.num_replicas_in_sync > 1:
             self._average()
 
-    def estimate(self, dataset: Iterable, steps: int) -> None:
+    def estimate(self, dataset: Iterable, steps: int, parts: int = 1) -> None:
         """Sets the statistics to the mean over batches under the present weights.
 
         Means and variances are averaged over batches and replicas, each with equal weight
@@ -52,9 +53,10 @@ class BatchNormStatistics:
         Args:
           dataset: distributed training data with at least `steps` batches.
           steps: number of global batches.
+          parts: micro-batches, each normalised by itself, that a replica's share is taken in.
         """
         if self.layers:
-            self._estimate(iter(dataset), tf.constant(steps))
+            self._estimate(iter(dataset), tf.constant(steps), parts)
             self.average()
 
     def _average_in_replica(self) -> None:
@@ -65,15 +67,26 @@ class BatchNormStatistics:
         for variable, mean in zip(variables, means, strict=True):
             variable.assign(mean)
 
-    def _estimate_in_graph(self, iterator, steps) -> None:
-        def forward(batch):
-            call_model(self._model, self._prepare_batch(batch)[0], training=True)
+    def _estimate_in_graph(self, iterator, steps, parts) -> None:
+        def forget():
+            for layer in self.layers:  # a value that is not finite would stay: 0 * NaN is NaN
+                layer.moving_mean.assign(tf.zeros_like(layer.moving_mean))
+                layer.moving_variance.assign(tf.ones_like(layer.moving_variance))
 
+        def forward(batch, i):
+            x = self._prepare_batch(batch)[0]
+            if parts > 1:
+                x = part_of(x, i, tf.nest.flatten(x)[0].shape[0] // parts)
+            call_model(self._model, x, training=True)
+
+        self._strategy.run(forget)
         for step in tf.range(steps):
-            # With momentum k / (k + 1) a moving average is the plain mean of all batches so far.
-            k = tf.cast(step, tf.float32)
-            with _momentum(self.layers, k / (k + 1)):
-                self._strategy.run(forward, args=(next(iterator),))
+            batch = next(iterator)
+            for i in tf.range(parts):
+                # With momentum k / (k + 1) a moving average is the plain mean of all so far.
+                k = tf.cast(step * parts + i, tf.float32)
+                with _momentum(self.layers, k / (k + 1)):
+                    self._strategy.run(forward, args=(batch, i))
 
 
 @contextlib.contextmanager

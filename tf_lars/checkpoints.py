@@ -1,28 +1,36 @@
 """Checkpoints that are whole or not there, and that know which run they belong to.
 
-A checkpoint is a folder `step-00000084` with the weights and the optimizer's state, written by
-`tf.train.Checkpoint`, and `state.json`: the step, the history, the run's settings and the SHA-256
-of each file. It is written under another name and renamed when it is complete.
+A checkpoint is a folder `step-00000084` with all variables of the model, random states included,
+and the optimizer's state, written by `tf.train.Checkpoint`, and `state.json`: the step, the
+history, the run's settings and the SHA-256 of each file. It is written under another name and
+renamed when it is complete.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import keras
 import tensorflow as tf
 from absl import logging
 
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, PeerFailure
+from tf_lars.variables import native_variable
 
 _PREFIX = "step-"
 _PARTIAL = ".writing-"
 _STATE = "state.json"
+_JOB = ".job"
+_NONE = -1
+
+VISIBLE_SECONDS = 60.0
+"""How long a network file system may take to show a checkpoint that another host has found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Checkpoint:
         Raises:
           InputError: it is another model or optimizer.
         """
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        checkpoint = _checkpoint(model)
         try:
             status = checkpoint.read(os.path.join(self.path, "checkpoint"))
             status.assert_existing_objects_matched().expect_partial()
@@ -74,6 +82,13 @@ class CheckpointStore:
         too. None keeps the newest only.
       resume: "auto" goes on where there is a checkpoint, "must" insists on one, "never" starts
         anew and moves older checkpoints aside.
+      job: a name that all starts of one job share, and no other job has: "never" starts anew once
+        in a job, and its later starts go on. None where nobody starts a job again.
+
+    Attributes:
+      resumed_from: path of the checkpoint that was restored, or None.
+      resumed_step: its step.
+      started_anew: whether older checkpoints, if any, were moved aside.
     """
 
     def __init__(
@@ -85,6 +100,7 @@ class CheckpointStore:
         keep: int = 3,
         keep_best: str | None = None,
         resume: str = "auto",
+        job: str | None = None,
     ):
         self._directory = directory
         self._settings = json.loads(json.dumps(dict(settings)))
@@ -92,11 +108,20 @@ class CheckpointStore:
         self._keep = keep
         self._keep_best = keep_best
         self._resume = resume
+        self._job = job
+        self.started_anew = False
         self.resumed_from: str | None = None
         self.resumed_step: int | None = None
 
-    def restore(self, model: keras.Model) -> list[dict[str, float]]:
+    def restore(
+        self, model: keras.Model, of_first_worker: Callable[[int], int] = int
+    ) -> list[dict[str, float]]:
         """Restores the newest whole checkpoint into a built model and its optimizer.
+
+        Args:
+          model: built, and its optimizer too.
+          of_first_worker: returns, on every worker, the number that the first of them, the chief,
+            calls it with: all workers restore the checkpoint that the chief has found.
 
         Returns:
           The history so far; empty where there is no checkpoint.
@@ -104,18 +129,12 @@ class CheckpointStore:
         Raises:
           InputError: the checkpoint belongs to a run with other settings, or `resume` is "must"
             and there is none.
+          PeerFailure: this worker does not see the chief's checkpoint.
         """
-        if self._is_chief:
-            for name in _names(
-                self._directory, _PARTIAL
-            ):  # of a process that was killed as it wrote
-                shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
-        if self._resume == "never":
-            if self._is_chief:
-                move_aside(self._directory)
-            return []
-        newest = next(whole_checkpoints(self._directory), None)
-        if newest:
+        newest = self._newest() if self._is_chief else None
+        step = of_first_worker(newest.step if newest else _NONE)
+        if step != _NONE:
+            newest = newest or self._of_step(step)
             self._check_settings(newest)
             newest.read_into(model)
             self.resumed_from, self.resumed_step = newest.path, newest.step
@@ -127,6 +146,41 @@ class CheckpointStore:
             )
         return []
 
+    def _newest(self) -> Checkpoint | None:
+        """Returns what the chief goes on from, after it has cleared away what is in the way."""
+        for name in _names(self._directory, _PARTIAL):  # of a process that was killed as it wrote
+            shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
+        if self._resume == "never" and not self._is_of_this_job():
+            self.started_anew = True
+            if _names(self._directory):
+                move_aside(self._directory)
+            if self._job:
+                os.makedirs(self._directory, exist_ok=True)
+                with open(os.path.join(self._directory, _JOB), "w") as file:
+                    file.write(self._job)
+        return next(whole_checkpoints(self._directory), None)
+
+    def _is_of_this_job(self) -> bool:
+        """Returns whether an earlier start of this job has started anew in the folder."""
+        try:
+            with open(os.path.join(self._directory, _JOB)) as file:
+                return file.read() == self._job
+        except FileNotFoundError:
+            return False
+
+    def _of_step(self, step: int) -> Checkpoint:
+        """Returns the checkpoint that the chief has found, as soon as this worker sees it."""
+        path = os.path.join(self._directory, f"{_PREFIX}{step:08d}")
+        deadline = time.monotonic() + VISIBLE_SECONDS
+        while not (checkpoint := open_checkpoint(path)):
+            if time.monotonic() > deadline:
+                raise PeerFailure(
+                    "All workers must see the checkpoint that worker 0 goes on from. Received: "
+                    f"{path} is not there, or not whole, after {VISIBLE_SECONDS:g} s."
+                )
+            time.sleep(1.0)
+        return checkpoint
+
     def save(self, model: keras.Model, step: int, history: list[dict[str, float]]) -> bool:
         """Writes a checkpoint. Every worker must call this, because all take part in reading.
 
@@ -135,7 +189,7 @@ class CheckpointStore:
         Returns:
           Whether this worker has done its part.
         """
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        checkpoint = _checkpoint(model)
         partial = os.path.join(self._directory, f"{_PARTIAL}{os.getpid()}")
         try:
             if not self._is_chief:
@@ -199,10 +253,20 @@ class CheckpointStore:
             )
 
 
+def _checkpoint(model: keras.Model) -> tf.train.Checkpoint:
+    """Returns what writes and reads the model's variables, random states and optimizer."""
+    # In Keras 3 TensorFlow does not find the layers in a list or dictionary of a layer by itself,
+    # nor random states. A variable that it finds twice is written once.
+    state = [native_variable(variable) for variable in model.variables]
+    return tf.train.Checkpoint(model=model, optimizer=model.optimizer, state=state)
+
+
 def move_aside(directory: str) -> None:
     """Gives a folder that holds anything another name, with the time in it."""
     if os.path.isdir(directory) and os.listdir(directory):
-        aside = f"{directory}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = f"{directory}-{time.strftime('%Y%m%d-%H%M%S')}"
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        aside = next(name for name in names if not os.path.exists(name))
         os.rename(directory, aside)
         logging.info("%s is now %s.", directory, aside)
 

@@ -92,7 +92,7 @@ class Evaluator:
             sample_weight = tf.ones([batch_size])
         y_pred = call_model(model, x, training=False)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        loss = replicas * model.compute_loss(
+        loss = replicas * model._compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
         )
         # Keras divides the weighted sum by the batch size; the mean over the real examples

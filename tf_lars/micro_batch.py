@@ -27,20 +27,15 @@ def largest_that_fits(
 
     Args:
       step: computes the gradients; its `micro_batch_size` is left at the size returned.
-      model: built, with its optimizer.
+      model: built, with its optimizer; no layer of it waits for other replicas, which may have run
+        out of memory.
       strategy: the one in whose scope the model was made.
       spec: of an element of the data, for one replica.
       share: examples of each replica in the global batch.
 
     Raises:
-      InputError: a single example does not fit, or normalisation would wait for replicas that
-        have run out of memory.
+      InputError: a single example does not fit.
     """
-    if any(getattr(layer, "synchronized", False) for layer in model._flatten_layers()):
-        raise InputError(
-            'micro_batch_size="auto" needs replicas that try by themselves. Received: '
-            "synchronized batch normalisation. Name the size instead."
-        )
     variables = [*model.non_trainable_variables, *model.metrics_variables]
     before = [variable.numpy() for variable in variables]
     try:

@@ -6,6 +6,7 @@ of one process on the whole global batch.
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -14,11 +15,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_lars import micro_batch
+from tf_lars import micro_batch, model_rules, random_state
 from tf_lars.batch_norm import BatchNormStatistics
 from tf_lars.checkpoints import CheckpointStore
 from tf_lars.data import order
-from tf_lars.distribute.strategy import BYTES_PER_PACK, agree, distribute
+from tf_lars.distribute.strategy import BYTES_PER_PACK, agree, distribute, of_first_worker
 from tf_lars.errors import DivergedError, InputError, Preempted
 from tf_lars.evaluation import EvaluationData, Evaluator
 from tf_lars.training_step import Batch, TrainingStep
@@ -66,8 +67,9 @@ class Trainer:
 
     Args:
       model: compiled, created in the strategy's scope. Losses must have the reduction
-        "sum_over_batch_size", Keras's default. All metrics see the weights of an evaluation
-        batch, so that padding counts nowhere.
+        "sum_over_batch_size", Keras's default, and give a value for each example; what a model's
+        own `compute_loss` adds must be divided by the number of replicas, as Keras divides its
+        losses. All metrics see the weights of an evaluation batch, so that padding counts nowhere.
       strategy: of `tf_lars.distribute.strategy.create`, or any synchronous strategy; by default
         the strategy in scope.
       prepare_batch: turns an element of the data into `(x, y, sample_weight)` on the device; by
@@ -86,12 +88,13 @@ class Trainer:
       reduction_dtype: "bfloat16" halves the bytes of the all-reduce and rounds each replica's
         gradients to 8 bits of precision; by default they keep their own.
       bytes_per_pack: gradients are all-reduced in packs of at most this size; 0 for one pack.
-      jit_compile: compile each replica's forward and backward pass with XLA; not together with
-        synchronised batch normalisation. On CPUs it has been 2 to 3.5 times slower.
+      jit_compile: compile each replica's forward and backward pass with XLA. On CPUs it has been
+        2 to 3.5 times slower.
 
     Raises:
-      InputError: the model is not compiled, a loss has another reduction, the optimizer
-        accumulates gradients, or it keeps no average that could be evaluated.
+      InputError: the model is not compiled or takes steps of its own, a loss has another
+        reduction, the optimizer accumulates gradients, or it keeps no average that could be
+        evaluated.
     """
 
     def __init__(
@@ -108,25 +111,7 @@ class Trainer:
         bytes_per_pack: int = BYTES_PER_PACK,
         jit_compile: bool = False,
     ):
-        if not model.compiled or model.optimizer is None:
-            raise InputError(
-                "Trainer needs a compiled model. Received: one without an optimizer. Call "
-                "model.compile(optimizer=..., loss=...) in the strategy's scope first."
-            )
-        for loss in tf.nest.flatten(model.loss):
-            reduction = getattr(loss, "reduction", "sum_over_batch_size")
-            if reduction not in ("sum_over_batch_size", "mean"):
-                raise InputError(
-                    'A loss must have the reduction "sum_over_batch_size", so that it is a mean '
-                    f"over the global batch. Received: {reduction!r}."
-                )
-        if model.optimizer.gradient_accumulation_steps:
-            raise InputError(
-                "Trainer accumulates gradients itself. Received: an optimizer with "
-                f"gradient_accumulation_steps={model.optimizer.gradient_accumulation_steps}. "
-                "Leave that out, name the whole batch as the global batch, and set "
-                "micro_batch_size."
-            )
+        model_rules.check_compiled(model)
         for name, value in (
             ("steps_per_loop", steps_per_loop),
             ("micro_batch_size", None if micro_batch_size == "auto" else micro_batch_size),
@@ -142,6 +127,7 @@ class Trainer:
         self._micro_batch_size = micro_batch_size
         self._steps_per_loop = steps_per_loop
         self._max_skipped_steps = max_skipped_steps
+        self._jit_compile = jit_compile
         self._evaluator = Evaluator(model, self.strategy, self._prepare_batch)
         self._batch_norm = BatchNormStatistics(model, self.strategy, self._prepare_batch)
         self._average = WeightAverage(model.optimizer, self.strategy) if evaluate_average else None
@@ -198,7 +184,8 @@ class Trainer:
           evaluation). Of epochs that end in the same step there is one for the last of them.
 
         Raises:
-          InputError: the batch does not divide, or the checkpoint is of another run.
+          InputError: the batch does not divide, the checkpoint is of another run, or replicas
+            that normalise together would have to wait for each other where they cannot.
           DivergedError: too many steps had gradients that were not finite.
           Preempted: a worker was asked to stop.
         """
@@ -211,10 +198,18 @@ class Trainer:
         epoch_of = {end: epoch for epoch, end in enumerate(ends, start=1)}
         spec = self._training_spec(data)
         self.build(spec)
-        history = checkpoints.restore(self.model) if checkpoints else []
+        model_rules.check_batch_norm(
+            self.model,
+            self.strategy.num_replicas_in_sync,
+            in_parts=self._micro_batch_size not in (None, share),
+            jit_compile=self._jit_compile,
+        )
+        of_first = functools.partial(of_first_worker, self.strategy)
+        history = checkpoints.restore(self.model, of_first) if checkpoints else []
         if checkpoints and checkpoints.resumed_step is not None:
             self.skipped_steps += checkpoints.resumed_step - self.step
-        self._step.micro_batch_size = self._settled_micro_batch(spec, share)
+        self._step.micro_batch_size = self._settled_micro_batch(data, share)
+        random_state.differ_by_replica(self.model, self.strategy)
         step = self.step
         self._skipped_in_a_row = 0
         self._stop_requested, self._preempted = stop_requested, False
@@ -288,11 +283,12 @@ class Trainer:
         batch = tf.function(self._prepare_batch).get_concrete_function(spec).structured_outputs
         with self.strategy.scope():
             self.model._symbolic_build(data_batch=batch)
+            model_rules.check_losses(self.model, *batch)
 
-    def _training_spec(self, data: TrainingData) -> Any:
-        """Returns the specification of an element of the data."""
+    def _training_spec(self, data: TrainingData, step: int = 0) -> Any:
+        """Returns the specification of an element of the data at a step."""
         context = tf.distribute.InputContext(1, 0, self.strategy.num_replicas_in_sync)
-        spec = data.dataset(context, 0, 1).element_spec
+        spec = data.dataset(context, step, step + 1).element_spec
         if any(leaf.shape.rank == 0 or leaf.shape[0] is None for leaf in tf.nest.flatten(spec)):
             raise InputError(
                 f"Training batches must have a static size. Received: {spec}. Batch with "
@@ -300,11 +296,13 @@ class Trainer:
             )
         return spec
 
-    def _settled_micro_batch(self, spec: Any, share: int) -> int | None:
+    def _settled_micro_batch(self, data: TrainingData, share: int) -> int | None:
         size = self._micro_batch_size
         if not isinstance(size, str):
             return size
-        return micro_batch.largest_that_fits(self._step, self.model, self.strategy, spec, share)
+        specs = [self._training_spec(data, step) for step in (0, *data.shape_changes)]
+        largest = max(specs, key=lambda s: sum(t.shape.num_elements() for t in tf.nest.flatten(s)))
+        return micro_batch.largest_that_fits(self._step, self.model, self.strategy, largest, share)
 
     def _distribute(self, data: TrainingData, first_step: int, last_step: int):
         return distribute(
@@ -398,7 +396,9 @@ class Trainer:
         steps = order.evaluation_steps(min(examples, data.num_examples), data.global_batch_size)
         start = max(data.shape_changes, default=0)  # the images of the last epochs
         dataset = self._distribute(data, start, start + steps)
-        return lambda: self._batch_norm.estimate(dataset, steps)
+        share = data.global_batch_size // self.strategy.num_replicas_in_sync
+        parts = share // (self._step.micro_batch_size or share)
+        return lambda: self._batch_norm.estimate(dataset, steps, parts)
 
 
 @contextlib.contextmanager

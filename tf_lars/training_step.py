@@ -18,6 +18,9 @@ Batch = tuple[Any, Any, Any]
 class TrainingStep:
     """Takes optimizer steps on global batches, each on all replicas or on none.
 
+    A step that is not taken leaves no trace in the model: what its forward pass has changed, such
+    as moving averages of batch normalisation, is put back.
+
     Every replica computes the gradients of its share as parts of the mean over the global batch;
     one all-reduce sums them. The sums are the same on all replicas, and so is the verdict on them:
     where one is not finite, no replica takes the step. (An optimizer that scales the loss comes to
@@ -74,6 +77,7 @@ class TrainingStep:
         self._gradients_of_all = tf.function(self._reduced_gradients)
         self._update_all = tf.function(self._updated_weights)
         self._step_of_all = tf.function(self._whole_step)
+        self._put_back_all = tf.function(self._put_back)
 
     def repeat(self, iterator: Iterator, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Takes steps until one has gradients that are not finite; that one is skipped.
@@ -100,14 +104,16 @@ class TrainingStep:
                 finite = self._step_of_all(next(iterator))
                 done += 1
             return done, finite
-        reduced, finite = self._gradients_of_all(next(iterator))
+        before, reduced, finite = self._gradients_of_all(next(iterator))
         done = tf.constant(1)
         while tf.logical_and(done < steps, tf.reduce_all(finite)):
             self._update_all(reduced)
-            reduced, finite = self._gradients_of_all(next(iterator))
+            before, reduced, finite = self._gradients_of_all(next(iterator))
             done += 1
         if self.scales_loss or tf.reduce_all(finite):
             self._update_all(reduced)
+        if not tf.reduce_all(finite):
+            self._put_back_all(before)
         return done, finite
 
     def gradients(self, batch: Any) -> list:
@@ -124,13 +130,17 @@ class TrainingStep:
         # Zeros as constants would be kept in the graph, each as large as its variable.
         total = [tf.raw_ops.Empty(shape=v.shape, dtype=v.dtype, init=True) for v in variables]
         for i in tf.range(parts):
-            more = self._gradients(_part(batch, i, size // parts), parts)
+            more = self._gradients(part_of(batch, i, size // parts), parts)
             total = [t if g is None else t + g for t, g in zip(total, more, strict=True)]
         return total
 
     def _reduced_gradients(self, batch):
-        reduced, finite = self._strategy.run(self._reduced_in_replica, args=(batch,))
-        return reduced, self._strategy.experimental_local_results(finite)[0]
+        def replica(batch):
+            before = [tf.identity(variable) for variable in self._changed_by_forward_pass()]
+            return before, *self._reduced_in_replica(batch)
+
+        before, reduced, finite = self._strategy.run(replica, args=(batch,))
+        return before, reduced, self._strategy.experimental_local_results(finite)[0]
 
     def _whole_step(self, batch):
         finite = self._strategy.run(self._whole_step_in_replica, args=(batch,))
@@ -149,6 +159,18 @@ class TrainingStep:
         sizes = iter([_size(g) for g in reduced])
         of_all = tf.stack([next(sizes) if p else 0.0 for p in self._present])
         return reduced, tf.math.is_finite(of_all)
+
+    def _changed_by_forward_pass(self) -> list[keras.Variable]:
+        """Returns the variables of which each replica has its own."""
+        # Others are the sum or mean of what the replicas assign to them.
+        return [v for v in self._model.non_trainable_variables if v.aggregation == "none"]
+
+    def _put_back(self, before) -> None:
+        def replica(before):
+            for variable, value in zip(self._changed_by_forward_pass(), before, strict=True):
+                variable.assign(value)
+
+        self._strategy.run(replica, args=(before,))
 
     def _updated_weights(self, reduced) -> None:
         self._strategy.run(self._update_in_replica, args=(reduced,))
@@ -176,7 +198,8 @@ class TrainingStep:
         with tf.GradientTape() as tape:
             y_pred = call_model(model, x, training=True)
             # Keras divides by the number of replicas: the sum over replicas is the global mean.
-            loss = model.compute_loss(
+            # By this name for a model whose `compute_loss` does not take `training`, too.
+            loss = model._compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
             scaled = model.optimizer.scale_loss(loss / parts)
@@ -206,7 +229,7 @@ def _size(gradient) -> tf.Tensor:
     return tf.cast(tf.nn.l2_loss(values), tf.float32)
 
 
-def _part(batch: Batch, i: tf.Tensor, size: int) -> Batch:
+def part_of(batch: Any, i: tf.Tensor, size: int) -> Any:
     """Returns the i-th `size` examples of a batch."""
 
     def cut(t):

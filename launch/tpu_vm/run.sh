@@ -27,11 +27,11 @@ mapfile -t hosts < <(host_addresses)
 [[ -n ${hosts[0]:-} ]] || fail "There is no TPU '$name' in $zone. Create it with create.sh."
 
 tpu=local
-environment=''
+environment="TF_LARS_JOB=$(date +%s)-$$ " # --resume=never starts anew once
 if [[ ${#hosts[@]} -gt 1 ]]; then
   tpu=$(printf "grpc://%s:$TPU_SERVER_PORT," "${hosts[@]}")
   tpu=${tpu%,}
-  environment='TPU_LOAD_LIBRARY=0 ' # the servers have the chips, not the program that drives them
+  environment+='TPU_LOAD_LIBRARY=0 ' # the servers have the chips, not the program that drives them
 fi
 
 # A server that has lost its client is not to be used again.

@@ -47,6 +47,22 @@ def test_the_best_checkpoint_and_one_by_path(finished):
     assert found["top1"] == pytest.approx(first["val_top1"], abs=1e-6)
 
 
+@pytest.mark.slow
+def test_a_damaged_record_is_named_or_passed_over(finished, digits_dir, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(digits_dir, data)
+    shard = next(data.glob("validation-*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    flags = [f"--model_dir={finished[0]}", f"--data_dir={data}"]
+    failed = programs.run("launch.evaluate", *flags)
+    assert failed.returncode == 2
+    assert "a record that does not match its checksum, in record" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert _evaluated(*flags, "--max_bad_records=1", "--num_workers=2")["eval_examples"] == 359
+
+
 @pytest.fixture(scope="module")
 def pictures(finished, tmp_path_factory):
     """Validation images by the name of their class, as JPEG and as PNG."""

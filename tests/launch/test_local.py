@@ -133,8 +133,9 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, sho
 
 
 def test_a_killed_worker_is_named_and_the_run_goes_on(finished, short_run, tmp_path):
+    # It starts anew once; after that, a restart goes on.
     process = subprocess.Popen(
-        _command(*short_run, f"--model_dir={tmp_path}"),
+        _command(*short_run, f"--model_dir={tmp_path}", "--resume=never"),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -156,10 +157,11 @@ def test_a_killed_worker_is_named_and_the_run_goes_on(finished, short_run, tmp_p
                 and b'"index": 1' in environment
             ):
                 os.kill(int(entry.name), signal.SIGKILL)
-    _, errors = process.communicate(timeout=LIMIT)
+    printed, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, errors
     assert "worker 1 was killed by SIGKILL" in errors
     assert "restart 1 of at most 3" in errors
+    assert "going on from" in printed
     undisturbed, results = (
         json.loads((folder / "results.json").read_text()) for folder in (finished[0], tmp_path)
     )

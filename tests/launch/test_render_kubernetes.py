@@ -385,6 +385,7 @@ V5E = "--tpu_accelerator=tpu-v5-lite-podslice"
         (["--nodes=8", "--memory=lots"], "--memory must be a quantity of Kubernetes"),
         (["--nodes=8", "--toleration=a b"], "--toleration must be KEY"),
         (["--nodes=8", "--node_selector=a"], "--node_selector must be LABEL=VALUE"),
+        (["--nodes=8", "--resume=never"], "Name another --model_dir instead"),
         (["--nodes=8", "--max_restarts=-1"], "--max_restarts must be at least 0"),
         (["--nodes=8", "--output=/nowhere/x.yaml"], "--output must be a file"),
         ([V5E], "A TPU slice has --tpu_accelerator and --tpu_topology"),

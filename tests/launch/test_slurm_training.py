@@ -40,7 +40,9 @@ def test_a_job_survives_a_killed_task_and_a_requeue(slurm, digits_dir, tmp_path)
 
     job = slurm.sbatch(
         programs.ROOT / "launch" / "slurm" / "train.sbatch",
-        *flags_for_digits(digits_dir, 4, f"--epochs={EPOCHS}", f"--model_dir={model_dir}"),
+        *flags_for_digits(
+            digits_dir, 4, f"--epochs={EPOCHS}", f"--model_dir={model_dir}", "--resume=never"
+        ),
         options=["-N4", f"--output={log}"],
         cwd=programs.ROOT,
         environment={"PYTHON": sys.executable, "BACKOFF_SECONDS": "0"},

@@ -207,7 +207,10 @@ def test_setup_sends_what_is_committed_and_installs_it_on_all_hosts(gcloud):
 
 def _trainings(gcloud):
     """Returns what was run on the first host, each time, as the words a shell makes of it."""
-    return [shlex.split(call[4].removeprefix("--command=")) for call in gcloud.calls("--worker=0")]
+    words = [shlex.split(call[4].removeprefix("--command=")) for call in gcloud.calls("--worker=0")]
+    names = {one.pop(3).partition("=") for one in words}
+    assert [name for name, _, value in names if value] == ["TF_LARS_JOB"], "one for all starts"
+    return words
 
 
 def test_a_slice_of_one_host_trains_on_its_own_chips(gcloud):

@@ -88,6 +88,20 @@ def agree(strategy: tf.distribute.Strategy, values: Sequence[float]) -> list[flo
     return _mean_over_replicas(strategy, tf.constant(values, tf.float32)).numpy().tolist()
 
 
+def of_first_worker(strategy: tf.distribute.Strategy, value: int) -> int:
+    """Returns the whole number that the first worker gives, on all; each must call this."""
+    if strategy.num_replicas_in_sync == 1:
+        return value
+
+    def replica(own):
+        context = tf.distribute.get_replica_context()
+        is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.int64)
+        return context.all_reduce("SUM", own * is_first)
+
+    run = tf.function(lambda own: strategy.run(replica, args=(own,)))
+    return int(strategy.experimental_local_results(run(tf.constant(value, tf.int64)))[0])
+
+
 @tf.function
 def _mean_over_replicas(strategy, value):
     return strategy.reduce("MEAN", strategy.run(tf.identity, args=(value,)), axis=None)

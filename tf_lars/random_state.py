@@ -1,0 +1,35 @@
+"""Random states of a model's layers, such as Dropout's."""
+
+import keras
+import tensorflow as tf
+
+_APART = 0x9E3779B1  # 2**32 divided by the golden ratio: spreads the numbers of replicas
+
+
+def differ_by_replica(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
+    """Gives each replica random states of its own; those of the first replica stay.
+
+    Keras starts all replicas alike, and example i of each of them would be given the same mask.
+    The first replica's are those in a checkpoint, so a run that goes on draws what it would have
+    drawn.
+
+    Args:
+      model: built; its layers draw from `keras.random.SeedGenerator`.
+      strategy: the one in whose scope the model was made.
+    """
+    generators = [g for layer in model._flatten_layers() for g in layer._seed_generators]
+    states = list({id(g): g.state for g in generators}.values())
+    if not states or strategy.num_replicas_in_sync == 1:
+        return
+
+    def replica():
+        context = tf.distribute.get_replica_context()
+        number = tf.cast(context.replica_id_in_sync_group, tf.int64)
+        is_first = tf.cast(number == 0, tf.int64)
+        own = [tf.cast(tf.identity(state), tf.int64) for state in states]
+        of_first = context.all_reduce("SUM", [state * is_first for state in own])
+        for state, (seed, draws) in zip(states, map(tf.unstack, of_first), strict=True):
+            seed += number * _APART % 2**31
+            state.assign(tf.cast(tf.stack([seed, draws]), state.dtype))
+
+    tf.function(lambda: strategy.run(replica))()
