@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Connect = Callable[[Cluster], "tf.distribute.Strategy"]
 
 STARTS_VARIABLE = "TF_LARS_STARTS"
-"""How often the supervisor of a worker has started workers before."""
+"""How often the workers of this job have been started before."""
 
 JOB_VARIABLE = "TF_LARS_JOB"
 """A name that all starts of a job share: `--resume=never` starts anew once in it."""

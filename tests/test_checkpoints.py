@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.launch import faulty_disks
 from tf_lars import LARS, checkpoints
@@ -187,6 +188,9 @@ def test_layers_in_lists_and_dictionaries_and_random_states_are_in_a_checkpoint(
     assert len(trained.variables) == 2 + 3 * 4 + 1
     for one, other in zip(trained.variables, restored.variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    reader = tf.train.load_checkpoint(str(tmp_path / "step-00000002" / "checkpoint"))
+    kernels = [shape for shape in reader.get_variable_to_shape_map().values() if shape == [4, 3]]
+    assert len(kernels) == 2, "the head's, once, and its momentum"
 
 
 def test_must_insists(tmp_path):

@@ -46,8 +46,22 @@ def _squares(y_true, y_pred):
     return tf.reduce_mean((y_true - y_pred) ** 2, axis=-1)
 
 
+class NowOneNumber(keras.losses.MeanSquaredError):
+    """A loss of Keras's that is no longer one."""
+
+    def call(self, y_true, y_pred):
+        return tf.reduce_mean(super().call(y_true, y_pred))
+
+
 @pytest.mark.parametrize(
-    "loss", [OneNumber(), lambda y_true, y_pred: tf.reduce_mean((y_true - y_pred) ** 2)]
+    "loss",
+    [
+        OneNumber(),
+        NowOneNumber(),
+        lambda y_true, y_pred: tf.reduce_mean((y_true - y_pred) ** 2),
+        keras.losses.Dice(),
+        "tversky",
+    ],
 )
 def test_a_loss_of_one_number_is_refused(loss, mirrored):
     with mirrored.scope():
@@ -77,6 +91,42 @@ def test_a_loss_of_ones_own_trains_as_keras_own_does(mirrored):
 
 def _evaluation(x):
     return ArrayEvaluationInput(x[:7], x[:7, :2], 4)
+
+
+def test_one_loss_of_ones_own_may_be_that_of_several_outputs():
+    inputs = keras.Input((4,))
+    outputs = [keras.layers.Dense(2)(inputs), keras.layers.Dense(3)(inputs)]
+    model = keras.Model(inputs, outputs)
+    loss = PerExample()
+    model.compile("sgd", loss=[loss, loss])
+    Trainer(model).build(
+        (
+            tf.TensorSpec([4, 4], tf.float32),
+            (tf.TensorSpec([4, 2], tf.float32), tf.TensorSpec([4, 3], tf.float32)),
+        )
+    )
+    assert "call" not in vars(loss)
+
+
+class PerExample(keras.losses.Loss):
+    """Mean of squares."""
+
+    def call(self, y_true, y_pred):
+        return _squares(y_true, y_pred)
+
+
+@pytest.mark.parametrize("loss", [None, "mse"])
+def test_a_compute_loss_of_ones_own_needs_no_compiled_loss(loss):
+    class Own(keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return tf.reduce_mean(_squares(y, y_pred))
+
+    model = Own([keras.Input((4,)), keras.layers.Dense(2)])
+    model.compile("sgd", loss)
+    x = np.ones((8, 4), np.float32)
+    trainer = Trainer(model)
+    trainer.fit(ArrayTrainingInput(x, x[:, :2], 4), epochs=1)
+    assert trainer.evaluate(_evaluation(x))["examples"] == 7
 
 
 def test_a_compute_loss_without_training_is_called_as_in_keras():

@@ -111,6 +111,28 @@ def test_estimated_statistics_are_the_mean_over_the_batches(alone):
     )
 
 
+def test_statistics_of_frozen_layers_stay_when_others_are_estimated(mirrored):
+    def model():
+        frozen = keras.layers.BatchNormalization(trainable=False)
+        body = [frozen, keras.layers.BatchNormalization()]
+        head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10)]
+        return keras.Sequential([keras.Input((8, 8, 3)), *body, *head])
+
+    t = cases.trainer(mirrored, model)
+    frozen, other = t.model.layers[:2]
+    frozen.moving_mean.assign(np.full(3, 7.0))
+    frozen.moving_variance.assign(np.full(3, 9.0))
+    t.fit(
+        ArrayTrainingInput(*cases.images(64), 64),
+        epochs=1,
+        validation=ArrayEvaluationInput(*cases.images(10), 10),
+        batch_norm_examples=64,
+    )
+    np.testing.assert_allclose(frozen.moving_mean.numpy(), 7.0)
+    np.testing.assert_allclose(frozen.moving_variance.numpy(), 9.0)
+    assert np.all(other.moving_mean.numpy() != 0)
+
+
 @pytest.mark.parametrize("strategy", ["alone", "mirrored"])
 def test_statistics_are_estimated_of_the_parts_that_training_normalises(strategy, request):
     strategy = (

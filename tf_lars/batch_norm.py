@@ -68,10 +68,11 @@ class BatchNormStatistics:
             variable.assign(mean)
 
     def _estimate_in_graph(self, iterator, steps, parts) -> None:
-        def forget():
-            for layer in self.layers:  # a value that is not finite would stay: 0 * NaN is NaN
-                layer.moving_mean.assign(tf.zeros_like(layer.moving_mean))
-                layer.moving_variance.assign(tf.ones_like(layer.moving_variance))
+        def forget_what_is_not_finite():  # momentum 0 forgets the rest, but 0 * NaN is NaN
+            for layer in self.layers:
+                for variable, start in ((layer.moving_mean, 0.0), (layer.moving_variance, 1.0)):
+                    value = tf.identity(variable)
+                    variable.assign(tf.where(tf.math.is_finite(value), value, start))
 
         def forward(batch, i):
             x = self._prepare_batch(batch)[0]
@@ -79,7 +80,7 @@ class BatchNormStatistics:
                 x = part_of(x, i, tf.nest.flatten(x)[0].shape[0] // parts)
             call_model(self._model, x, training=True)
 
-        self._strategy.run(forget)
+        self._strategy.run(forget_what_is_not_finite)
         for step in tf.range(steps):
             batch = next(iterator)
             for i in tf.range(parts):

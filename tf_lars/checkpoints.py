@@ -21,7 +21,6 @@ import tensorflow as tf
 from absl import logging
 
 from tf_lars.errors import InputError, PeerFailure
-from tf_lars.variables import native_variable
 
 _PREFIX = "step-"
 _PARTIAL = ".writing-"
@@ -50,7 +49,7 @@ class Checkpoint:
     history: list[dict[str, float]]
 
     def read_into(self, model: keras.Model) -> None:
-        """Restores the weights and the optimizer's state.
+        """Restores the model's variables and the optimizer's state.
 
         Args:
           model: built, and its optimizer too.
@@ -88,7 +87,7 @@ class CheckpointStore:
     Attributes:
       resumed_from: path of the checkpoint that was restored, or None.
       resumed_step: its step.
-      started_anew: whether older checkpoints, if any, were moved aside.
+      started_anew: whether older checkpoints, if any, were moved aside; known to the chief.
     """
 
     def __init__(
@@ -256,8 +255,8 @@ class CheckpointStore:
 def _checkpoint(model: keras.Model) -> tf.train.Checkpoint:
     """Returns what writes and reads the model's variables, random states and optimizer."""
     # In Keras 3 TensorFlow does not find the layers in a list or dictionary of a layer by itself,
-    # nor random states. A variable that it finds twice is written once.
-    state = [native_variable(variable) for variable in model.variables]
+    # nor random states. A variable that it finds twice, as here most are, is written once.
+    state = list(model.variables)
     return tf.train.Checkpoint(model=model, optimizer=model.optimizer, state=state)
 
 

@@ -80,7 +80,7 @@ class Evaluator:
         # The losses of single outputs, where there are several: Keras counts padding in them.
         outputs = {
             metric.name: tf.convert_to_tensor(metric.total) / count
-            for metric in self._model._compile_loss.metrics
+            for metric in getattr(self._model._compile_loss, "metrics", ())
         }
         return self._model.get_metrics_result() | outputs | {"examples": count}
 

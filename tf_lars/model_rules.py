@@ -58,12 +58,14 @@ def check_losses(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None
     Raises:
       InputError: a loss gives one number.
     """
-    if model._compile_loss is None:
-        return
-    # Up to Keras 3.6 the entries are the losses themselves.
-    losses = [getattr(entry, "loss", entry) for entry in model._compile_loss._flat_losses]
-    own = [loss for loss in losses if loss is not None and not _is_of_keras(loss)]
-    if not own:
+    compiled = model._compile_loss
+    # Up to Keras 3.6 the name is another, and the entries are the losses themselves. Where the
+    # model's own compute_loss has not asked for them, there are none.
+    entries = getattr(compiled, "_flat_losses", None) or getattr(compiled, "flat_losses", None)
+    losses = [getattr(entry, "loss", entry) for entry in entries or ()]
+    # One may be that of several outputs.
+    unknown = {id(loss): loss for loss in losses if loss and not _is_known(loss)}.values()
+    if not unknown:
         return
 
     def once(*batch):
@@ -73,7 +75,7 @@ def check_losses(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None
         )
 
     with contextlib.ExitStack() as stack:
-        for loss in own:
+        for loss in unknown:
             stack.enter_context(_one_value_per_example(loss))
         tf.function(once, autograph=False).get_concrete_function(x, y, sample_weight)
 
@@ -102,10 +104,15 @@ def check_batch_norm(
         )
 
 
-def _is_of_keras(loss: keras.losses.Loss) -> bool:
-    """Returns whether this is one of Keras's own losses, which all give a value per example."""
-    function = getattr(loss, "fn", type(loss))
-    return function.__module__.partition(".")[0] == "keras"
+def _is_known(loss: keras.losses.Loss) -> bool:
+    """Returns whether this is one of Keras's own losses that give a value per example."""
+    function = getattr(loss, "fn", None)
+    return (
+        function is not None
+        and type(loss).__module__.startswith("keras.")
+        and function.__module__.startswith("keras.")
+        and function.__name__ not in ("dice", "tversky")  # by default over all axes
+    )
 
 
 @contextlib.contextmanager

@@ -25,11 +25,13 @@ def differ_by_replica(model: keras.Model, strategy: tf.distribute.Strategy) -> N
     def replica():
         context = tf.distribute.get_replica_context()
         number = tf.cast(context.replica_id_in_sync_group, tf.int64)
-        is_first = tf.cast(number == 0, tf.int64)
-        own = [tf.cast(tf.identity(state), tf.int64) for state in states]
-        of_first = context.all_reduce("SUM", [state * is_first for state in own])
-        for state, (seed, draws) in zip(states, map(tf.unstack, of_first), strict=True):
-            seed += number * _APART % 2**31
-            state.assign(tf.cast(tf.stack([seed, draws]), state.dtype))
+        # TPUs sum no 64-bit integers, other devices no unsigned ones: the halves are summed.
+        own = [tf.bitcast(tf.identity(state), tf.int32) for state in states]
+        is_first = tf.cast(number == 0, tf.int32)
+        of_first = context.all_reduce("SUM", [halves * is_first for halves in own])
+        for state, halves in zip(states, of_first, strict=True):
+            further = tf.stack([number * _APART % 2**31, 0])
+            dtype = tf.as_dtype(state.dtype)
+            state.assign(tf.bitcast(halves, dtype) + tf.cast(further, dtype))
 
     tf.function(lambda: strategy.run(replica))()

@@ -10,6 +10,7 @@ from tf_lars.distribute.strategy import BYTES_PER_PACK, communication_options
 from tf_lars.errors import InputError
 from tf_lars.evaluation import call_model, update_metrics
 from tf_lars.lars_rule import densify
+from tf_lars.variables import native_variable
 
 Batch = tuple[Any, Any, Any]
 """`(x, y, sample_weight)`; the last two may be None."""
@@ -18,8 +19,8 @@ Batch = tuple[Any, Any, Any]
 class TrainingStep:
     """Takes optimizer steps on global batches, each on all replicas or on none.
 
-    A step that is not taken leaves no trace in the model: what its forward pass has changed, such
-    as moving averages of batch normalisation, is put back.
+    A step that is not taken leaves no trace in the model, except on TPUs: what its forward pass has
+    changed, such as moving averages of batch normalisation, is put back.
 
     Every replica computes the gradients of its share as parts of the mean over the global batch;
     one all-reduce sums them. The sums are the same on all replicas, and so is the verdict on them:
@@ -160,10 +161,14 @@ class TrainingStep:
         of_all = tf.stack([next(sizes) if p else 0.0 for p in self._present])
         return reduced, tf.math.is_finite(of_all)
 
-    def _changed_by_forward_pass(self) -> list[keras.Variable]:
+    def _changed_by_forward_pass(self) -> list[tf.Variable]:
         """Returns the variables of which each replica has its own."""
-        # Others are the sum or mean of what the replicas assign to them.
-        return [v for v in self._model.non_trainable_variables if v.aggregation == "none"]
+        # What the replicas assign to others is aggregated.
+        return [
+            variable
+            for variable in map(native_variable, self._model.non_trainable_variables)
+            if variable.aggregation == tf.VariableAggregation.NONE
+        ]
 
     def _put_back(self, before) -> None:
         def replica(before):

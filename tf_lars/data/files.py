@@ -107,9 +107,9 @@ def read_json(path: str) -> Any:
 def write_json(path: str, content: Mapping[str, Any]) -> None:
     """Writes a JSON file that appears under its name when complete.
 
-    Several hosts may write it at the same time.
+    Several processes, on several hosts, may write it at the same time.
     """
-    temporary = temporary_path(f"{path}.{socket.gethostname()}")
+    temporary = temporary_path(f"{path}.{socket.gethostname()}.{os.getpid()}")
     with writing(path):
         with open_file(temporary, "w") as file:
             file.write(json.dumps(content, indent=1) + "\n")

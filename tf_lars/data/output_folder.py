@@ -19,8 +19,9 @@ from tf_lars.errors import InputError
 _NOTES = ".prepare"
 _PLAN = "plan"
 _RULE = "The output folder must be empty or hold this data set."
-# A shard, or the unfinished one that a killed process left.
-_SHARD_NAME = re.compile(r"(train|validation)-\d{5}-of-\d{5}|\.(train|validation)-.*\.tmp")
+_SHARD_NAME = re.compile(r"(train|validation)-\d{5}-of-\d{5}")
+# What a killed process left.
+_UNFINISHED_NAME = re.compile(r"\.(train-|validation-|dataset\.json\.).*\.tmp")
 
 
 def is_unfinished(path: str) -> bool:
@@ -109,6 +110,7 @@ class OutputFolder:
     def finish(self, info: DatasetInfo) -> None:
         """Writes `dataset.json` and removes the notes."""
         info.save(self.path)
+        self._remove_unfinished()
         files.remove_folder(os.path.join(self.path, _NOTES))
 
     def write_note(self, name: str, content: Mapping[str, Any]) -> None:
@@ -138,10 +140,16 @@ class OutputFolder:
     def _clear(self) -> None:
         # First what makes the folder look complete.
         files.remove(self._dataset_file)
-        for name in files.names(self.path, hidden=True):
+        for name in files.names(self.path):
             if _SHARD_NAME.fullmatch(name):
                 files.remove(os.path.join(self.path, name))
+        self._remove_unfinished()
         files.remove_folder(os.path.join(self.path, _NOTES))
+
+    def _remove_unfinished(self) -> None:
+        for name in files.names(self.path, hidden=True):
+            if _UNFINISHED_NAME.fullmatch(name):
+                files.remove(os.path.join(self.path, name))
 
     def _occupied(self, content: str) -> InputError:
         return InputError(

@@ -311,7 +311,7 @@ class Hub(threading.Thread):
         self._over = True
 
     def _tell_all(self, message: dict) -> None:
-        # Worker 0 last: it might end, or stop, and this thread of it, before the others know.
+        # Worker 0 last: what it does then might end, or stop, its process and this thread with it.
         for peer in sorted(self._met(), key=lambda peer: peer.hello["rank"] == 0):
             self._tell(peer, message)
 

@@ -95,11 +95,11 @@ def of_first_worker(strategy: tf.distribute.Strategy, value: int) -> int:
 
     def replica(own):
         context = tf.distribute.get_replica_context()
-        is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.int64)
+        is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.int32)
         return context.all_reduce("SUM", own * is_first)
 
     run = tf.function(lambda own: strategy.run(replica, args=(own,)))
-    return int(strategy.experimental_local_results(run(tf.constant(value, tf.int64)))[0])
+    return int(strategy.experimental_local_results(run(tf.constant(value)))[0])
 
 
 @tf.function
