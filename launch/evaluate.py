@@ -32,14 +32,9 @@ from tf_lars.errors import (
 FLAGS = absl_flags.FLAGS
 TOP = 5
 """How many classes are named for a picture."""
-_FLAGS_OF_WORKERS = (
-    "model_dir",
-    "checkpoint",
-    "data_dir",
-    "evaluation_batch_size",
-    "max_bad_records",
-    "format",
-)
+_FLAGS_OF_RUN = ("evaluation_batch_size", "max_bad_records", "cache")
+"""Flags that take the place of the run's where they are given."""
+_FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "format", *_FLAGS_OF_RUN)
 
 
 def define() -> None:
@@ -47,12 +42,18 @@ def define() -> None:
     checkpoint.define()
     absl_flags.DEFINE_integer("num_workers", 1, "Worker processes on this machine.")
     absl_flags.DEFINE_integer(
-        "evaluation_batch_size", None, "Images per step on all devices; by default 256 per device."
+        "evaluation_batch_size",
+        None,
+        "Images per step on all devices; by default as in the run, or as many per device as it "
+        "trained on at once, at most 256.",
     )
     absl_flags.DEFINE_integer(
         "max_bad_records",
         None,
         "Damaged records that may be passed over; by default as in the run.",
+    )
+    absl_flags.DEFINE_bool(
+        "cache", None, "Keep decoded images in memory; by default as in the run."
     )
     absl_flags.DEFINE_list("predict", [], "Pictures to name instead of evaluating, with commas.")
     absl_flags.DEFINE_enum("format", "table", ["table", "json"], "What is printed.")
@@ -61,8 +62,8 @@ def define() -> None:
 def main() -> int:
     """Evaluates, or watches over the processes that do."""
     settings = checkpoint.settings_of_run()
-    if FLAGS.max_bad_records is not None:
-        settings = dataclasses.replace(settings, max_bad_records=FLAGS.max_bad_records)
+    given = {name: FLAGS[name].value for name in _FLAGS_OF_RUN if FLAGS[name].value is not None}
+    settings = dataclasses.replace(settings, **given)
     if FLAGS.num_workers < 1:
         raise InputError(f"--num_workers must be at least 1. Received: {FLAGS.num_workers}.")
     inputs.describe_once(settings.data_dir)
@@ -98,7 +99,11 @@ def evaluate(settings: flags.TrainingSettings, info: DatasetInfo, cluster: Clust
     trainer, source = checkpoint.load(settings, info, strategy.create(cluster))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it over
     replicas = trainer.strategy.num_replicas_in_sync
-    batch = FLAGS.evaluation_batch_size or 256 * replicas
+    # The run may have had another number of replicas.
+    share = max(1, min(256, settings.global_batch_size // replicas))
+    batch = settings.evaluation_batch_size or share * replicas
+    if FLAGS.evaluation_batch_size is None:
+        batch = max(1, batch // replicas) * replicas
     order.per_replica_batch_size(batch, replicas)
     try:
         logs = trainer.evaluate(inputs.evaluation(settings, batch))
@@ -126,13 +131,16 @@ def predict(settings: flags.TrainingSettings, info: DatasetInfo, paths: Sequence
     import tensorflow as tf
 
     from tf_lars.data import decode
-    from tf_lars.data.jpeg import BadImage, to_jpeg
+    from tf_lars.data.jpeg import BadImage, EncodingSettings, to_jpeg
 
+    # As the images of the data were prepared.
+    names = {field.name for field in dataclasses.fields(EncodingSettings)}
+    encoding = EncodingSettings(**{k: v for k, v in info.settings.items() if k in names})
     images = []
     for path in paths:
         try:
             with open(path, "rb") as file:
-                jpeg = tf.constant(to_jpeg(file.read()).data)
+                jpeg = tf.constant(to_jpeg(file.read(), encoding).data)
         except (OSError, BadImage) as error:
             raise InputError(f"--predict takes pictures. Received: {path!r} ({error}).") from error
         images.append(
@@ -140,7 +148,7 @@ def predict(settings: flags.TrainingSettings, info: DatasetInfo, paths: Sequence
         )
     trainer, _ = checkpoint.load(settings, info, tf.distribute.get_strategy())
     with trainer.averaged_weights():
-        logits = trainer.model(tf.stack(images), training=False)
+        logits = trainer.model(tf.cast(tf.stack(images), tf.float32), training=False)
     named = []
     for path, probabilities in zip(paths, tf.nn.softmax(logits).numpy(), strict=True):
         likely = np.argsort(-probabilities, kind="stable")[:TOP]

@@ -1,10 +1,10 @@
 """A model from somebody's own code: `package.module:function` or `path/to/file.py:function`.
 
 The function is called as `function(num_classes=..., image_size=...)` and returns a `keras.Model`,
-functional or subclassed, that takes images `[batch, image_size, image_size, 3]` with colours from
-0 to 255 and gives logits `[batch, num_classes]`. `image_size` is None where the size changes from
-epoch to epoch. It runs in every worker process, after the seed has been set and within the
-strategy's scope, so that all workers begin with the same weights; on several machines the file
+functional or subclassed, that takes images, float32 `[batch, image_size, image_size, 3]` with
+colours from 0 to 255, and gives logits `[batch, num_classes]`. `image_size` is None where the size
+changes from epoch to epoch. It runs in every worker process, after the seed has been set and within
+the strategy's scope, so that all workers begin with the same weights; on several machines the file
 must be on each.
 
 A module is found as by `python -m`: in the working directory and on PYTHONPATH. The folder of a

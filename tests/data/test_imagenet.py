@@ -209,6 +209,7 @@ def test_flips_happen_on_the_device():
     np.testing.assert_array_equal(x[0], image[0, :, ::-1])
     np.testing.assert_array_equal(x[1], image[1])
     np.testing.assert_array_equal(y, [[0, 0, 1], [1, 0, 0]])
+    assert x.dtype == tf.float32  # in which a model's own arithmetic does not wrap around
     assert weight is None
 
 

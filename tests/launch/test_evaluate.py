@@ -108,9 +108,30 @@ def test_pictures_are_named(finished, pictures):
     assert f"{first[1]:.2%}  {first[0]}" in table.stdout
 
 
+@pytest.mark.slow
+def test_pictures_are_shrunk_as_the_data_was(finished, digits_dir, pictures, tmp_path):
+    probabilities = []
+    for short_side in (None, 4):
+        data = tmp_path / str(short_side)
+        shutil.copytree(digits_dir, data)
+        info = json.loads((data / "dataset.json").read_text())
+        info["settings"]["short_side"] = short_side
+        (data / "dataset.json").write_text(json.dumps(info))
+        done = programs.run(
+            "launch.evaluate",
+            f"--model_dir={finished[0]}",
+            f"--data_dir={data}",
+            f"--predict={pictures[0][0]}",
+            "--format=json",
+        )
+        assert done.returncode == 0, done.stderr
+        probabilities.append(json.loads(done.stdout)[0]["classes"][0][1])
+    assert probabilities[0] != probabilities[1]
+
+
 _WITH_KERAS_ALONE = """
 import sys, json, keras, numpy as np
-model = keras.models.load_model(sys.argv[1], compile=False)
+model = keras.models.load_model(sys.argv[1])
 print(json.dumps(np.asarray(model(np.load(sys.argv[2]))).tolist()))
 """
 _WITH_TENSORFLOW_ALONE = """
@@ -159,6 +180,14 @@ def test_an_exported_model_takes_plain_images_elsewhere(finished, pictures, tmp_
     again = programs.run("launch.export", f"--model_dir={finished[0]}", f"--output={path}")
     assert again.returncode == 2
     assert "not there yet" in again.stderr
+    for output, sentence in (
+        (f"{tmp_path}/model.h5", "must end in .keras"),
+        ("/proc/nowhere/model.keras", "a place that can be written to"),
+    ):
+        refused = programs.run("launch.export", f"--model_dir={finished[0]}", f"--output={output}")
+        assert refused.returncode == 2
+        assert sentence in refused.stderr
+        assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from tests.launch import programs
 from tf_lars import planner
@@ -323,7 +324,7 @@ class Net(keras.Model):
         self.head = keras.layers.Dense(num_classes, dtype="float32")
 
     def call(self, image, training=False):
-        x = self.norm(self.conv(scale(image)), training=training)
+        x = self.norm(self.conv(scale(image - 128.0)), training=training)
         return self.head(tf.reduce_max(tf.nn.relu(x), [1, 2]))
 
 
@@ -351,7 +352,8 @@ def test_two_workers_train_a_subclassed_model_from_a_file_with_synchronised_batc
     model_file, short_run, tmp_path
 ):
     flags = [f"--model={model_file}:build", "--sync_batch_norm", f"--model_dir={tmp_path}"]
-    done = _run(*short_run, *flags, "--epochs=30", "--optimizer=sgd", "--learning_rate=0.3")
+    flags += ["--mixed_precision=bfloat16", "--optimizer=sgd", "--learning_rate=0.3"]
+    done = _run(*short_run, *flags, "--epochs=30")
     assert done.returncode == 0, done.stderr
     # 3 x 3 x 3 x 16 for the convolution, 2 x 16, 17 x 10; its 6 x 6 positions cost 31,104 FLOPs.
     described = f"model       {model_file}:build, 634 trainable parameters, 0.0000314 GFLOPs"
@@ -360,6 +362,12 @@ def test_two_workers_train_a_subclassed_model_from_a_file_with_synchronised_batc
     assert results["replica_weights_sha256"] == [results["weights_sha256"]] * 2
     assert results["top1"] > 0.5  # of ten classes
     assert "--sync_batch_norm=True" in (tmp_path / "flags.txt").read_text()
+
+    output = tmp_path / "saved_model"
+    done = programs.run("launch.export", f"--model_dir={tmp_path}", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    exported = tf.saved_model.load(str(output))  # takes float32, though it computes in less
+    assert exported.serve(tf.fill([2, 8, 8, 3], 200.0)).shape == (2, 10)
 
 
 def test_a_wrong_model_of_ones_own_is_one_sentence_and_exit_code_2(model_file, short_run, tmp_path):

@@ -223,7 +223,8 @@ def to_device_batch(
 
     `y` is one-hot, float32 `[batch, num_classes]`, so that labels can be smoothed and mixed.
     Flips, erases and mixes as the pipeline has drawn. Colours stay 0 to 255: normalisation is the
-    first layer of the model, so that an exported model takes plain images.
+    first layer of the model, so that an exported model takes plain images. They are float32, so
+    that a model's own arithmetic does not wrap around at 256.
     """
     image = batch["image"]
     if "flip" in batch:
@@ -233,7 +234,7 @@ def to_device_batch(
         image = erase(image, batch["erase"])
     if "paste" in batch:
         image, target = mix(image, target, batch["own"], batch["paste"])
-    return image, target, batch.get("weight")
+    return tf.cast(image, tf.float32), target, batch.get("weight")
 
 
 def _reading(data_dir: str, split: str, max_bad_records: int, cache: bool):
