@@ -22,7 +22,7 @@ from tf_lars.data import order
 from tf_lars.distribute.strategy import BYTES_PER_PACK, agree, distribute, of_first_worker
 from tf_lars.errors import DivergedError, InputError, Preempted
 from tf_lars.evaluation import EvaluationData, Evaluator
-from tf_lars.training_step import Batch, TrainingStep
+from tf_lars.training_step import Batch, TrainingStep, gradients_reduced_by_caller
 from tf_lars.weight_average import WeightAverage
 
 LOOP_SECONDS = 2.0
@@ -221,7 +221,7 @@ class Trainer:
         settle_batch_norm = self._batch_norm_settler(data, batch_norm_examples)
 
         iterator = None
-        with _gradients_reduced_by_caller(self.model.optimizer):
+        with gradients_reduced_by_caller(self.model.optimizer):
             evaluated = order.whole_epochs(step, data.num_examples, data.global_batch_size)
             for end, epoch in epoch_of.items():
                 if end <= step or self.model.stop_training:
@@ -399,21 +399,3 @@ class Trainer:
         share = data.global_batch_size // self.strategy.num_replicas_in_sync
         parts = share // (self._step.micro_batch_size or share)
         return lambda: self._batch_norm.estimate(dataset, steps, parts)
-
-
-@contextlib.contextmanager
-def _gradients_reduced_by_caller(optimizer: keras.optimizers.Optimizer):
-    """Keeps a Keras optimizer from summing gradients over the replicas once more.
-
-    Keras clips before it reduces, which moves the weights further than the clip allows, and
-    reduces in one pack. Reduced gradients given to `apply` are clipped as they should be.
-    """
-    wrapped = getattr(optimizer, "inner_optimizer", None)
-    optimizers = [optimizer] if wrapped is None else [optimizer, wrapped]
-    for one in optimizers:
-        one._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
-    try:
-        yield
-    finally:
-        for one in optimizers:
-            del one._all_reduce_sum_gradients

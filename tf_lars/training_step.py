@@ -1,5 +1,6 @@
 """Synchronous steps of training: gradients of the global batch, one all-reduce, one update."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -232,6 +233,24 @@ def _size(gradient) -> tf.Tensor:
     if values.dtype.size < 4:
         values = tf.cast(values, tf.float32)
     return tf.cast(tf.nn.l2_loss(values), tf.float32)
+
+
+@contextlib.contextmanager
+def gradients_reduced_by_caller(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Keeps a Keras optimizer from summing gradients over the replicas once more.
+
+    Keras clips before it reduces, which moves the weights further than the clip allows, and
+    reduces in one pack. Reduced gradients given to `apply` are clipped as they should be.
+    """
+    wrapped = getattr(optimizer, "inner_optimizer", None)
+    optimizers = [optimizer] if wrapped is None else [optimizer, wrapped]
+    for one in optimizers:
+        one._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+    try:
+        yield
+    finally:
+        for one in optimizers:
+            del one._all_reduce_sum_gradients
 
 
 def part_of(batch: Any, i: tf.Tensor, size: int) -> Any:
