@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tf_lars.distribute.strategy import of_first_replica
+
 _APART = 0x9E3779B1  # 2**32 divided by the golden ratio: spreads the numbers of replicas
 
 
@@ -23,12 +25,10 @@ def differ_by_replica(model: keras.Model, strategy: tf.distribute.Strategy) -> N
         return
 
     def replica():
-        context = tf.distribute.get_replica_context()
-        number = tf.cast(context.replica_id_in_sync_group, tf.int64)
+        number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int64)
         # TPUs sum no 64-bit integers, other devices no unsigned ones: the halves are summed.
         own = [tf.bitcast(tf.identity(state), tf.int32) for state in states]
-        is_first = tf.cast(number == 0, tf.int32)
-        of_first = context.all_reduce("SUM", [halves * is_first for halves in own])
+        of_first = of_first_replica(own)
         for state, halves in zip(states, of_first, strict=True):
             further = tf.stack([number * _APART % 2**31, 0])
             dtype = tf.as_dtype(state.dtype)

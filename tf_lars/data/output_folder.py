@@ -110,7 +110,7 @@ class OutputFolder:
     def finish(self, info: DatasetInfo) -> None:
         """Writes `dataset.json` and removes the notes."""
         info.save(self.path)
-        self._remove_unfinished()
+        self._remove(_UNFINISHED_NAME)
         files.remove_folder(os.path.join(self.path, _NOTES))
 
     def write_note(self, name: str, content: Mapping[str, Any]) -> None:
@@ -140,15 +140,13 @@ class OutputFolder:
     def _clear(self) -> None:
         # First what makes the folder look complete.
         files.remove(self._dataset_file)
-        for name in files.names(self.path):
-            if _SHARD_NAME.fullmatch(name):
-                files.remove(os.path.join(self.path, name))
-        self._remove_unfinished()
+        self._remove(_SHARD_NAME)
+        self._remove(_UNFINISHED_NAME)
         files.remove_folder(os.path.join(self.path, _NOTES))
 
-    def _remove_unfinished(self) -> None:
+    def _remove(self, pattern: re.Pattern) -> None:
         for name in files.names(self.path, hidden=True):
-            if _UNFINISHED_NAME.fullmatch(name):
+            if pattern.fullmatch(name):
                 files.remove(os.path.join(self.path, name))
 
     def _occupied(self, content: str) -> InputError:

@@ -93,13 +93,15 @@ def of_first_worker(strategy: tf.distribute.Strategy, value: int) -> int:
     if strategy.num_replicas_in_sync == 1:
         return value
 
-    def replica(own):
-        context = tf.distribute.get_replica_context()
-        is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.int32)
-        return context.all_reduce("SUM", own * is_first)
+    run = tf.function(lambda own: strategy.run(of_first_replica, args=([own],)))
+    return int(strategy.experimental_local_results(run(tf.constant(value))[0])[0])
 
-    run = tf.function(lambda own: strategy.run(replica, args=(own,)))
-    return int(strategy.experimental_local_results(run(tf.constant(value)))[0])
+
+def of_first_replica(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the int32 tensors of the first replica, on all; called by each within `run`."""
+    context = tf.distribute.get_replica_context()
+    is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.int32)
+    return context.all_reduce("SUM", [value * is_first for value in values])
 
 
 @tf.function
