@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags as absl_flags
 
-from launch import flags
 from launch import model as model_of
+from launch.settings import TrainingSettings, read_arguments
 from launch.training import CHECKPOINTS
 from tf_lars.data import order
 from tf_lars.data.records import DatasetInfo
@@ -42,7 +42,7 @@ def define() -> None:
     absl_flags.DEFINE_string("data_dir", "", "Prepared data set; by default that of the run.")
 
 
-def settings_of_run() -> flags.TrainingSettings:
+def settings_of_run() -> TrainingSettings:
     """Returns the settings of the run that the flags name.
 
     Raises:
@@ -51,14 +51,14 @@ def settings_of_run() -> flags.TrainingSettings:
     given = absl_flags.FLAGS
     if not given.model_dir:
         raise InputError("--model_dir must be the folder of a run. Received: ''.")
-    settings = flags.read_arguments(os.path.join(given.model_dir, "flags.txt"))
+    settings = read_arguments(os.path.join(given.model_dir, "flags.txt"))
     return dataclasses.replace(
         settings, model_dir=given.model_dir, data_dir=given.data_dir or settings.data_dir
     )
 
 
 def load(
-    settings: flags.TrainingSettings, info: DatasetInfo, strategy: "tf.distribute.Strategy"
+    settings: TrainingSettings, info: DatasetInfo, strategy: "tf.distribute.Strategy"
 ) -> Loaded:
     """Builds the model of a run under a strategy, and restores the checkpoint of the flags.
 

@@ -18,7 +18,7 @@ from absl import flags as absl_flags
 import models
 from launch import model as model_of
 from launch import plan, summary, training
-from launch.flags import TrainingSettings
+from launch.settings import TrainingSettings
 from tf_lars import planner, schedule_formulas
 from tf_lars.data import order
 from tf_lars.data.records import DatasetInfo

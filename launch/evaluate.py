@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from launch import app, checkpoint, flags, training, workers
+from launch import app, checkpoint, training, workers
 from launch import input as inputs
+from launch.settings import TrainingSettings
 from tf_lars.data import order
 from tf_lars.data.records import DatasetInfo
 from tf_lars.distribute import cluster as clusters
@@ -44,8 +45,8 @@ def define() -> None:
     absl_flags.DEFINE_integer(
         "evaluation_batch_size",
         None,
-        "Images per step on all devices; by default as in the run, or as many per device as it "
-        "trained on at once, at most 256.",
+        "Images per step on all devices; by default as in the run, or each device's share of its "
+        "global batch, at most 256 each.",
     )
     absl_flags.DEFINE_integer(
         "max_bad_records",
@@ -89,7 +90,7 @@ def main() -> int:
         return EXIT_PEER_FAILED
 
 
-def evaluate(settings: flags.TrainingSettings, info: DatasetInfo, cluster: Cluster) -> int:
+def evaluate(settings: TrainingSettings, info: DatasetInfo, cluster: Cluster) -> int:
     """Prints loss and accuracy over the validation images, each counted once."""
     import tensorflow as tf
 
@@ -99,10 +100,8 @@ def evaluate(settings: flags.TrainingSettings, info: DatasetInfo, cluster: Clust
     trainer, source = checkpoint.load(settings, info, strategy.create(cluster))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it over
     replicas = trainer.strategy.num_replicas_in_sync
-    # The run may have had another number of replicas.
-    share = max(1, min(256, settings.global_batch_size // replicas))
-    batch = settings.evaluation_batch_size or share * replicas
-    if FLAGS.evaluation_batch_size is None:
+    batch = inputs.evaluation_batch_size(settings, replicas)
+    if FLAGS.evaluation_batch_size is None:  # the run may have had another number of replicas
         batch = max(1, batch // replicas) * replicas
     order.per_replica_batch_size(batch, replicas)
     try:
@@ -125,7 +124,7 @@ def evaluate(settings: flags.TrainingSettings, info: DatasetInfo, cluster: Clust
     return EXIT_DONE
 
 
-def predict(settings: flags.TrainingSettings, info: DatasetInfo, paths: Sequence[str]) -> int:
+def predict(settings: TrainingSettings, info: DatasetInfo, paths: Sequence[str]) -> int:
     """Prints the most probable classes of each picture."""
     import numpy as np
     import tensorflow as tf

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from absl import flags as absl_flags
 
 from launch import dry_run, job, launcher, training, workers
-from launch.flags import TrainingSettings
+from launch.settings import TrainingSettings
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import gpus, messages
 from tf_lars.distribute.cluster import Cluster

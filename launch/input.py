@@ -57,6 +57,12 @@ def training(settings: Any, global_batch_size: int) -> "TrainingInput":
     )
 
 
+def evaluation_batch_size(settings: Any, replicas: int) -> int:
+    """Returns the flag's, or a replica's share of a training batch, at most 256, for each."""
+    share = max(1, min(256, settings.global_batch_size // replicas))
+    return settings.evaluation_batch_size or share * replicas
+
+
 def evaluation(settings: Any, global_batch_size: int) -> "EvaluationInput":
     """Returns the evaluation input; the arguments are those of `training`."""
     from tf_lars.data.imagenet import EvaluationInput

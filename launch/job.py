@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
-from launch.flags import TrainingSettings, as_arguments
+from launch.settings import TrainingSettings, as_arguments
 from models import user_model
 from tf_lars.data.records import DatasetInfo
 from tf_lars.distribute import supervisor

@@ -18,7 +18,7 @@ import models
 from launch import app
 from launch import input as inputs
 from launch import model as model_of
-from launch.flags import PRECISIONS, SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS
+from launch.settings import PRECISIONS, SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS
 from tf_lars.data import AUGMENTATIONS, check_augmentation
 from tf_lars.data.records import DatasetInfo
 from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError

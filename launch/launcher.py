@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from launch import app, dry_run, flags, job, training
-from launch.flags import TrainingSettings
+from launch.settings import TrainingSettings
 from tf_lars.errors import EXIT_INTERRUPTED
 
 FLAG_MODULES = (flags, job, dry_run)

@@ -8,7 +8,7 @@ import os
 from absl import flags as absl_flags
 
 from launch import dry_run, job, launcher, training, workers
-from launch.flags import TrainingSettings
+from launch.settings import TrainingSettings
 from tf_lars.distribute import cluster as clusters
 from tf_lars.distribute import supervisor
 from tf_lars.errors import InputError

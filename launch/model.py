@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import models
-from launch.flags import TrainingSettings
+from launch.settings import TrainingSettings
 
 if TYPE_CHECKING:
     import keras
@@ -63,7 +63,7 @@ def optimizer(name: str, learning_rate, **settings) -> "keras.optimizers.Optimiz
     Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
 
     Args:
-      name: one of `launch.flags.OPTIMIZERS`.
+      name: one of `launch.settings.OPTIMIZERS`.
       learning_rate: a number or a schedule.
       **settings: further arguments of `tf_lars.LARS`.
     """

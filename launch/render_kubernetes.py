@@ -17,8 +17,8 @@ from absl import flags as absl_flags
 
 import models
 from launch import app, flags
-from launch.flags import TrainingSettings
 from launch.kubernetes import jobset, objects, tpus, volumes
+from launch.settings import TrainingSettings
 from tf_lars.data import order
 from tf_lars.errors import EXIT_DONE, InputError
 

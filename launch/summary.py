@@ -1,6 +1,6 @@
 """What a run will do, in lines: printed by a dry run, and by a run before it trains."""
 
-from launch.flags import TrainingSettings
+from launch.settings import TrainingSettings
 from tf_lars.data.records import DatasetInfo
 
 

@@ -10,7 +10,7 @@ TensorFlow's servers on all hosts do the work, and every host reads --data_dir.
 from absl import flags as absl_flags
 
 from launch import dry_run, job, launcher, training
-from launch.flags import TrainingSettings
+from launch.settings import TrainingSettings
 from tf_lars.distribute.cluster import Cluster
 from tf_lars.errors import InputError
 

@@ -14,7 +14,7 @@ import models
 from launch import determinism, summary
 from launch import input as inputs
 from launch import model as model_of
-from launch.flags import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
+from launch.settings import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS, TrainingSettings, as_arguments
 from tf_lars.data import check_augmentation, order, reader, records
 from tf_lars.data.records import DatasetInfo
 from tf_lars.data.workers import available_cores
@@ -111,10 +111,8 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     )[-1]
     strategy = job.join()
     replicas = strategy.num_replicas_in_sync
-    replica_batch = order.per_replica_batch_size(settings.global_batch_size, replicas)
-    evaluation = inputs.evaluation(
-        settings, settings.evaluation_batch_size or min(replica_batch, 256) * replicas
-    )
+    order.per_replica_batch_size(settings.global_batch_size, replicas)
+    evaluation = inputs.evaluation(settings, inputs.evaluation_batch_size(settings, replicas))
     order.per_replica_batch_size(evaluation.global_batch_size, replicas)
 
     with strategy.scope():

@@ -12,7 +12,7 @@ import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
-from launch import dry_run, flags
+from launch import dry_run, flags, settings
 from tests.launch import programs
 from tf_lars import planner, schedules
 from tf_lars.data.reader import masked_crc32c
@@ -172,7 +172,7 @@ def test_the_schedule_is_that_of_the_run(show):
         assert float(rate) == pytest.approx(float(schedule(int(step))), rel=1e-4)
 
 
-@pytest.mark.parametrize("schedule", flags.SCHEDULES)
+@pytest.mark.parametrize("schedule", settings.SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_every_schedule_is_drawn(schedule, warmup, show, tmp_path):
     printed = show("--epochs=3", f"--schedule={schedule}", f"--warmup_epochs={warmup}")

@@ -4,7 +4,7 @@ import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
-from launch import flags, recipe
+from launch import flags, recipe, settings
 from tf_lars import recipes
 from tf_lars.data.records import DatasetInfo, ShardInfo, SplitInfo
 from tf_lars.errors import InputError
@@ -127,5 +127,5 @@ def test_what_cannot_be_chosen_is_refused_in_a_sentence(arguments, examples, mes
 
 
 def test_every_flag_that_a_recipe_sets_is_a_setting():
-    fields = set(flags.TrainingSettings.__dataclass_fields__)
+    fields = set(settings.TrainingSettings.__dataclass_fields__)
     assert set(recipe._SET) <= fields
