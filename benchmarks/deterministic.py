@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from absl import app, flags
 
-from benchmarks import tables, turns
+from benchmarks import interleaved, tables
 
 FLAGS = flags.FLAGS
 
@@ -35,7 +35,7 @@ class Task(NamedTuple):
 def train(task):
     """Trains, and yields the number of images after each step."""
     if task.deterministic:
-        from launch import determinism
+        from launch.run import determinism
 
         determinism.enable()
     import keras
@@ -70,10 +70,10 @@ def measure(tasks, steps, rounds):
     with contextlib.ExitStack() as stack:
         processes = {}
         for name, task in tasks.items():
-            processes[name] = turns.Process(train, task)
+            processes[name] = interleaved.Process(train, task)
             stack.callback(processes[name].close)
             processes[name].wait_until_ready()
-        return turns.measure(processes, steps, rounds, name="ResNet-50")
+        return interleaved.measure(processes, steps, rounds, name="ResNet-50")
 
 
 def table(taken):

@@ -19,8 +19,8 @@ import threading
 import time
 
 from benchmarks import tables
-from tests.launch import faulty_disks, network_hosts
-from tests.launch.cluster_job import ClusterJob, flags_for_digits
+from tests.helpers import faulty_disks, network_hosts
+from tests.helpers.cluster_job import ClusterJob, flags_for_digits
 
 HOSTS = 3
 FAULTS = (
@@ -135,7 +135,7 @@ def inflict(kind, job, disk, victim):
     }
     if "warning" in told:  # it went on all the time
         return result | {"seconds_to_resume": 0.0, "steps_lost": 0}
-    line, _ = job.wait_for("going on from", since=seen, seconds=LIMIT_SECONDS)
+    line, _ = job.wait_for("resuming from", since=seen, seconds=LIMIT_SECONDS)
     resumed = int(re.search(r"step ([\d,]+) of", line)[1].replace(",", ""))
     after = job.lines.index(next(entry for entry in job.lines if entry[2] == line))
     _, trains = job.wait_for("epoch ", since=after)

@@ -29,7 +29,7 @@ from tf_lars.planner.communication import BYTES
 from tf_lars.planner.devices import FittedDevice
 from tf_lars.planner.epochs import epochs_to_target
 from tf_lars.planner.least_squares import covariance, solve
-from tf_lars.planner.results import PublishedResult, published_results
+from tf_lars.planner.published import PublishedResult, published_results
 from tf_lars.planner.workloads import workload
 
 FLAGS = flags.FLAGS

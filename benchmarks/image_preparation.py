@@ -24,12 +24,12 @@ from absl import app, flags
 
 from benchmarks import tables
 from benchmarks.preparation_contenders import FullDecodeTask, Measured, timed
-from tf_lars.data import workers
-from tf_lars.data.image_folder import ImageFolder
-from tf_lars.data.jpeg import EncodingSettings
-from tf_lars.data.output_folder import OutputFolder
-from tf_lars.data.plan import ImageFile, ShardPlan
-from tf_lars.data.shard_writer import ShardTask
+from tf_lars.data.prepare import process_pool
+from tf_lars.data.prepare.encode import EncodingSettings
+from tf_lars.data.prepare.image_folder import ImageFolder
+from tf_lars.data.prepare.output_folder import OutputFolder
+from tf_lars.data.prepare.shard_writer import ShardTask
+from tf_lars.data.prepare.sharding import ImageFile, ShardPlan
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -97,7 +97,7 @@ def compare(photos, rounds, images):
     for _ in range(rounds + 1):
         shuffle(names)
         tasks += [photos.task(name, images) for name in names]
-    timings = [t for t in workers.run_tasks(timed, tasks, 1) if not isinstance(t, int)]
+    timings = [t for t in process_pool.run_tasks(timed, tasks, 1) if not isinstance(t, int)]
     measured = timings[len(names) :]
     cpu = {
         name: [1e3 * t.cpu / t.images for t in measured if t.name == name]
@@ -164,7 +164,7 @@ def _run(photos, name, images, processes):
         for number in range(processes + images // _IMAGES_PER_TASK)
     ]
     seen, warm, rest = set(), [], []
-    for timing in workers.run_tasks(timed, tasks, processes):
+    for timing in process_pool.run_tasks(timed, tasks, processes):
         if not isinstance(timing, int):
             (rest if timing.process in seen else warm).append(timing)
             seen.add(timing.process)

@@ -62,22 +62,22 @@ class Task:
 
 
 def tf_lars(task, data_dir=None):
-    """tf_lars.data.imagenet: uint8 from TFRecord shards."""
+    """tf_lars.data.image_input: uint8 from TFRecord shards."""
     import tensorflow as tf
 
-    from tf_lars.data import imagenet
+    from tf_lars.data import image_input
 
     context = tf.distribute.InputContext()
     arguments = data_dir or task.shards, task.batch_size, task.size
     if task.training:
-        dataset = imagenet.TrainingInput(*arguments).dataset(context, 0, STEPS)
+        dataset = image_input.TrainingInput(*arguments).dataset(context, 0, STEPS)
         return (int(batch["image"].shape[0]) for batch in dataset)
-    dataset = imagenet.EvaluationInput(*arguments).dataset(context).repeat()
+    dataset = image_input.EvaluationInput(*arguments).dataset(context).repeat()
     return (int(batch["weight"].numpy().sum()) for batch in dataset)
 
 
 def tf_lars_small(task):
-    """tf_lars.data.imagenet from shards whose images have a short side of 256."""
+    """tf_lars.data.image_input from shards whose images have a short side of 256."""
     return tf_lars(task, task.small_shards)
 
 

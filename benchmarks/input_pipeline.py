@@ -25,9 +25,9 @@ import tempfile
 from absl import app, flags
 
 from benchmarks import input_peers as peers
-from benchmarks import tables, turns
-from tf_lars.data.jpeg import EncodingSettings
-from tf_lars.data.prepare import PrepareConfig, prepare_images
+from benchmarks import interleaved, tables
+from tf_lars.data.prepare.encode import EncodingSettings
+from tf_lars.data.prepare.preparation import PrepareConfig, prepare_images
 
 FLAGS = flags.FLAGS
 
@@ -88,7 +88,7 @@ def prepare(source, folder, records):
 
 
 def measure(data, mode, cores):
-    """Returns {(contender, cores): [turns.Turn, one per round]}."""
+    """Returns {(contender, cores): [interleaved.Turn, one per round]}."""
     with contextlib.ExitStack() as stack:
         processes = {}
         for name in FLAGS.contenders:
@@ -96,15 +96,17 @@ def measure(data, mode, cores):
                 task = peers.Task(
                     **data, training=mode == "train", cores=number, batch_size=FLAGS.batch_size
                 )
-                process = turns.Process(peers.CONTENDERS[name], task)
+                process = interleaved.Process(peers.CONTENDERS[name], task)
                 stack.callback(process.close)
                 try:
                     process.wait_until_ready()
-                except turns.LeftOut as error:
+                except interleaved.LeftOut as error:
                     print(f"{mode}, left out: {name} ({error})")
                     break
                 processes[name, number] = process
-        return turns.measure(processes, FLAGS.batches, FLAGS.rounds, warm_up=WARM_UP, name=mode)
+        return interleaved.measure(
+            processes, FLAGS.batches, FLAGS.rounds, warm_up=WARM_UP, name=mode
+        )
 
 
 def table(mode, times):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.optimizer import LARS
+from tf_lars.optimizers.lars import LARS
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 1e-4
 

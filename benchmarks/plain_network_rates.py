@@ -11,9 +11,11 @@ import argparse
 import keras
 import numpy as np
 
-from benchmarks import networks, tables
+from benchmarks import tables
+from models import study_networks
 from tf_lars import LARS
-from tf_lars.data import digits, resident
+from tf_lars.data import in_memory
+from tf_lars.data.prepare import digits
 
 
 def rows(data_dir, learning_rate, batch, seed):
@@ -22,10 +24,10 @@ def rows(data_dir, learning_rate, batch, seed):
     `effective_rate` is that of plain SGD with the same step; `step` the norm of the step over the
     norm of all weights.
     """
-    images = resident.load(data_dir, "train", 8, 1.0)
+    images = in_memory.load(data_dir, "train", 8, 1.0)
     chosen = np.random.default_rng(seed).permutation(len(images))[:batch]
     keras.utils.set_random_seed(seed)
-    model = networks.plain_convnet(num_classes=10, image_size=8)
+    model = study_networks.plain_convnet(num_classes=10, image_size=8)
     optimizer = LARS(learning_rate, weight_decay=5e-4, momentum=0.0)
     optimizer.record_layer_statistics()
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))

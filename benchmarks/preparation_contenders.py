@@ -1,4 +1,4 @@
-"""Two ways from image files to a TFRecord shard, as tasks of `tf_lars.data.workers`."""
+"""Two ways from image files to a TFRecord shard, as tasks of its process pool."""
 
 import dataclasses
 import os
@@ -6,7 +6,7 @@ import pathlib
 import time
 from typing import Any
 
-from tf_lars.data.shard_writer import ShardTask, write_shard
+from tf_lars.data.prepare.shard_writer import ShardTask, write_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def timed(measured: Measured, advance) -> Timing:
     task = measured.task
     cpu, begin = time.process_time(), time.monotonic()
     if isinstance(task, ShardTask):
-        write_shard(task, advance)
+        write_task(task, advance)
         images, shard = len(task.shard.files), os.path.join(task.output.path, task.shard.name)
     else:
         full_decode_shard(task)

@@ -15,7 +15,7 @@ from absl import app, flags
 from benchmarks.scaling_pictures import GIB, PICTURES, record_rows, short
 from tf_lars import planner
 from tf_lars.planner import epochs
-from tf_lars.recipes import IMAGENET_EXAMPLES
+from tf_lars.recipes.recipes import IMAGENET_EXAMPLES
 
 FLAGS = flags.FLAGS
 

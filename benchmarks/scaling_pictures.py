@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tf_lars import planner
 from tf_lars.planner import Measurement, published_results, search
-from tf_lars.recipes import IMAGENET_EXAMPLES
+from tf_lars.recipes.recipes import IMAGENET_EXAMPLES
 
 RESNET50, ALEXNET = planner.workload("resnet50"), planner.workload("alexnet_bn")
 GIB = 2**30

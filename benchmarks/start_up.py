@@ -24,7 +24,8 @@ import time
 from importlib import metadata
 
 from benchmarks import tables
-from tf_lars.distribute import cluster, supervisor
+from tf_lars.cluster import supervisor
+from tf_lars.cluster.spec import local_cluster
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "start_up.csv"
 MODEL, BATCH, SIDE = "small_resnet8", 32, 8
@@ -109,7 +110,7 @@ def bare(count):
         workers = [
             subprocess.Popen(
                 command,
-                env=_environment() | {"TF_CONFIG": cluster.local(ports, rank).tf_config()},
+                env=_environment() | {"TF_CONFIG": local_cluster(ports, rank).tf_config()},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )

@@ -21,7 +21,8 @@ import tempfile
 from absl import app, flags
 
 from benchmarks import tables
-from tf_lars.distribute import cluster, supervisor
+from tf_lars.cluster import supervisor
+from tf_lars.cluster.spec import local_cluster
 
 FLAGS = flags.FLAGS
 
@@ -49,12 +50,11 @@ def train(loop: str, micro_batch_size: int | None) -> dict[str, float]:
     import numpy as np
     import tensorflow as tf
 
-    from tf_lars import LARS, Trainer
+    from tf_lars import LARS, Trainer, create_strategy
     from tf_lars.data.arrays import ArrayTrainingInput
-    from tf_lars.distribute import strategy as strategies
 
-    supervisor.watched()
-    strategy = strategies.create()
+    supervisor.start_heartbeat()
+    strategy = create_strategy()
     program = resident("VmRSS")
     with strategy.scope():
         layers = [keras.layers.Dense(WIDTH, "relu") for _ in range(DEPTH)]
@@ -97,7 +97,7 @@ def run(loop: str, workers: int, micro_batch_size: int | None) -> dict[str, floa
         results = [os.path.join(folder, f"{rank}.json") for rank in range(workers)]
         environment = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         clusters = [
-            cluster.local(ports, rank).tf_config() if workers > 1 else "" for rank in range(workers)
+            local_cluster(ports, rank).tf_config() if workers > 1 else "" for rank in range(workers)
         ]
         part = [] if micro_batch_size is None else [f"--micro_batch_size={micro_batch_size}"]
         command = [sys.executable, "-m", "benchmarks.step_memory", f"--loop={loop}", *part]

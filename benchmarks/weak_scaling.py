@@ -28,7 +28,8 @@ import tempfile
 from absl import app, flags
 
 from benchmarks import tables
-from tf_lars.distribute import cluster, supervisor
+from tf_lars.cluster import supervisor
+from tf_lars.cluster.spec import local_cluster
 
 FLAGS = flags.FLAGS
 
@@ -54,7 +55,7 @@ def run(framework, workers, task, python=sys.executable, extra=None):
         results = [os.path.join(folder, f"{rank}.json") for rank in range(workers)]
         environments = []
         for rank in range(workers):
-            one = cluster.local(ports, rank)
+            one = local_cluster(ports, rank)
             environments.append(
                 {
                     "TF_CONFIG": one.tf_config() if workers > 1 else "",

@@ -23,12 +23,11 @@ def train_tf_lars(task):
     import tensorflow as tf
 
     import models
-    from tf_lars import Trainer
-    from tf_lars.distribute import strategy as strategies
-    from tf_lars.distribute import supervisor
+    from tf_lars import Trainer, create_strategy
+    from tf_lars.cluster import supervisor
 
-    supervisor.watched()
-    strategy = strategies.create()
+    supervisor.start_heartbeat()
+    strategy = create_strategy()
     batch, steps, size = task["batch"], task["steps"], task["image_size"]
     with strategy.scope():
         model = models.create("resnet50", num_classes=CLASSES, image_size=size)

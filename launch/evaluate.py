@@ -14,74 +14,64 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from launch import app, checkpoint, training, workers
-from launch import input as inputs
-from launch.settings import TrainingSettings
+from launch.cli import app, flags, run_flags
+from launch.run import build_input, load, outcome, workers
+from launch.run.layout import LOGS
+from launch.run.settings import TrainingSettings
+from tf_lars import setting
+from tf_lars.cluster import supervisor
+from tf_lars.cluster.spec import Cluster, resolve_cluster
 from tf_lars.data import order
-from tf_lars.data.records import DatasetInfo
-from tf_lars.distribute import cluster as clusters
-from tf_lars.distribute import supervisor
-from tf_lars.distribute.cluster import Cluster
+from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_PEER_FAILED,
     InputError,
     PeerFailure,
+    require,
 )
 
 FLAGS = absl_flags.FLAGS
 TOP = 5
 """How many classes are named for a picture."""
-_FLAGS_OF_RUN = ("evaluation_batch_size", "max_bad_records", "cache")
-"""Flags that take the place of the run's where they are given."""
-_FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "format", *_FLAGS_OF_RUN)
+_OVERRIDES = tuple(
+    n for n, s in setting.settings_of(TrainingSettings).items() if s.evaluation_may_override
+)
+_FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "format", *_OVERRIDES)
 
 
 def define() -> None:
     """Defines the flags of this program."""
-    checkpoint.define()
+    run_flags.define()
     absl_flags.DEFINE_integer("num_workers", 1, "Worker processes on this machine.")
-    absl_flags.DEFINE_integer(
-        "evaluation_batch_size",
-        None,
-        "Images per step on all devices; by default as in the run, or each device's share of its "
-        "global batch, at most 256 each.",
-    )
-    absl_flags.DEFINE_integer(
-        "max_bad_records",
-        None,
-        "Damaged records that may be passed over; by default as in the run.",
-    )
-    absl_flags.DEFINE_bool(
-        "cache", None, "Keep decoded images in memory; by default as in the run."
-    )
-    absl_flags.DEFINE_list("predict", [], "Pictures to name instead of evaluating, with commas.")
+    flags.define(TrainingSettings, _OVERRIDES, unset="If not given, as in the run.")
+    absl_flags.DEFINE_list("predict", [], "Pictures to classify instead of evaluating.")
     absl_flags.DEFINE_enum("format", "table", ["table", "json"], "What is printed.")
 
 
 def main() -> int:
     """Evaluates, or watches over the processes that do."""
-    settings = checkpoint.settings_of_run()
-    given = {name: FLAGS[name].value for name in _FLAGS_OF_RUN if FLAGS[name].value is not None}
-    settings = dataclasses.replace(settings, **given)
-    if FLAGS.num_workers < 1:
-        raise InputError(f"--num_workers must be at least 1. Received: {FLAGS.num_workers}.")
-    inputs.describe_once(settings.data_dir)
+    settings = load.settings_of_run(FLAGS.model_dir, FLAGS.data_dir)
+    given = flags.values(TrainingSettings)
+    overrides = {name: given[name] for name in _OVERRIDES if name in given}
+    settings = dataclasses.replace(settings, **overrides)
+    require(FLAGS.num_workers >= 1, "--num_workers", "at least 1", FLAGS.num_workers)
+    build_input.describe_once(settings.data_dir)
     info = DatasetInfo.load(settings.data_dir)
     try:
         if FLAGS.predict:
             return predict(settings, info, FLAGS.predict)
         if supervisor.STATUS_VARIABLE in os.environ:  # one of the workers that are started below
-            supervisor.watched()
-            return evaluate(settings, info, clusters.resolve())
+            supervisor.start_heartbeat()
+            return evaluate(settings, info, resolve_cluster())
         if FLAGS.num_workers == 1:
             return evaluate(settings, info, Cluster())
         return workers.run_local(
             "launch.evaluate",
             [FLAGS[name].serialize() for name in _FLAGS_OF_WORKERS if FLAGS[name].present],
             FLAGS.num_workers,
-            os.path.join(settings.model_dir, "logs", "evaluate"),
+            os.path.join(settings.model_dir, LOGS, "evaluate"),
         )
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -94,20 +84,20 @@ def evaluate(settings: TrainingSettings, info: DatasetInfo, cluster: Cluster) ->
     """Prints loss and accuracy over the validation images, each counted once."""
     import tensorflow as tf
 
-    from tf_lars.distribute import strategy
+    from tf_lars import create_strategy
     from tf_lars.tracking import results
 
-    trainer, source = checkpoint.load(settings, info, strategy.create(cluster))
+    trainer, source = load.load_run(settings, info, create_strategy(cluster), FLAGS.checkpoint)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it over
     replicas = trainer.strategy.num_replicas_in_sync
-    batch = inputs.evaluation_batch_size(settings, replicas)
+    batch = build_input.evaluation_batch_size(settings, replicas)
     if FLAGS.evaluation_batch_size is None:  # the run may have had another number of replicas
         batch = max(1, batch // replicas) * replicas
     order.per_replica_batch_size(batch, replicas)
     try:
-        logs = trainer.evaluate(inputs.evaluation(settings, batch))
+        logs = trainer.evaluate(build_input.evaluation(settings, batch))
     except tf.errors.OpError as error:
-        raise training.explained(error) from error
+        raise outcome.explained(error) from error
     if not cluster.is_chief:
         return EXIT_DONE
     summary = {
@@ -130,7 +120,7 @@ def predict(settings: TrainingSettings, info: DatasetInfo, paths: Sequence[str])
     import tensorflow as tf
 
     from tf_lars.data import decode
-    from tf_lars.data.jpeg import BadImage, EncodingSettings, to_jpeg
+    from tf_lars.data.prepare.encode import BadImage, EncodingSettings, to_jpeg
 
     # As the images of the data were prepared.
     names = {field.name for field in dataclasses.fields(EncodingSettings)}
@@ -145,7 +135,7 @@ def predict(settings: TrainingSettings, info: DatasetInfo, paths: Sequence[str])
         images.append(
             decode.centre_crop(decode.Jpeg(jpeg), settings.image_size, settings.crop_fraction)
         )
-    trainer, _ = checkpoint.load(settings, info, tf.distribute.get_strategy())
+    trainer, _ = load.load_run(settings, info, tf.distribute.get_strategy(), FLAGS.checkpoint)
     with trainer.averaged_weights():
         logits = trainer.model(tf.cast(tf.stack(images), tf.float32), training=False)
     named = []
@@ -165,5 +155,4 @@ def predict(settings: TrainingSettings, info: DatasetInfo, paths: Sequence[str])
 
 if __name__ == "__main__":
     define()
-    absl_flags.adopt_module_key_flags(checkpoint)  # --help lists them too
     app.run(main)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
-from launch import app, checkpoint
-from tf_lars.data.records import DatasetInfo
+from launch.cli import app, run_flags
+from launch.run import load
+from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import EXIT_DONE, InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ FLAGS = absl_flags.FLAGS
 
 def define() -> None:
     """Defines the flags of this program."""
-    checkpoint.define()
+    run_flags.define()
     absl_flags.DEFINE_string(
         "output", "", "A file that ends in .keras, or the folder of a SavedModel; not there yet."
     )
@@ -43,14 +44,14 @@ def main() -> int:
             "--output must be a file or a folder that is not there yet, so that nothing is lost. "
             f"Received: {output!r}."
         )
-    settings = checkpoint.settings_of_run()
+    settings = load.settings_of_run(FLAGS.model_dir, FLAGS.data_dir)
     info = DatasetInfo.load(settings.data_dir)
 
     import tensorflow as tf
 
     with _writing(output):
         os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    trainer, source = checkpoint.load(settings, info, tf.distribute.get_strategy())
+    trainer, source = load.load_run(settings, info, tf.distribute.get_strategy(), FLAGS.checkpoint)
     with _writing(output), trainer.averaged_weights():
         _write(trainer.model, output, settings.image_size_schedule or settings.image_size)
     print(f"{source.path} is exported to {output}")
@@ -92,5 +93,4 @@ def _writing(output: str) -> Iterator[None]:
 
 if __name__ == "__main__":
     define()
-    absl_flags.adopt_module_key_flags(checkpoint)  # --help lists them too
     app.run(main)

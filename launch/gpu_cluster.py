@@ -11,73 +11,83 @@ Slurm (srun), a Kubernetes JobSet. --model_dir must be on a file system that all
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from absl import flags as absl_flags
+from absl import flags
 
-from launch import dry_run, job, launcher, training, workers
-from launch.settings import TrainingSettings
-from tf_lars.distribute import cluster as clusters
-from tf_lars.distribute import gpus, messages
-from tf_lars.distribute.cluster import Cluster
-from tf_lars.errors import InputError
+from launch.cli import dry_run, launcher
+from launch.run import preflight, workers
+from launch.run.job import JobSettings
+from launch.run.layout import LOGS
+from launch.run.settings import TrainingSettings
+from tf_lars import machine
+from tf_lars.cluster import messages
+from tf_lars.cluster.spec import WORKER_HOSTS_FLAG, Cluster, resolve_cluster, split_address
+from tf_lars.errors import InputError, require
 
-WORKER_HOSTS = absl_flags.DEFINE_list(
-    "worker_hosts",
-    [],
-    "host:port of every host, in the same order everywhere. Workers meet at these ports, and talk "
-    "on others.",
-)
-TASK_INDEX = absl_flags.DEFINE_integer(
-    "task_index",
-    None,
-    "Place of this host among --worker_hosts, from 0; by default the one whose address is this "
-    "machine's.",
-)
-NUM_WORKERS = absl_flags.DEFINE_integer(
-    "num_workers",
-    None,
-    "How many worker processes the whole job must have; by default as many as there turn out to "
-    "be.",
-)
-WORKERS_PER_HOST = absl_flags.DEFINE_integer(
-    "workers_per_host",
-    1,
-    "Worker processes on each host, each with its share of the GPUs and a port that follows the "
-    "host's own.",
-)
+_GROUP = "Cluster"
 
 
-def main(settings: TrainingSettings) -> int:
-    """Watches over the workers of this host."""
-    per_host = WORKERS_PER_HOST.value
-    if per_host < 1:
-        raise InputError(f"--workers_per_host must be at least 1. Received: {per_host}.")
+def define() -> None:
+    """Defines the flags that only this launcher has."""
+    flags.DEFINE_list(
+        "worker_hosts",
+        [],
+        "host:port of every host, in the same order everywhere. Workers meet at these ports and "
+        "then communicate on others.",
+        module_name=_GROUP,
+    )
+    flags.DEFINE_integer(
+        "task_index",
+        None,
+        "Index of this host in --worker_hosts, from 0; by default the entry whose address is this "
+        "machine's.",
+        module_name=_GROUP,
+    )
+    flags.DEFINE_integer(
+        "num_workers",
+        None,
+        "How many worker processes the whole job must have; by default as many as are found.",
+        module_name=_GROUP,
+    )
+    flags.DEFINE_integer(
+        "workers_per_host",
+        1,
+        "Worker processes on each host, each with its share of the GPUs and a port that follows "
+        "the host's own.",
+        module_name=_GROUP,
+    )
+
+
+def main(settings: TrainingSettings, job: JobSettings) -> int:
+    """Supervises the workers of this host."""
+    per_host = flags.FLAGS.workers_per_host
+    require(per_host >= 1, "--workers_per_host", "at least 1", per_host)
     views = _hosts().with_workers_per_host(per_host)
     found = views[0].num_workers
-    if NUM_WORKERS.value not in (None, found):
+    if flags.FLAGS.num_workers not in (None, found):
         raise InputError(
             f"--num_workers must be the number of workers of the job. Received: "
-            f"{NUM_WORKERS.value}, and {found} from {views[0].source}. Start as many, or leave "
-            "the flag out."
+            f"{flags.FLAGS.num_workers}, and {found} from {views[0].source}. Start as many, or "
+            "omit the flag."
         )
     if dry_run.wanted():
-        on_host = max(1, len(gpus.names()) // per_host)
+        on_host = max(1, len(machine.gpu_names()) // per_host)
         return dry_run.show(settings, views[0], devices_per_worker=on_host)
-    training.check(settings, found)
+    preflight.check(settings, found)
     return workers.run(
-        "launch.worker",
-        job.arguments(settings),
+        workers.WORKER,
+        workers.arguments(settings, job),
         lambda: views,
-        os.path.join(settings.model_dir, training.LOGS),
-        max_restarts=absl_flags.FLAGS.max_restarts,
+        os.path.join(settings.model_dir, LOGS),
+        max_restarts=job.max_restarts,
     )
 
 
 def _hosts() -> Cluster:
     """Returns the launchers of all hosts as a cluster."""
-    hosts, index = WORKER_HOSTS.value, TASK_INDEX.value
+    hosts, index = flags.FLAGS.worker_hosts, flags.FLAGS.task_index
     if hosts and index is None:
         index = _own_index(hosts)
-    cluster = clusters.resolve(worker_hosts=hosts, task_index=index)
+    cluster = resolve_cluster(worker_hosts=hosts, task_index=index)
     if not cluster.workers:
         raise InputError(
             "A cluster must be named by --worker_hosts, TF_CONFIG, Slurm's srun or a Kubernetes "
@@ -88,7 +98,7 @@ def _hosts() -> Cluster:
 
 def _own_index(hosts: list[str]) -> int:
     """Returns the place of this machine among the hosts."""
-    Cluster(tuple(hosts), 0, clusters.FLAGS)  # addresses that are none are refused
+    Cluster(tuple(hosts), 0, WORKER_HOSTS_FLAG)  # addresses that are none are refused
     with ThreadPoolExecutor(max_workers=64) as pool:
         own = [index for index, is_own in enumerate(pool.map(_is_own, hosts)) if is_own]
     if len(own) != 1:
@@ -102,13 +112,10 @@ def _own_index(hosts: list[str]) -> int:
 
 def _is_own(address: str) -> bool:
     try:
-        return messages.is_local(messages.resolve(clusters.split_address(address)[0]))
+        return messages.is_local(messages.resolve(split_address(address)[0]))
     except OSError:
         return False  # another host's name may resolve later
 
 
 if __name__ == "__main__":
-    for module in launcher.FLAG_MODULES:
-        module.define()
-        absl_flags.adopt_module_key_flags(module)  # --help lists them too
-    launcher.run(main)
+    launcher.run(main, define)

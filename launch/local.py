@@ -5,45 +5,48 @@ python -m launch.local --model=resnet50 --data_dir=DATA --model_dir=RUN --num_wo
 
 import os
 
-from absl import flags as absl_flags
+from absl import flags
 
-from launch import dry_run, job, launcher, training, workers
-from launch.settings import TrainingSettings
-from tf_lars.distribute import cluster as clusters
-from tf_lars.distribute import supervisor
-from tf_lars.errors import InputError
-
-NUM_WORKERS = absl_flags.DEFINE_integer(
-    "num_workers",
-    1,
-    "1 trains in this process, on all of its GPUs; more start so many processes that train "
-    "together (MultiWorkerMirroredStrategy), each with its share of the GPUs or cores, and start "
-    "them again when one fails.",
-)
+from launch.cli import dry_run, launcher
+from launch.run import preflight, process, workers
+from launch.run.job import JobSettings
+from launch.run.layout import LOGS
+from launch.run.settings import TrainingSettings
+from tf_lars.cluster import supervisor
+from tf_lars.cluster.spec import Cluster, local_cluster
+from tf_lars.errors import require
 
 
-def main(settings: TrainingSettings) -> int:
-    """Trains, or watches over the processes that do."""
-    num_workers = NUM_WORKERS.value
-    if num_workers < 1:
-        raise InputError(f"--num_workers must be at least 1. Received: {num_workers}.")
+def define() -> None:
+    """Defines the flags that only this launcher has."""
+    flags.DEFINE_integer(
+        "num_workers",
+        1,
+        "1 trains in this process, on all of its GPUs; more start that many processes that train "
+        "together (MultiWorkerMirroredStrategy), each with its share of the GPUs or cores, and "
+        "restart them when one fails.",
+        module_name="Job",
+    )
+
+
+def main(settings: TrainingSettings, job: JobSettings) -> int:
+    """Trains, or supervises the processes that do."""
+    num_workers = flags.FLAGS.num_workers
+    require(num_workers >= 1, "--num_workers", "at least 1", num_workers)
     if dry_run.wanted():
         ports = supervisor.free_ports(num_workers) if num_workers > 1 else []
-        return dry_run.show(settings, clusters.local(ports), joined=not ports)
-    training.check(settings, num_workers)
+        return dry_run.show(settings, local_cluster(ports), joined=not ports)
+    preflight.check(settings, num_workers)
     if num_workers == 1:
-        return job.run(settings, clusters.Cluster(), absl_flags.FLAGS.startup_timeout)
+        return process.run(settings, Cluster(), job.startup_timeout)
     return workers.run_local(
-        "launch.worker",
-        job.arguments(settings),
+        workers.WORKER,
+        workers.arguments(settings, job),
         num_workers,
-        os.path.join(settings.model_dir, training.LOGS),
-        max_restarts=absl_flags.FLAGS.max_restarts,
+        os.path.join(settings.model_dir, LOGS),
+        max_restarts=job.max_restarts,
     )
 
 
 if __name__ == "__main__":
-    for module in launcher.FLAG_MODULES:
-        module.define()
-        absl_flags.adopt_module_key_flags(module)  # --help lists them too
-    launcher.run(main)
+    launcher.run(main, define)

@@ -6,17 +6,16 @@ python -m launch.plan --accelerator=A100-SXM --devices=64 --global_batch_size=16
 import dataclasses
 import functools
 import json
-import math
 
 from absl import flags
 
-from launch import app
-from launch.recipe import describe as recipe_lines
-from tf_lars import planner, recipes
+from launch.cli import app
+from tf_lars import planner
 from tf_lars.errors import EXIT_DONE, InputError
-from tf_lars.planner import communication, search
+from tf_lars.planner import communication, plan_table, search
 from tf_lars.planner.devices import Device
-from tf_lars.planner.plan import Plan
+from tf_lars.planner.prediction import Plan
+from tf_lars.recipes import recipes
 
 FLAGS = flags.FLAGS
 
@@ -83,9 +82,9 @@ def main() -> int:
     else:
         print(_as_text(answer), flush=True)
     if FLAGS.picture and (FLAGS.format == "table" or FLAGS["picture"].present):
-        from tf_lars.planner import picture
+        from tf_lars.planner import plan_picture
 
-        picture.draw(at, plan, answer.paying, FLAGS.picture)
+        plan_picture.draw(at, plan, answer.paying, FLAGS.picture)
         if FLAGS.format == "table":
             print(f"\npicture in {FLAGS.picture}")
     return EXIT_DONE
@@ -219,14 +218,14 @@ def _as_text(answer: Answer) -> str:
     images = plan.global_batch_size / plan.devices
     lines = [
         f"{plan.model} on {plan.devices:,} x {plan.accelerator}, global batch "
-        f"{plan.global_batch_size:,}: {planned_time(plan)}",
+        f"{plan.global_batch_size:,}: {plan_table.planned_time(plan)}",
         *(f"note        {note}" for note in plan.notes),
-        recipe_lines(answer.recipe) if answer.recipe else f"recipe      none: {answer.no_recipe}",
+        answer.recipe.describe() if answer.recipe else f"recipe      none: {answer.no_recipe}",
         "",
-        _header(),
-        *(_row(p, marked=p == plan) for p in answer.same_batch),
+        plan_table.header(with_cost=bool(FLAGS.price_per_device_hour)),
+        *(plan_table.row(p, marked=p == plan) for p in answer.same_batch),
         f"at {images:,.4g} images per device:",
-        *(_row(p, marked=p == plan) for p in answer.same_images),
+        *(plan_table.row(p, marked=p == plan) for p in answer.same_images),
     ]
     if any(p.epochs_extrapolated for p in [*answer.same_batch, *answer.same_images]):
         lines.append("~ extrapolated beyond the largest batch with a published result")
@@ -250,50 +249,6 @@ def _as_text(answer: Answer) -> str:
     else:
         lines.append(f"With this batch, twice the devices are nowhere {rule}.")
     return "\n".join(lines)
-
-
-def planned_time(plan: Plan) -> str:
-    """Returns the time of a plan and its likely range, in words."""
-    low, high = (plan.minutes * math.exp(sign * plan.relative_error) for sign in (-1, 1))
-    return (
-        f"{_duration(plan.minutes)}, with two chances in three between {_duration(low)} and "
-        f"{_duration(high)}"
-    )
-
-
-def _header() -> str:
-    return _columns(
-        "devices", "batch", "epochs", "steps", "ms/step", "comm.", "overhead", "time", "images/s",
-        "cost" if FLAGS.price_per_device_hour else "",
-    )  # fmt: skip
-
-
-def _row(plan: Plan, *, marked: bool) -> str:
-    return _columns(
-        f"{'> ' if marked else ''}{plan.devices:,}",
-        f"{plan.global_batch_size:,}",
-        f"{'~' if plan.epochs_extrapolated else ''}{plan.epochs:.1f}",
-        f"{plan.steps:,}",
-        f"{1e3 * plan.step_seconds:,.4g}",
-        f"{plan.communication_fraction:.1%}",
-        f"{plan.overhead_fraction:.1%}",
-        _duration(plan.minutes),
-        f"{plan.images_per_second:,.0f}",
-        "" if plan.cost is None else f"{plan.cost:,.2f}",
-    )
-
-
-def _columns(*cells: str) -> str:
-    widths = (10, 10, 8, 11, 10, 8, 10, 11, 13, 12)
-    return "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
-
-
-def _duration(minutes: float) -> str:
-    if minutes < 1:
-        return f"{60 * minutes:.3g} s"
-    if minutes < 120:
-        return f"{minutes:.3g} min"
-    return f"{minutes / 60:,.3g} h"
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch import app
+from launch.cli import app
 from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 
 if TYPE_CHECKING:
-    from tf_lars.data.records import DatasetInfo
+    from tf_lars.data.records.dataset_info import DatasetInfo
 
 FLAGS = flags.FLAGS
 
@@ -149,7 +149,7 @@ def _check_flags() -> None:
 
 
 def _describe() -> None:
-    from tf_lars.data.describe import describe
+    from tf_lars.data.prepare.describe import describe
 
     info = describe(
         FLAGS.describe,
@@ -163,17 +163,17 @@ def _describe() -> None:
 
 
 def _verify() -> None:
-    from tf_lars.data import records
+    from tf_lars.data.prepare import verify
 
-    info = records.verify(FLAGS.output_dir)
+    info = verify.verify(FLAGS.output_dir)
     shards = sum(len(split.shards) for split in info.splits.values())
     print(f"{FLAGS.output_dir}: every one of {shards} shards has the SHA-256 recorded")
 
 
 def _prepare() -> None:
-    from tf_lars.data import digits
-    from tf_lars.data.jpeg import EncodingSettings
-    from tf_lars.data.prepare import PrepareConfig, prepare_images
+    from tf_lars.data.prepare import digits
+    from tf_lars.data.prepare.encode import EncodingSettings
+    from tf_lars.data.prepare.preparation import PrepareConfig, prepare_images
 
     if FLAGS.dataset == "digits":
         info = digits.prepare(FLAGS.output_dir)

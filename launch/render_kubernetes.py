@@ -16,9 +16,9 @@ import yaml
 from absl import flags as absl_flags
 
 import models
-from launch import app, flags
+from launch.cli import app, flags, recipe_flag
 from launch.kubernetes import jobset, objects, tpus, volumes
-from launch.settings import TrainingSettings
+from launch.run.settings import TrainingSettings
 from tf_lars.data import order
 from tf_lars.errors import EXIT_DONE, InputError
 
@@ -76,7 +76,8 @@ def define() -> list[str]:
     )
     absl_flags.DEFINE_string("output", None, "File to write; by default standard output.")
     own = set(FLAGS)
-    flags.define()
+    flags.define(TrainingSettings)
+    recipe_flag.define()
     return sorted(set(FLAGS) - own)
 
 
@@ -84,7 +85,8 @@ def main(training_flags: list[str]) -> int:
     """Checks what can be checked from here, and prints the JobSet."""
     # With --recipe=auto it is the pods that choose, from data that is not here.
     unknown = FLAGS.recipe == "auto" and not FLAGS["warmup_epochs"].present
-    settings = flags.settings_with({"warmup_epochs": 0.0} if unknown else {})
+    values = flags.values(TrainingSettings)
+    settings = TrainingSettings(**(values | {"warmup_epochs": 0.0} if unknown else values))
     if settings.resume == "never":
         raise InputError(
             "Pods that are started again must go on. Received: --resume=never, with which each "
@@ -265,5 +267,4 @@ def _toleration(text: str) -> objects.Toleration:
 
 if __name__ == "__main__":
     names = define()
-    absl_flags.adopt_module_key_flags(flags)  # --help lists them too
     app.run(lambda: main(names))

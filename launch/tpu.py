@@ -7,45 +7,51 @@ On a slice of several hosts, run it on one of them, with TPU_LOAD_LIBRARY=0 in i
 TensorFlow's servers on all hosts do the work, and every host reads --data_dir.
 """
 
-from absl import flags as absl_flags
+from absl import flags
 
-from launch import dry_run, job, launcher, training
-from launch.settings import TrainingSettings
-from tf_lars.distribute.cluster import Cluster
+from launch.cli import dry_run, launcher
+from launch.run import preflight, process
+from launch.run.job import JobSettings
+from launch.run.settings import TrainingSettings
+from tf_lars.cluster.spec import Cluster
 from tf_lars.errors import InputError
 
-TPU = absl_flags.DEFINE_string(
-    "tpu",
-    "local",
-    "local: the TPU of this host; NAME of a Cloud TPU; or grpc://host:8470, of several hosts with "
-    "commas.",
-)
-NUM_WORKERS = absl_flags.DEFINE_integer(
-    "num_workers", None, "1, if anything: one process drives all hosts of a TPU."
-)
+
+def define() -> None:
+    """Defines the flags that only this launcher has."""
+    flags.DEFINE_string(
+        "tpu",
+        "local",
+        "local: the TPU of this host; NAME of a Cloud TPU; or grpc://host:8470, for several hosts "
+        "separated by commas.",
+        module_name="TPU",
+    )
+    flags.DEFINE_integer(
+        "num_workers",
+        None,
+        "1, if given: one process drives all hosts of a TPU.",
+        module_name="TPU",
+    )
 
 
-def main(settings: TrainingSettings) -> int:
+def main(settings: TrainingSettings, job: JobSettings) -> int:
     """Trains."""
-    if NUM_WORKERS.value not in (None, 1):
+    if flags.FLAGS.num_workers not in (None, 1):
         raise InputError(
             "One process drives all hosts of a TPU, so --num_workers must be 1. Received: "
-            f"{NUM_WORKERS.value}."
+            f"{flags.FLAGS.num_workers}."
         )
     if dry_run.wanted():
         return dry_run.show(settings, Cluster())
-    training.check(settings, num_workers=1)
-    return job.run(settings, Cluster(), absl_flags.FLAGS.startup_timeout, connect=_connect)
+    preflight.check(settings, num_workers=1)
 
+    def connect(_: Cluster):
+        from tf_lars.distribute import tpu_strategy
 
-def _connect(_: Cluster):
-    from tf_lars.distribute import tpu
+        return tpu_strategy.create(flags.FLAGS.tpu, job.startup_timeout)
 
-    return tpu.create(TPU.value, absl_flags.FLAGS.startup_timeout)
+    return process.run(settings, Cluster(), job.startup_timeout, connect)
 
 
 if __name__ == "__main__":
-    for module in launcher.FLAG_MODULES:
-        module.define()
-        absl_flags.adopt_module_key_flags(module)  # --help lists them too
-    launcher.run(main)
+    launcher.run(main, define)

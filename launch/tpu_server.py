@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from absl import flags
 
-from launch import app
+from launch.cli import app
 from tf_lars.errors import InputError
 
 PORT = flags.DEFINE_integer("port", 8470, "Port for the coordinator.")

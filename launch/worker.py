@@ -1,22 +1,22 @@
 """One worker of the cluster that TF_CONFIG describes; the launchers start these."""
 
-from absl import flags as absl_flags
-
-from launch import app, flags, job
-from tf_lars.distribute import cluster as clusters
-from tf_lars.distribute import supervisor
+from launch.cli import app, flags
+from launch.run import process
+from launch.run.job import JobSettings
+from launch.run.settings import TrainingSettings
+from tf_lars.cluster import supervisor
+from tf_lars.cluster.spec import resolve_cluster
 
 
 def main() -> int:
     """Joins the cluster and trains."""
-    supervisor.watched()
-    settings = flags.training_settings()
-    return job.run(settings, clusters.resolve(), absl_flags.FLAGS.startup_timeout)
+    supervisor.start_heartbeat()
+    settings = TrainingSettings(**flags.values(TrainingSettings))
+    job = JobSettings(**flags.values(JobSettings))
+    return process.run(settings, resolve_cluster(), job.startup_timeout)
 
 
 if __name__ == "__main__":
-    flags.define()
-    job.define()
-    for module in (flags, job):
-        absl_flags.adopt_module_key_flags(module)  # --help lists them too
+    flags.define(TrainingSettings)
+    flags.define(JobSettings)
     app.run(main)

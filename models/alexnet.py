@@ -14,7 +14,7 @@ conv2 to conv5 are batch-normalised, after ReLU and pooling, without scale and o
 import keras
 from keras import layers, ops
 
-from models.image_and_logits import image_input, logits, normalise_colours
+from models.input_and_head import image_input, logits, normalise_colours
 from tf_lars.errors import InputError
 
 # (channels, kernel, groups, followed by pooling); conv1 strides by 4, the others by 1.

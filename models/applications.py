@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from models.image_and_logits import IMAGENET_MEAN, IMAGENET_STD, image_input, unbuildable
+from models.input_and_head import IMAGENET_MEAN, IMAGENET_STD, image_input, unbuildable
 from tf_lars.errors import InputError
 
 

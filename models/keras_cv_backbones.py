@@ -262,7 +262,7 @@ def create(name: str, *, num_classes: int, image_size: int) -> "keras.Model":
     """
     import keras
 
-    from models.image_and_logits import image_input, logits, unbuildable
+    from models.input_and_head import image_input, logits, unbuildable
 
     try:
         import keras_cv

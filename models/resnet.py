@@ -9,7 +9,7 @@ the identity. Convolutions have no bias: the batch normalisation behind them has
 import keras
 from keras import layers, ops
 
-from models.image_and_logits import image_input, logits, normalise_colours
+from models.input_and_head import image_input, logits, normalise_colours
 
 # The moving statistics must follow weights that a large batch changes fast; 0.9 is MLPerf's
 # setting, where Keras's default of 0.99 still holds the initial values after 100 steps.

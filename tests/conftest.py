@@ -8,6 +8,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import pytest
 import tensorflow as tf
 
+from tests.helpers import programs, slurm_cluster
+from tf_lars.data.prepare import digits
+
 # What a shell starts in the background ignores Ctrl-C, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -24,12 +27,12 @@ def mirrored():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-# The next three hold the results of one group of `tests.training_cases`, which the module of the
-# test names as GROUP.
+# The next three hold the results of one group of `tests.helpers.training_cases`, which the module
+# of the test names as GROUP.
 @pytest.fixture(scope="module")
 def two_workers(request, tmp_path_factory):
     """Results by (case, rank), from two processes."""
-    from tests import training_cases
+    from tests.helpers import training_cases
 
     directory = tmp_path_factory.mktemp("two_workers")
     return training_cases.run_two_workers(request.module.GROUP, directory)
@@ -38,7 +41,7 @@ def two_workers(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(request, tmp_path_factory):
     """Results by case, from this process on one device."""
-    from tests import training_cases
+    from tests.helpers import training_cases
 
     directory = str(tmp_path_factory.mktemp("alone"))
     return training_cases.run(request.module.GROUP, tf.distribute.get_strategy(), directory)
@@ -47,7 +50,43 @@ def alone(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def on_two_cpus(request, mirrored, tmp_path_factory):
     """Results by case, from MirroredStrategy on two logical CPUs."""
-    from tests import training_cases
+    from tests.helpers import training_cases
 
     directory = str(tmp_path_factory.mktemp("mirrored"))
     return training_cases.run(request.module.GROUP, mirrored, directory)
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra `demo`)")
+    directory = tmp_path_factory.mktemp("data") / "digits"
+    digits.prepare(str(directory))
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def short_run(digits_dir):
+    """Flags of a small run on the digits."""
+    return [
+        "--flagfile=launch/recipes/digits.flags",
+        f"--data_dir={digits_dir}",
+        "--model=small_resnet8",
+        "--epochs=6",
+        "--warmup_epochs=1",
+    ]
+
+
+@pytest.fixture(scope="session")
+def finished(short_run, tmp_path_factory):
+    """A finished run of two workers: its folder and what it printed."""
+    model_dir = tmp_path_factory.mktemp("runs") / "finished"
+    done = programs.run("launch.local", *short_run, f"--model_dir={model_dir}")
+    assert done.returncode == 0, done.stderr
+    return model_dir, done.stdout
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A Slurm of four nodes, for all tests that need one."""
+    with slurm_cluster.started(nodes=4) as slurm:
+        yield slurm

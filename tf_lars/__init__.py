@@ -1,12 +1,32 @@
 """Large-batch training for TensorFlow and Keras: LARS, its schedules, and the loop around them."""
 
+import contextlib
 import importlib
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
-_EXPORTS = {"LARS": "tf_lars.optimizer", "Trainer": "tf_lars.training"}
+if TYPE_CHECKING:
+    from tf_lars import planner, recipes, schedules
+    from tf_lars.distribute.strategy import create_strategy
+    from tf_lars.optimizers.lars import LARS
+    from tf_lars.training.trainer import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = ["LARS", "Trainer", "__version__", "create_strategy", "planner", "recipes", "schedules"]
+
+_EXPORTS = {
+    "LARS": "tf_lars.optimizers.lars",
+    "Trainer": "tf_lars.training.trainer",
+    "create_strategy": "tf_lars.distribute.strategy",
+}
 _MODULES = ("planner", "recipes", "schedules")
 
-__all__ = [*_EXPORTS, *_MODULES]
+
+if "keras" in sys.modules:
+    # So that keras.models.load_model finds LARS in a file without another import.
+    with contextlib.suppress(ImportError):  # Keras 2, or another backend than TensorFlow
+        importlib.import_module(_EXPORTS["LARS"])
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,26 @@ class InputError(ValueError):
     """
 
 
+def require(holds: object, what: str, rule: str, received: object, remedy: str = "") -> None:
+    """Checks a setting.
+
+    Args:
+      holds: whether the setting is in order.
+      what: its name, as the person knows it: "--epochs", or "`momentum`" for an argument.
+      rule: what it must be: "at least 1".
+      received: what it is.
+      remedy: a sentence that says what to do; "" where the rule says enough.
+
+    Raises:
+      InputError: it does not hold.
+    """
+    if not holds:
+        # An argument is echoed as Keras does it.
+        name = f"{what[1:-1]}=" if what.startswith("`") else ""
+        more = f" {remedy}" if remedy else ""
+        raise InputError(f"{what} must be {rule}. Received: {name}{received!r}.{more}")
+
+
 class PeerFailure(RuntimeError):
     """Another worker is gone, so this one cannot go on: `EXIT_PEER_FAILED`."""
 

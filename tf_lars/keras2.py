@@ -9,10 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_lars import presets
-from tf_lars.errors import InputError
-from tf_lars.exclusions import ExcludingOptimizer
-from tf_lars.lars_rule import LarsRule, densify, require
+from tf_lars.errors import InputError, require
+from tf_lars.optimizers import presets
+from tf_lars.optimizers.exclusions import ExcludingOptimizer
+from tf_lars.optimizers.lars_rule import LarsRule, densify
 
 
 def _keras2():
@@ -37,8 +37,8 @@ _KERAS: Any = _keras2()
 class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
     """Layer-wise Adaptive Rate Scaling for Keras 2.
 
-    It computes what `tf_lars.LARS` does, by the same `tf_lars.lars_rule`; see there for the
-    equations and for the arguments not explained here. Gradients are summed over the replicas
+    It computes what `tf_lars.LARS` does, by the same `tf_lars.optimizers.lars_rule`; see there for
+    the equations and for the arguments not explained here. Gradients are summed over the replicas
     first, then clipped, then applied. The velocity has the dtype of its variable, also with 16
     bits. Mixed precision is Keras 2's own: `mixed_precision.LossScaleOptimizer(LARS(...))`.
 
@@ -92,8 +92,8 @@ class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
         self._set_hyper("learning_rate", learning_rate)
         self._set_hyper("decay", self._initial_decay)
         multiplier = excluded_learning_rate_multiplier
-        require(weight_decay >= 0, "weight_decay", "at least 0", weight_decay)
-        require(multiplier >= 0, "excluded_learning_rate_multiplier", "at least 0", multiplier)
+        require(weight_decay >= 0, "`weight_decay`", "at least 0", weight_decay)
+        require(multiplier >= 0, "`excluded_learning_rate_multiplier`", "at least 0", multiplier)
         self.weight_decay = weight_decay
         self.excluded_learning_rate_multiplier = multiplier
         self.rule = LarsRule(

@@ -19,6 +19,9 @@ STEP_DECAYS = (30 / 90, 60 / 90, 80 / 90)
 STEP_DECAY_RATE = 0.1
 """By which it multiplies the rate."""
 
+SCHEDULES = ("polynomial", "cosine", "step", "constant")
+"""Decays that may follow the warm-up, by name."""
+
 UNKNOWN = "The schedule must be polynomial, cosine, step or constant. Received: {!r}."
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.addons import stack
-from tests.addons.stack import LARS, keras
-from tests.optimizer.numpy_lars import NumpyLars
+from tests.helpers import addons_stack
+from tests.helpers.addons_stack import LARS, keras
+from tests.helpers.numpy_lars import NumpyLars
 
 tfa = pytest.importorskip(
     "tensorflow_addons", reason="tensorflow-addons has an environment of its own"
@@ -93,11 +93,11 @@ def test_sparse_gradients_in_a_wrapper(wrapper):
 
 @pytest.mark.parametrize("wrapper", ["MovingAverage", "Lookahead", "SWA"])
 def test_fit_save_and_load_in_a_wrapper(wrapper, tmp_path):
-    x, y = stack.data()
+    x, y = addons_stack.data()
     optimizer = getattr(tfa.optimizers, wrapper)(
         LARS(2.0, excluded_learning_rate_multiplier=0.05, **ARGUMENTS)
     )
-    model, history = stack.train(optimizer, x, y, epochs=15)
+    model, history = addons_stack.train(optimizer, x, y, epochs=15)
     assert history["loss"][-1] < history["loss"][0]
     model.save(tmp_path / "model.keras")
     inner = keras.models.load_model(tmp_path / "model.keras").optimizer._optimizer
@@ -106,8 +106,8 @@ def test_fit_save_and_load_in_a_wrapper(wrapper, tmp_path):
 
 
 def test_lars_learns_what_lamb_learns():
-    x, y = stack.data(256)
+    x, y = addons_stack.data(256)
     lars = LARS(4.0, excluded_learning_rate_multiplier=0.02, weight_decay=1e-4)
     lamb = tfa.optimizers.LAMB(0.02, weight_decay=1e-4)
-    accuracies = [stack.train(o, x, y, epochs=40)[1]["accuracy"][-1] for o in (lars, lamb)]
+    accuracies = [addons_stack.train(o, x, y, epochs=40)[1]["accuracy"][-1] for o in (lars, lamb)]
     assert min(accuracies) > 0.9, accuracies

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.addons import stack
-from tests.addons.stack import LARS, keras
-from tests.optimizer import golden
-from tests.optimizer.numpy_lars import NumpyLars
+from tests.helpers import addons_stack, golden
+from tests.helpers.addons_stack import LARS, keras
+from tests.helpers.numpy_lars import NumpyLars
 from tf_lars.errors import InputError
-from tf_lars.lars_rule import MOMENTUM_FORMS
+from tf_lars.optimizers.lars_rule import MOMENTUM_FORMS
 
 ONES = np.ones((2, 2), np.float32)
 
@@ -22,7 +21,6 @@ def _variables():
     return [tf.Variable(w, name=name) for name, w in named]
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
 @pytest.mark.parametrize("config", golden.configs())
 def test_golden(config, mode):
@@ -43,7 +41,6 @@ def test_golden(config, mode):
     golden.check(config, take_step, lambda: [v.numpy() for v in variables])
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("config", golden.configs())
 def test_golden_with_two_replicas(config, mirrored):
     with mirrored.scope():
@@ -84,10 +81,10 @@ def test_equals_the_numpy_model(form, dtype):
 
 
 def test_compile_and_fit_with_a_schedule():
-    x, y = stack.data()
+    x, y = addons_stack.data()
     schedule = keras.optimizers.schedules.PolynomialDecay(5.0, 12, power=2.0)
     optimizer = LARS(schedule, weight_decay=1e-4, excluded_learning_rate_multiplier=0.02)
-    _, history = stack.train(optimizer, x, y, epochs=20)
+    _, history = addons_stack.train(optimizer, x, y, epochs=20)
     assert history["loss"][-1] < 0.9 * history["loss"][0]
     assert optimizer.iterations.numpy() == 80
 
@@ -115,10 +112,10 @@ def test_own_schedules_where_keras_is_keras_2():
 def test_a_saved_model_keeps_the_settings(tmp_path, name):
     if name == "model.keras" and tf.__version__.startswith("2.13."):
         pytest.skip("Keras 2.13 loads no legacy optimizer from this format, not even its own SGD")
-    x, y = stack.data()
+    x, y = addons_stack.data()
     optimizer = LARS(0.5, weight_decay=1e-3, exclude_from_layer_adaptation=["bias"])
     optimizer.exclude_from_weight_decay(var_names=["head/"])
-    model, _ = stack.train(optimizer, x, y, epochs=1)
+    model, _ = addons_stack.train(optimizer, x, y, epochs=1)
     model.save(tmp_path / name)
     restored = keras.models.load_model(tmp_path / name)
     assert isinstance(restored.optimizer, LARS)
@@ -208,13 +205,13 @@ def test_clipping_acts_on_the_sum_over_the_replicas(mirrored):
 
 
 def test_mixed_float16_skips_overflowing_steps():
-    x, y = stack.data()
+    x, y = addons_stack.data()
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         optimizer = keras.mixed_precision.LossScaleOptimizer(
             LARS(1.0, excluded_learning_rate_multiplier=0.1), initial_scale=2.0**30
         )
-        model, history = stack.train(optimizer, x, y, epochs=8)
+        model, history = addons_stack.train(optimizer, x, y, epochs=8)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     assert float(optimizer.loss_scale) < 2.0**30
@@ -242,4 +239,4 @@ def test_lars_for_keras_3_says_where_this_one_is():
     with pytest.raises(
         ImportError, match=r"needs Keras 3.*Received: keras 2.*tf_lars\.keras2\.LARS"
     ):
-        importlib.import_module("tf_lars.optimizer")
+        importlib.import_module("tf_lars.optimizers.lars")

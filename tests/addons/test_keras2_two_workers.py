@@ -4,19 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import two_processes
-from tests.addons import (
-    stack,  # noqa: F401  (skips this module where there is no Keras 2)
-    two_workers,
-)
-from tests.optimizer import golden
+from tests.helpers import addons_two_workers, golden, two_processes
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    return two_processes.run("tests.addons.two_workers", tmp_path_factory.mktemp("workers"))
+    return two_processes.run("tests.helpers.addons_two_workers", tmp_path_factory.mktemp("workers"))
 
 
 def test_both_workers_have_the_same_weights(workers):
@@ -25,12 +20,11 @@ def test_both_workers_have_the_same_weights(workers):
 
 
 def test_fit_equals_one_worker_with_the_whole_batch(workers):
-    alone = two_workers.fit(tf.distribute.OneDeviceStrategy("CPU:0"), 16)
+    alone = addons_two_workers.fit(tf.distribute.OneDeviceStrategy("CPU:0"), 16)
     for i, weights in enumerate(alone):
         np.testing.assert_allclose(workers[0][f"fit|{i}"], weights, rtol=1e-5, atol=1e-6)
 
 
-@golden.needs_golden
 @pytest.mark.parametrize("config", golden.configs())
 def test_golden(workers, config):
     for name in golden.names():

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import deterministic
 from benchmarks.deterministic import Task
-from benchmarks.turns import Turn
+from benchmarks.interleaved import Turn
 
 
 def test_table():

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import fit_planner
 from tf_lars import planner
 from tf_lars.planner import devices
-from tf_lars.planner.results import published_results
+from tf_lars.planner.published import published_results
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,8 @@
 import csv
 
 import numpy as np
+import pytest
+import tensorflow as tf
 
 from benchmarks import grouped_convolution as benchmark
 from benchmarks import tables
@@ -8,7 +10,12 @@ from benchmarks import tables
 
 def test_all_contenders_give_the_same_gradients_and_are_measured(tmp_path):
     contenders = benchmark.steps(5, 4, 6, 3, batch=2)
-    gradients = {name: [g.numpy() for g in step()] for name, step in contenders.items()}
+    try:
+        gradients = {name: [g.numpy() for g in step()] for name, step in contenders.items()}
+    except tf.errors.InvalidArgumentError as error:
+        # TensorFlow has them in oneDNN only, which it uses on CPUs with AVX-512.
+        assert "not supported on CPU" in error.message
+        pytest.skip("TensorFlow has no gradients of grouped convolutions on this CPU")
     for ours, *others in zip(*gradients.values(), strict=True):
         for other in others:
             np.testing.assert_allclose(other, ours, rtol=1e-4, atol=1e-4)

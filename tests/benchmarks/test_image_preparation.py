@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import image_preparation, tables
 from benchmarks.preparation_contenders import full_decode_shard
-from tf_lars.data.shard_writer import write_shard
+from tf_lars.data.prepare.shard_writer import write_task
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_both_converters_write_the_same_images(photos, tmp_path):
     full_decode_shard(tasks[0].task)
     theirs = features(shard)
     shard.unlink()
-    write_shard(tasks[1].task, lambda count: None)
+    write_task(tasks[1].task, lambda count: None)
     ours = features(shard)
     assert len(ours) == len(theirs) == 4
     for one, other in zip(ours, theirs, strict=True):

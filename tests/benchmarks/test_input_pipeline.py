@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import input_peers as peers
-from benchmarks import input_pipeline, turns
+from benchmarks import input_pipeline, interleaved
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="the benchmark pins its processes, as Linux can"
@@ -82,7 +82,7 @@ def test_small_shards_have_the_short_side_256_and_quality_90(photos, tmp_path):
 
 def test_the_table_compares_cpu_time_per_image_and_wall_time_on_more_cores():
     def turn(cpu, wall):
-        return turns.Turn(images=100, cpu=cpu, wall=wall)
+        return interleaved.Turn(images=100, cpu=cpu, wall=wall)
 
     rows = input_pipeline.table(
         "train",
@@ -109,8 +109,8 @@ def test_a_random_box_lies_within_the_image(width, height):
 
 def test_stopped_processes_end_with_their_caller():
     code = (
-        "from benchmarks import turns, input_peers\n"
-        "process = turns.Process(int, input_peers.Task('', '', '', True, 1))\n"
+        "from benchmarks import interleaved, input_peers\n"
+        "process = interleaved.Process(int, input_peers.Task('', '', '', True, 1))\n"
         "process.stop()\n"
         "print(process._process.pid, flush=True)\n"
         "input()\n"

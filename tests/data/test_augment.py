@@ -2,20 +2,19 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from tf_lars import data
+from tests.helpers.paths import ROOT
+from tf_lars.data.augmentation_names import KERAS_CV_AUGMENTATIONS, check_augmentation
 from tf_lars.errors import InputError
 
 pytest.importorskip("keras_cv", reason="needs keras-cv (extra `keras-cv`)")
 from tf_lars.data import augment
 
-ROOT = Path(__file__).parents[2]
 SIZE = 64
 GREY = (128, 128, 128)
 
@@ -110,7 +109,7 @@ def test_an_even_image_survives_operations_that_stretch_its_levels():
         np.testing.assert_array_equal(result, grey)
 
 
-@pytest.mark.parametrize("name", data.KERAS_CV_AUGMENTATIONS)
+@pytest.mark.parametrize("name", KERAS_CV_AUGMENTATIONS)
 def test_a_picture_depends_on_its_key_alone(name):
     policy = augment.policy(name, 9.0)
     images, keys = np.tile(PICTURES, (4, 1, 1, 1)), _keys(24)
@@ -226,17 +225,18 @@ def test_one_module_imports_keras_cv():
     assert importing == ["tf_lars/data/augment.py"]
 
 
-@pytest.mark.parametrize("name", data.KERAS_CV_AUGMENTATIONS)
+@pytest.mark.parametrize("name", KERAS_CV_AUGMENTATIONS)
 def test_without_keras_cv_one_sentence_names_the_extra(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
     with pytest.raises(InputError, match=r'pip install "tf-lars\[keras-cv\]"'):
-        data.check_augmentation(name)
-    data.check_augmentation("reference")
+        check_augmentation(name)
+    check_augmentation("reference")
 
 
 def test_the_check_of_an_augmentation_imports_neither_tensorflow_nor_keras_cv():
     program = (
-        "import sys\nfrom tf_lars import data\ndata.check_augmentation('randaugment')\n"
+        "import sys\nfrom tf_lars.data.augmentation_names import check_augmentation\n"
+        "check_augmentation('randaugment')\n"
         "assert not {'tensorflow', 'keras_cv'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
@@ -245,4 +245,4 @@ def test_the_check_of_an_augmentation_imports_neither_tensorflow_nor_keras_cv():
 @pytest.mark.parametrize("magnitude", [-1, 10.5, float("nan")])
 def test_a_magnitude_off_the_scale_is_refused(magnitude):
     with pytest.raises(InputError, match="from 0 to 10"):
-        data.check_augmentation("randaugment", magnitude)
+        check_augmentation("randaugment", magnitude)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_lars.data.imagenet import to_device_batch
+from tf_lars.data.image_input import to_device_batch
 from tf_lars.data.mixing import ERASED_COLOUR, Mixing, erase, mix
 from tf_lars.errors import InputError
 

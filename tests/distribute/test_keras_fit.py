@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests import two_processes
-from tests.distribute import keras_fit_worker as worker
+from tests.helpers import keras_fit_worker, two_processes
 from tf_lars.distribute import keras_fit
 
 pytestmark = pytest.mark.slow
@@ -21,7 +20,7 @@ def workers(folder):
     """Results of both workers by (case, name)."""
     return [
         {tuple(key.split("|")): value for key, value in results.items()}
-        for results in two_processes.run("tests.distribute.keras_fit_worker", folder)
+        for results in two_processes.run("tests.helpers.keras_fit_worker", folder)
     ]
 
 
@@ -33,9 +32,9 @@ def test_both_workers_have_the_same_numbers(workers):
             np.testing.assert_array_equal(value, second[key], err_msg=str(key))
 
 
-@pytest.mark.parametrize("case", worker.EQUAL)
+@pytest.mark.parametrize("case", keras_fit_worker.EQUAL)
 def test_two_workers_train_like_one_process_on_the_whole_batch(case, workers):
-    for name, expected in worker.EQUAL[case]().items():
+    for name, expected in keras_fit_worker.EQUAL[case]().items():
         np.testing.assert_allclose(
             workers[0][case, name],
             expected,
@@ -58,7 +57,7 @@ def test_statistics_of_batch_normalisation_are_averaged(workers):
     """With shares of one size, the mean over the workers is that of the whole batch."""
     statistics = {n: v for (case, n), v in workers[0].items() if case == "batch norm"}
     name = next(n for n in statistics if "moving_mean" in n)
-    alone = worker.batch_norm()
+    alone = keras_fit_worker.batch_norm()
     np.testing.assert_allclose(statistics[name], alone[name], rtol=1e-5)
     assert np.ptp(statistics[name]) > 0.1
 
@@ -95,7 +94,7 @@ def test_callbacks_of_keras_work(workers, folder):
         "clip": "SGD with global_clipnorm. Use tf_lars.LARS, or tf_lars.Trainer",
         "accumulation": "Use tf_lars.Trainer(model, micro_batch_size=...)",
         "ema": "cannot overwrite weights by their averages",
-        "loss scale": "Compile with tf_lars.loss_scale.LossScaleOptimizer",
+        "loss scale": "Compile with tf_lars.optimizers.loss_scale.LossScaleOptimizer",
         "odd batch": "multiple of the number of replicas. Received: global_batch_size=33",
         "lonely example": "33 examples in batches of 32, which leave 1",
         "generator": "arrays or a tf.data.Dataset",

@@ -1,13 +1,13 @@
 import tensorflow as tf
 
-from tf_lars.data.tuner import without_tuner
-from tf_lars.distribute.strategy import distribute
+from tf_lars.data.autotune import without_autotune
+from tf_lars.distribute.replicas import distribute
 
 
 def test_no_iterator_waits_for_the_tuner_when_it_is_let_go(mirrored):
     def numbers(context):
         assert context.num_replicas_in_sync == 2
-        return without_tuner(tf.data.Dataset.range(4).batch(2, drop_remainder=True))
+        return without_autotune(tf.data.Dataset.range(4).batch(2, drop_remainder=True))
 
     for _ in range(2):  # what distribute() changes in TensorFlow is put back each time
         iterator = iter(distribute(mirrored, numbers))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import programs
+from tests.helpers import programs
 
 DOCKERFILE = programs.ROOT / "Dockerfile"
 

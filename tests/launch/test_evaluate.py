@@ -9,7 +9,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from tests.launch import programs
+from tests.helpers import programs
 
 
 def _evaluated(*flags):

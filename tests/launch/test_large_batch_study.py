@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.launch import programs
+from tests.helpers import programs
 
 PROGRAM = "launch.large_batch_study"
 
@@ -42,7 +42,7 @@ def _rows(tmp_path):
 def test_a_study_runs_is_resumed_and_extended(tiny, tmp_path):
     part = programs.run(PROGRAM, *tiny, "--budget_minutes=0.0001")
     assert part.returncode == 0, part.stderr
-    assert "trials left; the same command goes on" in part.stdout
+    assert "trials left; the same command continues" in part.stdout
     some = _rows(tmp_path)
 
     done = programs.run(PROGRAM, *tiny)
@@ -87,7 +87,7 @@ def test_an_interrupted_study_says_how_it_goes_on_and_draws_what_there_is(tiny, 
             break
     _, errors = process.communicate(timeout=programs.SECONDS)
     assert process.returncode == 130
-    assert "the same command goes on with the" in errors
+    assert "the same command continues with the" in errors
     assert "Traceback" not in errors
     assert (tmp_path / "study.png").exists()
 
@@ -104,7 +104,7 @@ def test_a_dry_run_lists_the_trials_and_trains_nothing(tmp_path):
     [
         (["--preset=mnist"], "--preset must be one of digits, imagenette"),
         (["--batch_sizes=a"], "--batch_sizes must be numbers separated by commas"),
-        (["--optimizers=adam"], "--optimizers must be of sgd, nesterov, lars"),
+        (["--optimizers=adam"], "--optimizers must be of lars, sgd, nesterov"),
         (["--warmup_epochs=40"], "--epochs must be at least the warm-up, 40"),
         (["--model=nonsense"], "The model must be one of"),
         (["--augmentation=much"], "The augmentation must be one of"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from tests.launch import programs
+from tests.helpers import programs
 from tf_lars import planner
 
 ROOT = programs.ROOT
@@ -121,12 +121,12 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, sho
             break
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
-    assert "the same command goes on from the last checkpoint" in errors
+    assert "the same command resumes from the last checkpoint" in errors
     assert not _workers_left(tmp_path)
 
     resumed = _run(*flags)
     assert resumed.returncode == 0, resumed.stderr
-    assert re.search(r"going on from .*step-\d+, step \d+ of 17", resumed.stdout)
+    assert re.search(r"resuming from .*step-\d+, step \d+ of 17", resumed.stdout)
     undisturbed = json.loads((finished[0] / "results.json").read_text())
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["weights_sha256"] == undisturbed["weights_sha256"]
@@ -162,7 +162,7 @@ def test_a_killed_worker_is_named_and_the_run_goes_on(finished, short_run, tmp_p
     assert process.returncode == 0, errors
     assert "worker 1 was killed by SIGKILL" in errors
     assert "restart 1 of at most 3" in errors
-    assert "going on from" in printed
+    assert "resuming from" in printed
     undisturbed, results = (
         json.loads((folder / "results.json").read_text()) for folder in (finished[0], tmp_path)
     )

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from tests.data.test_describe import write_gcs
-from tests.launch import programs
-from tf_lars.data import digits
-from tf_lars.data.measure import InputRate, verdict
+from tests.data.prepare.test_describe import write_gcs
+from tests.helpers import programs
+from tf_lars.data.prepare import digits
+from tf_lars.data.throughput import InputRate, verdict
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_shards_of_another_program_are_described_when_they_are_first_read(tmp_pa
 def test_without_a_folder_one_sentence_says_so():
     done = programs.run("launch.measure_input")
     assert done.returncode == 2
-    assert "--data_dir is required" in done.stderr
+    assert "--data_dir must be a prepared folder" in done.stderr
 
 
 def test_it_says_which_of_the_two_is_the_limit():

@@ -4,11 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
 
 
 def _run(*flags, **more):
@@ -152,5 +151,5 @@ def test_neither_tensorflow_nor_matplotlib_is_imported_for_a_table():
     done = _run(*ASKED, "--picture=", options=("-X", "importtime"))
     assert done.returncode == 0
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
-    assert "tf_lars.planner.plan" in imported
+    assert "tf_lars.planner.prediction" in imported
     assert not {"tensorflow", "keras", "matplotlib", "scipy"} & imported

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.test_describe import write_gcs
-from tests.launch import programs
-from tf_lars.data.records import DatasetInfo
+from tests.data.prepare.test_describe import write_gcs
+from tests.helpers import programs
+from tf_lars.data.records.dataset_info import DatasetInfo
 
 
 def run(*flags):

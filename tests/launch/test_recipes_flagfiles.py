@@ -5,16 +5,13 @@ import re
 import shlex
 
 import pytest
-from absl import flags as absl_flags
-from absl.testing import flagsaver
 
-from launch import flags, plan, recipe
-from launch import local as launch_local  # defines --num_workers
-from tests.launch.programs import ROOT
-from tf_lars import planner, recipes
-
-if "recipe" not in absl_flags.FLAGS:
-    flags.define()
+from launch.cli import recipe_flag
+from tests.helpers import launcher_flags
+from tests.helpers.programs import ROOT
+from tf_lars import planner
+from tf_lars.planner.plan_table import planned_time
+from tf_lars.recipes import recipes
 
 PUBLISHED = {
     "resnet50_b256": ("resnet50", 256, "sgd"),
@@ -30,13 +27,9 @@ EACH = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def _settings(path):
-    assert launch_local.NUM_WORKERS.name == "num_workers"
-    with flagsaver.flagsaver():
-        absl_flags.FLAGS.unparse_flags()
-        # Before the flagfile, whose own data folder wins.
-        folders = ["--data_dir=unused", "--model_dir=unused"]
-        absl_flags.FLAGS(["program", *folders, f"--flagfile={path}"])
-        return flags.training_settings()
+    # Before the flagfile, whose own data folder wins.
+    folders = ["--data_dir=unused", "--model_dir=unused"]
+    return launcher_flags.settings(*folders, f"--flagfile={path}")[0]
 
 
 def _head(path):
@@ -75,7 +68,7 @@ def test_the_settings_are_the_published_ones(name):
     assert not published.interpolated
     assert (settings.model, settings.global_batch_size) == (model, batch)
     assert settings.optimizer == optimizer
-    for field in recipe._SET:
+    for field in recipe_flag._SET:
         expected = getattr(published, field)
         if expected is not None:
             # The Trainer trains whole epochs.
@@ -87,7 +80,7 @@ def test_the_settings_are_the_published_ones(name):
 def test_the_settings_are_written_out_and_not_left_to_defaults(name):
     text = (ROOT / "launch" / "recipes" / f"{name}.flags").read_text()
     published = recipes.for_model(*PUBLISHED[name])
-    for field in recipe._SET:
+    for field in recipe_flag._SET:
         if getattr(published, field) is not None:
             assert f"\n--{field}=" in text
 
@@ -137,10 +130,10 @@ def test_the_planned_time_is_that_of_the_command_beside_it(name):
         global_batch_size=batch,
         epochs=settings.epochs,
     )
-    assert plan.planned_time(planned) in head["Time"]
+    assert planned_time(planned) in head["Time"]
     docs = (ROOT / "docs" / "cluster.md").read_text()
     row = next(line for line in docs.splitlines() if line.startswith(f"| `{name}.flags`"))
-    assert f"| {plan.planned_time(planned).split(',')[0]} |" in row
+    assert f"| {planned_time(planned).split(',')[0]} |" in row
     # The devices of the command are those of the hardware, with as many images as it says.
     nodes = int((re.search(r"on each of (\d+) nodes", head["Command"]) or [0, 1])[1])
     each = int((re.search(r"(\d+) A100 each", head["Hardware"]) or [0, 1])[1])

@@ -6,13 +6,14 @@ import sys
 import pytest
 
 from launch.kubernetes import jobset, objects, tpus, volumes
-from tests.launch import programs
-from tf_lars.distribute import cluster as clusters
+from tests.helpers import programs
+from tf_lars.cluster import spec
+from tf_lars.cluster.spec import resolve_cluster
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, EXIT_PREEMPTED, InputError
 
 pytest.importorskip("kubeflow_trainer_api", reason="the published models are in the extra `test`")
 pytest.importorskip("kubernetes_validate", reason="the published models are in the extra `test`")
-from tests.launch import manifests
+from tests.helpers import manifests
 
 IMAGE = "example/tf-lars:1"
 GIVEN = (
@@ -134,11 +135,11 @@ def test_the_hosts_in_a_pods_environment_are_the_pods_names_in_dns():
         assert hosts == pods
 
 
-@pytest.mark.skipif(not hasattr(clusters, "JOBSET"), reason="clusters.resolve knows no JobSet")
+@pytest.mark.skipif(not hasattr(spec, "JOBSET"), reason="clusters.resolve knows no JobSet")
 def test_a_pod_finds_itself_in_its_cluster():
     manifest = _gpus(nodes=3)
     for index in range(3):
-        cluster = clusters.resolve(_environment(manifest, index))
+        cluster = resolve_cluster(_environment(manifest, index))
         assert cluster.workers == tuple(f"lars-worker-0-{i}.lars:2222" for i in range(3))
         assert cluster.rank == index
 

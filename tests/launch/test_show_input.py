@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.launch import programs
+from tests.helpers import programs
 
 
 def _run(*flags):

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from launch import tpu_server
-from tests.launch import programs
-from tf_lars.distribute import supervisor
+from tests.helpers import programs
+from tf_lars.cluster import supervisor
 from tf_lars.errors import InputError
 
 HOSTS = "w-0.lars,w-1.lars,w-2.lars,w-3.lars"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import programs
+from tests.helpers import programs
 
 pytestmark = pytest.mark.slow  # dozens of shells
 
@@ -198,7 +198,7 @@ def test_setup_sends_what_is_committed_and_installs_it_on_all_hosts(gcloud):
     (sent,) = gcloud.calls("scp")
     assert sent[3:] == ["lars:tf-lars.tar.gz", "--worker=all", "--zone=us-west4-a"]
     with tarfile.open(gcloud.folder / "sent.tar.gz") as archive:
-        assert {"setup.cfg", "launch/app.py", "tf_lars/__init__.py"} <= set(archive.getnames())
+        assert {"setup.cfg", "launch/cli/app.py", "tf_lars/__init__.py"} <= set(archive.getnames())
     (call,) = gcloud.calls("ssh")
     assert call[:4] == ["tpu-vm", "ssh", "lars", "--worker=all"]
     assert r"python3.11\;\ ls -m venv .venv" in call[4]

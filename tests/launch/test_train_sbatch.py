@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from tests.launch import programs
+from tests.helpers import programs
 
 SCRIPT = "launch/slurm/train.sbatch"
 FLAGS = ["--flagfile=a b.flags", "--model_dir=runs/$HOME", "--epochs=3"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import models
+from models import keras_cv_backbones
 from tf_lars.errors import InputError
 
 keras_cv = pytest.importorskip("keras_cv", reason="needs the extra `keras-cv`")
@@ -22,7 +23,7 @@ def _parameters_of_backbone(model):
 
 def _preset(name, preset):
     """Returns the number of parameters that KerasCV states for a preset without weights."""
-    general = getattr(keras_cv.models, models.BACKBONES[name][0])
+    general = getattr(keras_cv.models, keras_cv_backbones.BACKBONES[name][0])
     return general.presets[preset]["metadata"]["params"]
 
 
@@ -135,7 +136,7 @@ def test_float32_logits_in_mixed_precision_at_two_sizes(name, mixed_bfloat16):
         assert (logits.shape, logits.dtype) == ((2, 7), "float32")
 
 
-ONE_OF_EACH_CLASS = {cls: name for name, (cls, _) in reversed(models.BACKBONES.items())}
+ONE_OF_EACH_CLASS = {cls: name for name, (cls, _) in reversed(keras_cv_backbones.BACKBONES.items())}
 
 
 @pytest.mark.slow

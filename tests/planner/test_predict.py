@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.facts import needs_facts, rows
+from tests.helpers.facts import needs_facts, rows
 from tf_lars import planner
 from tf_lars.errors import InputError
 from tf_lars.planner.devices import BYTES_PER_FLOP, FLOPS_SHARE, TYPICAL_OVERHEAD

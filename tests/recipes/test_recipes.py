@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from tests.facts import needs_facts, rows
-from tf_lars import recipes
+from tests.helpers.facts import needs_facts, rows
 from tf_lars.errors import InputError
+from tf_lars.recipes import recipes
 
 POINTS = [r for r in recipes.published() if (r.model, r.optimizer) == ("resnet50", "lars")]
 TODAY = [r for r in POINTS if "rules 4.0.0" in r.source]

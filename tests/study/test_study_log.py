@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.study.study_cases import STUDY, finished, result
+from tests.helpers.study_cases import STUDY, finished, result
 from tf_lars.errors import InputError
-from tf_lars.study import plan
-from tf_lars.study.log import ResultLog
+from tf_lars.study import trials
+from tf_lars.study.result_log import ResultLog
 
 SETTINGS = {"model": "small_resnet8", "epochs": 3, "data": "0123"}
 
@@ -21,7 +21,7 @@ def test_results_read_are_those_written(tmp_path):
     log = _written(tmp_path, count=100)
     again = ResultLog(tmp_path / "study.csv", SETTINGS)
     assert again.results == log.results
-    assert not plan.remaining(STUDY, again.results)
+    assert not trials.remaining(STUDY, again.results)
 
 
 def test_every_result_is_in_the_file_at_once(tmp_path):
@@ -79,9 +79,11 @@ def test_a_folder_that_cannot_be_written_is_refused():
 
 
 def test_a_diverged_trial_is_read_as_one(tmp_path):
-    trial = plan.baseline(STUDY, [0])[0]
+    trial = trials.baseline(STUDY, [0])[0]
     log = ResultLog(tmp_path / "study.csv", SETTINGS)
-    diverged = plan.Result(trial, 10, True, float("nan"), 0.1, float("nan"), 0.1, float("nan"), 1.0)
+    diverged = trials.Result(
+        trial, 10, True, float("nan"), 0.1, float("nan"), 0.1, float("nan"), 1.0
+    )
     log.add(diverged)
     again = ResultLog(tmp_path / "study.csv", SETTINGS).results[trial]
     assert again.diverged

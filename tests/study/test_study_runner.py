@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 
 import models
-from tests import training_cases
+from tests.helpers import training_cases
 from tf_lars import LARS, Trainer, schedules
-from tf_lars.data.imagenet import to_device_batch
-from tf_lars.data.resident import Images, ResidentTrainingInput
-from tf_lars.study.plan import Trial
+from tf_lars.data.image_input import to_device_batch
+from tf_lars.data.in_memory import Images, ResidentTrainingInput
+from tf_lars.study.adjustable_schedule import AdjustableWarmupPolynomial
 from tf_lars.study.runner import StudyData, StudyRunner
-from tf_lars.study.schedule import AdjustableWarmupPolynomial
+from tf_lars.study.trials import Trial
 
 EPOCHS = 3
 TRIAL = Trial("lars", 64, 4.0, 1.0, "none", seed=1)
@@ -111,7 +111,7 @@ def test_the_same_trial_twice_gives_the_same_bits_and_traces_once(data):
     for one, other in zip(ended, _weights(trainer.model), strict=True):
         np.testing.assert_array_equal(one, other)
     runner.run(Trial("lars", 64, 4.0, 2.0, "reference", seed=1))  # the same batches, augmented
-    assert trainer._loop.experimental_get_tracing_count() == 1
+    assert trainer._loop.tracing_count == 1
 
 
 @pytest.mark.slow

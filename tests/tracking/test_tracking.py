@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tests.launch import faulty_disks
+from tests.helpers import faulty_disks
 from tf_lars.tracking import report, results
-from tf_lars.tracking.progress import ProgressLine, clock
+from tf_lars.tracking.console import ProgressLine, clock
 from tf_lars.tracking.tensorboard import ScalarLogger
 
 LOGS = {"loss": 0.5, "top1": 0.25, "learning_rate": 3.0, "images_per_second": 1234.5}

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import keras_cv
 import tensorflow as tf
 
-from tf_lars.data import MAX_RANDAUGMENT_MAGNITUDE
+from tf_lars.data.augmentation_names import MAX_RANDAUGMENT_MAGNITUDE
 
 Operation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 """From (image, strength, sign) to image: uint8 `[height, width, 3]`, a strength from 0 to 1 of the

@@ -13,7 +13,7 @@ size with examples of weight 0.
 
 from typing import TYPE_CHECKING
 
-from tf_lars.data.tuner import without_tuner
+from tf_lars.data.autotune import without_autotune
 from tf_lars.errors import InputError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _in_chunks(start: int, stop: int, locate) -> "tf.data.Dataset":
     """Returns `locate` of the first of every `CHUNK` positions, the root of each pipeline."""
     import tensorflow as tf
 
-    return without_tuner(tf.data.Dataset.range(start, stop, CHUNK).map(locate))
+    return without_autotune(tf.data.Dataset.range(start, stop, CHUNK).map(locate))
 
 
 def _share(context: "tf.distribute.InputContext", global_batch_size: int) -> tuple[int, int]:

@@ -1,1 +1,1 @@
-"""Who is in the job, which strategy joins them, and who watches over the processes."""
+"""Strategies, what their replicas do together, and Keras's `fit` on several workers."""

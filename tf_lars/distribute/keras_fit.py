@@ -1,6 +1,6 @@
 """Stock `model.fit`, `evaluate` and `predict` of Keras 3 on several workers.
 
-`tf_lars.distribute.strategy.create` calls `install` when it joins several workers. Keras 3.10 to
+`tf_lars.create_strategy` calls `install` when it joins several workers. Keras 3.10 to
 3.15 fail there at the first batch, and deal arrays in an order that each worker draws for itself
 (keras-team/keras#20329, #20582, #20585). With the patch of these few functions every example is
 seen once per epoch, the weights are the same bits on all workers, and they are those of one process
@@ -31,7 +31,7 @@ Measured in two processes on CPUs, TensorFlow 2.21:
 | clipping by Keras's own optimizers        | before the sum:    | refused                       |
 |                                           | a longer step      |                               |
 | mixed_float16 with Keras's loss scaling   | workers disagree   | refused; works with           |
-|                                           | and wait for ever  | `tf_lars.loss_scale`          |
+|                                           |  and deadlock      | tf_lars's LossScaleOptimizer  |
 | EMA of weights by LARS                    | error              | works                         |
 | EMA by Keras's optimizers                 | error              | works; refused with           |
 |                                           |                    | `ema_overwrite_frequency`     |
@@ -71,15 +71,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from keras.src.backend.tensorflow import trainer as keras_trainer
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
-from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
-from tf_lars.batch_norm import BatchNormStatistics
 from tf_lars.data import order
+from tf_lars.distribute.batch_norm import BatchNormStatistics
 from tf_lars.errors import InputError
-from tf_lars.loss_scale import LossScaleOptimizer
-from tf_lars.optimizer import LARS
+from tf_lars.optimizers.lars import LARS
+from tf_lars.optimizers.loss_scale import LossScaleOptimizer
+from tf_lars.private_api import (
+    array_adapter,
+    dataset_adapter,
+    fit_owners,
+    is_multi_worker,
+    strategy_of,
+)
 
 FIRST, LAST = (3, 10), (3, 15)
 """The releases of Keras on which all of this was tested, both included."""
@@ -105,34 +109,29 @@ def install() -> bool:
         )
         return False
     if not stock:
-        for owner, name, replacement in (
-            (keras_trainer.TensorFlowTrainer, "fit", _fit),
-            (keras_trainer.TensorFlowTrainer, "_maybe_symbolic_build", _maybe_symbolic_build),
-            (keras_trainer.TFEpochIterator, "__init__", _make_epoch_iterator),
-            (keras_trainer, "reduce_per_replica", _reduce_per_replica),
-        ):
+        replacements: dict[str, Callable] = {
+            "fit": _fit,
+            "_maybe_symbolic_build": _maybe_symbolic_build,
+            "__init__": _make_epoch_iterator,
+            "reduce_per_replica": _reduce_per_replica,
+        }
+        for name, owner in fit_owners().items():
             original = stock[name] = getattr(owner, name)
+            replacement: Any = replacements[name]
             setattr(owner, name, functools.wraps(original)(replacement))
     return True
 
 
-def _on_several_workers(strategy: tf.distribute.Strategy | None) -> bool:
-    return (
-        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        and strategy.extended._in_multi_worker_mode()
-    )
-
-
 def _fit(self, *args, **kwargs):
     call = inspect.signature(stock["fit"]).bind(self, *args, **kwargs).arguments
-    strategy = self._distribute_strategy
+    strategy = strategy_of(self)
     if strategy is None:
         raise InputError(
             "A model that several workers train must be made in the scope of their strategy. "
             f"Received: {self.name!r}, made outside. Make and compile it under "
             "`with strategy.scope():`."
         )
-    if _on_several_workers(strategy):
+    if is_multi_worker(strategy):
         _check_sizes(call, strategy.num_replicas_in_sync)
         given = call.get("callbacks")
         if isinstance(given, keras.callbacks.CallbackList):
@@ -150,8 +149,8 @@ def _with_ours(callbacks: list, strategy: tf.distribute.Strategy) -> list:
 
 def _maybe_symbolic_build(self, iterator=None, data_batch=None):
     """Keras takes the mean of a tuple of distributed batches here, which none has."""
-    strategy = self._distribute_strategy
-    if _on_several_workers(strategy):
+    strategy = strategy_of(self)
+    if strategy and is_multi_worker(strategy):
         _check_model(self)
         if iterator is not None:
             *_, batches = next(iter(iterator))
@@ -167,7 +166,7 @@ def _reduce_per_replica(values, strategy, reduction):
 
     All workers get the same numbers, so that a callback comes to the same decision on all.
     """
-    if reduction not in ("auto", "mean") or not _on_several_workers(strategy):
+    if reduction not in ("auto", "mean") or not is_multi_worker(strategy):
         return stock["reduce_per_replica"](values, strategy, reduction)
 
     def mean(*values):
@@ -181,7 +180,7 @@ def _reduce_per_replica(values, strategy, reduction):
 
 def _make_epoch_iterator(self, distribute_strategy=None, *args, **kwargs):
     """Keras has every worker shuffle all examples by itself here and then take its share."""
-    if not _on_several_workers(distribute_strategy):
+    if not is_multi_worker(distribute_strategy):
         stock["__init__"](self, distribute_strategy, *args, **kwargs)
         return
     seed = _number_of_chief(distribute_strategy)
@@ -193,14 +192,15 @@ def _make_epoch_iterator(self, distribute_strategy=None, *args, **kwargs):
 
     with _replaced(tf.random, "shuffle", shuffle):
         stock["__init__"](self, distribute_strategy, *args, **kwargs)
-    if not isinstance(self.data_adapter, ArrayDataAdapter | TFDatasetAdapter):
+    adapter: Any = self.data_adapter
+    if not isinstance(adapter, (array_adapter(), dataset_adapter())):
         raise InputError(
             "On several workers Keras takes arrays or a tf.data.Dataset, which it can share out. "
-            f"Received: data for its {type(self.data_adapter).__name__}. Use "
+            f"Received: data for its {type(adapter).__name__}. Use "
             "tf.data.Dataset.from_generator, or tf_lars.Trainer."
         )
-    if isinstance(self.data_adapter, ArrayDataAdapter):
-        self.data_adapter.on_epoch_begin = lambda: epoch.assign_add(1)
+    if isinstance(adapter, array_adapter()):
+        setattr(adapter, "on_epoch_begin", lambda: epoch.assign_add(1))  # noqa: B010
 
 
 @contextlib.contextmanager
@@ -318,7 +318,7 @@ def _check_model(model: keras.Model) -> None:
             raise InputError(
                 "Loss scaling must come to one verdict on all workers. Received: Keras's "
                 "LossScaleOptimizer, with which they disagree and wait for each other for ever. "
-                "Compile with tf_lars.loss_scale.LossScaleOptimizer(optimizer)."
+                "Compile with tf_lars.optimizers.loss_scale.LossScaleOptimizer(optimizer)."
             )
         optimizer = optimizer.inner_optimizer
     if optimizer is None or isinstance(optimizer, LARS):

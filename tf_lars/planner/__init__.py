@@ -10,8 +10,8 @@ from tf_lars.planner.calibration import CalibratedDevice, Measurement, calibrate
 from tf_lars.planner.communication import Network, network, networks
 from tf_lars.planner.devices import FittedDevice, Hardware, accelerators, device
 from tf_lars.planner.epochs import critical_batch, epochs_to_target
-from tf_lars.planner.plan import Plan, predict
-from tf_lars.planner.results import PublishedResult, published_results
+from tf_lars.planner.prediction import Plan, predict
+from tf_lars.planner.published import PublishedResult, published_results
 from tf_lars.planner.workloads import Workload, workload, workloads
 
 __all__ = [

@@ -17,8 +17,8 @@ import math
 
 import numpy as np
 
-from tf_lars import recipes
 from tf_lars.errors import InputError
+from tf_lars.recipes import recipes
 
 ALEXNET_EPOCHS, ALEXNET_LARGEST_BATCH = 100.0, 32768
 

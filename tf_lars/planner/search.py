@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tf_lars.errors import InputError
 from tf_lars.planner.devices import Device
-from tf_lars.planner.plan import Plan
+from tf_lars.planner.prediction import Plan
 
 MOST_DEVICES = 100_000
 """No search looks beyond; nobody has trained ResNet-50 on so many."""

@@ -16,12 +16,12 @@ import numpy as np
 
 from tf_lars.data import order
 from tf_lars.data.held_out import held_out_mask
-from tf_lars.data.imagenet import to_device_batch
-from tf_lars.data.resident import Images, ResidentEvaluationInput, ResidentTrainingInput, load
+from tf_lars.data.image_input import to_device_batch
+from tf_lars.data.in_memory import Images, ResidentEvaluationInput, ResidentTrainingInput, load
 from tf_lars.errors import DivergedError, InputError
-from tf_lars.study.plan import Result, Trial
-from tf_lars.study.schedule import AdjustableWarmupPolynomial
-from tf_lars.training import Trainer
+from tf_lars.study.adjustable_schedule import AdjustableWarmupPolynomial
+from tf_lars.study.trials import Result, Trial
+from tf_lars.training.trainer import Trainer
 
 _EVALUATION_BATCH = 256
 
@@ -177,13 +177,10 @@ class StudyRunner:
         variables = trainer.model.variables
         for variable, value in zip(variables, self._initial(trial.seed), strict=True):
             variable.assign(value)
-        # Velocities begin at zero, and so does the count of steps.
-        for variable in trainer.model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
-        trainer.skipped_steps = 0
+        trainer.reset_optimizer()
         warmup = round(trial.warmup_epochs * len(self._data.plain) / trial.global_batch_size)
         steps = self._steps(trial)
-        assert trial.learning_rate is not None  # `plan.resolve` has seen to it
+        assert trial.learning_rate is not None  # `trials.resolve` has seen to it
         schedule.set(trial.learning_rate, steps, min(warmup, steps))
         return trainer
 

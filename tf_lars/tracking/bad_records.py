@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data.reader import ExampleReader
+from tf_lars.data.records.example_reader import ExampleReader
 from tf_lars.errors import InputError
 from tf_lars.tracking.results import gather
 

@@ -1,0 +1,290 @@
+"""`--dry_run`: what a job would be and do, printed within a moment without starting it.
+
+Before a launcher starts anything, it asks:
+
+    if dry_run.wanted():
+        return dry_run.show(settings, cluster)
+
+Nothing is written but the picture of the schedule, which goes to --dry_run_output and never into
+--model_dir: a run finds that folder as if the dry run had not been.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+from absl import flags as absl_flags
+
+import models
+from launch.cli import flags
+from launch.run import build_model, preflight, summary
+from launch.run.layout import CHECKPOINTS, checkpoints_in
+from launch.run.settings import TrainingSettings
+from tf_lars import machine, planner, schedule_formulas
+from tf_lars.cluster.spec import Cluster
+from tf_lars.data import order
+from tf_lars.data.records.dataset_info import DatasetInfo
+from tf_lars.errors import EXIT_DONE
+from tf_lars.planner.devices import Device
+from tf_lars.planner.gpu_names import accelerator_of
+from tf_lars.planner.plan_table import planned_time
+from tf_lars.planner.workloads import name_at
+from tf_lars.setting import at_least, check, setting
+from tf_lars.training.checkpoint_names import nothing_to_resume
+
+LISTED_WORKERS = 16
+"""More workers than that are not all listed."""
+_INDENT = " " * 12
+
+
+@dataclasses.dataclass(frozen=True)
+class DryRunSettings:
+    """Settings of dry runs; without `dry_run`, the others have no effect."""
+
+    dry_run: bool = setting(
+        "Print the cluster, the batch arithmetic, the schedule and the planned time, draw the "
+        "schedule, and start nothing.",
+        False,
+        group="Dry run",
+    )
+    dry_run_output: str = setting(
+        "Picture of the dry run; empty for none.", "schedule.png", group="Dry run"
+    )
+    devices_per_worker: int | None = setting(
+        "For a dry run away from the job's machines: devices of each worker. By default what the "
+        "launcher knows, or the GPUs of this machine, or 1.",
+        None,
+        rule=at_least(1),
+        group="Dry run",
+    )
+    accelerator: str | None = setting(
+        "For the planned time of a dry run: a family with published results, "
+        f"{', '.join(planner.accelerators())}. By default that of this machine's GPUs.",
+        None,
+        group="Dry run",
+    )
+    calibrate: tuple[str, ...] | None = setting(
+        "For the planned time of a dry run: folders of finished runs (--model_dir), from which to "
+        "predict.",
+        None,
+        group="Dry run",
+    )
+
+    def __post_init__(self):
+        check(self)
+
+
+def define() -> None:
+    """Defines the flags of dry runs."""
+    flags.define(DryRunSettings)
+
+
+def wanted() -> bool:
+    """Returns whether this is a dry run."""
+    return absl_flags.FLAGS.dry_run
+
+
+def show(
+    settings: TrainingSettings,
+    cluster: Cluster,
+    *,
+    devices_per_worker: int | None = None,
+    accelerator: str | None = None,
+    joined: bool = True,
+) -> int:
+    """Prints what the job would be and do, and draws its schedule; returns the exit code.
+
+    Args:
+      settings: of the run.
+      cluster: who would be in it.
+      devices_per_worker: where the launcher knows it; the flag wins.
+      accelerator: the planner's name of the devices, where the launcher knows it; the flag wins.
+      joined: whether this process would itself be one of the workers, rather than start them.
+
+    Raises:
+      InputError: what would end the run at its start.
+    """
+    asked = DryRunSettings(**flags.values(DryRunSettings))
+    preflight.check(settings, cluster.num_workers, make_folders=False)
+    here = machine.gpu_names()
+    devices_per_worker = asked.devices_per_worker or devices_per_worker or len(here) or 1
+    devices = cluster.num_workers * devices_per_worker
+    share = order.per_replica_batch_size(settings.global_batch_size, devices)
+    if settings.evaluation_batch_size:
+        order.per_replica_batch_size(settings.evaluation_batch_size, devices)
+    info = DatasetInfo.load(settings.data_dir)
+    examples = info.splits["train"].num_examples
+    steps = order.epoch_end_steps(examples, settings.global_batch_size, settings.epochs)[-1]
+    lines = [
+        "dry run     nothing is started",
+        *_cluster(cluster, joined),
+        _batch(settings, cluster.num_workers, devices_per_worker, share),
+        summary.data(info),
+        summary.model(settings, _size(settings, info)),
+        f"{summary.steps(settings, examples, steps)}: "
+        f"{steps * settings.global_batch_size:,} images",
+        summary.optimizer(settings),
+        f"{_INDENT}momentum {settings.momentum:g}, weight decay {settings.weight_decay:g}, "
+        f"label smoothing {settings.label_smoothing:g}",
+        *_schedule(settings, steps, examples),
+        *_time(settings, asked, devices, examples, accelerator, here),
+        _model_dir(settings),
+    ]
+    if asked.dry_run_output:
+        _draw(settings, steps, examples, asked.dry_run_output)
+        lines.append(f"picture     {asked.dry_run_output}")
+    print("\n".join(lines), flush=True)
+    return EXIT_DONE
+
+
+def _cluster(cluster: Cluster, joined: bool) -> Iterator[str]:
+    if not cluster.workers:
+        yield f"cluster     1 worker, this process ({cluster.source})"
+        return
+    started = "" if joined else "; it would start them, with free ports such as these"
+    yield f"cluster     {cluster.num_workers} workers, from {cluster.source}{started}"
+    ranks = range(cluster.num_workers)
+    shown = set(ranks)
+    if len(ranks) > LISTED_WORKERS:
+        shown = {*ranks[: LISTED_WORKERS // 2], cluster.rank, ranks[-1]}
+    width = len(str(ranks[-1]))
+    for rank in ranks:
+        if rank in shown:
+            this = "  this process" if joined and rank == cluster.rank else ""
+            yield f"{_INDENT}rank {rank:>{width}}  {cluster.workers[rank]}{this}"
+        elif rank - 1 in shown:
+            yield f"{_INDENT}..."
+
+
+def _batch(settings: TrainingSettings, workers: int, devices_per_worker: int, share: int) -> str:
+    line = (
+        f"batch       {settings.global_batch_size:,} = {workers:,} {_plural('worker', workers)} x "
+        f"{devices_per_worker} {_plural('device', devices_per_worker)} x "
+    )
+    size = settings.micro_batch_size
+    if size is None:
+        return f"{line}{share:,} images"
+    if isinstance(size, str):
+        return f"{line}{share:,} images, in the largest equal parts that fit"
+    parts = order.num_micro_batches(share, size)
+    return f"{line}{parts:,} {_plural('micro-batch', parts)} x {size:,} images"
+
+
+def _size(settings: TrainingSettings, info: DatasetInfo) -> str:
+    """Returns parameters and FLOPs where they are known without building the model."""
+    known = planner.workloads().get(name_at(settings.model, settings.image_size))
+    if known is None or info.num_classes != 1000:  # counted for ImageNet's classes
+        return "its size is counted when it is built"
+    return str(models.Description(known.parameters, round(known.forward_flops)))
+
+
+def _schedule(settings: TrainingSettings, steps: int, examples: int) -> Iterator[str]:
+    arguments = build_model.schedule_arguments(settings, steps, examples)
+    shown = {0: ["first step"]}
+    shown.setdefault(arguments["warmup_steps"], []).append("end of warm-up")
+    for percent in (25, 50, 75):
+        shown.setdefault(steps * percent // 100, []).append(f"{percent} %")
+    shown.setdefault(steps - 1, []).append("last step")
+    shown = {step: shown[step] for step in sorted(shown) if step < steps}
+    if not arguments["warmup_steps"]:
+        shown[0].remove("end of warm-up")
+    rates = schedule_formulas.rates(settings.schedule, list(shown), **arguments)
+    yield f"schedule    {'step':>9}  {'epoch':>7}  {'rate':>10}"
+    for (step, names), rate in zip(shown.items(), rates, strict=True):
+        epoch = step * settings.global_batch_size / examples
+        yield f"{_INDENT}{step:>9,}  {epoch:>7.2f}  {rate:>10.5g}  {', '.join(names)}"
+
+
+def _time(
+    settings: TrainingSettings,
+    asked: DryRunSettings,
+    devices: int,
+    examples: int,
+    accelerator: str | None,
+    here: list[str],
+) -> Iterator[str]:
+    """Yields the planned time, or how to get it."""
+    model = name_at(settings.model, settings.image_size)
+    calibrate = "--calibrate=RUN,RUN plans it from finished runs of your own"
+    device: Device
+    if asked.calibrate:
+        device = planner.calibrate(asked.calibrate, accelerator=asked.accelerator)
+        known = model == device.measured_on.name or model in planner.workloads()
+    else:
+        families = {accelerator_of(gpu) for gpu in here}
+        detected = families.pop() if len(families) == 1 else None
+        name = asked.accelerator or accelerator or detected
+        if name is None:
+            these = f" ({', '.join(sorted(set(here)))})" if here else ""
+            yield (
+                f"time        unknown for these devices{these}: --accelerator=NAME plans it from "
+                f"published results, {calibrate}"
+            )
+            return
+        device = planner.device(name)
+        known = model in planner.workloads()
+    if not known:
+        yield f"time        unknown for {model}, which the planner does not know: {calibrate}"
+        return
+    planned = planner.predict(
+        model=model,
+        accelerator=device,
+        devices=devices,
+        global_batch_size=settings.global_batch_size,
+        epochs=settings.epochs,
+        num_examples=examples,
+    )
+    yield f"time        {planned_time(planned)}, on {devices:,} x {planned.accelerator}"
+    yield (
+        f"{_INDENT}{1e3 * planned.step_seconds:,.4g} ms per step; the input must give "
+        f"{planned.images_per_second:,.0f} images/s"
+    )
+    if settings.image_size_schedule:
+        yield f"note        planned as if all images had {settings.image_size} px"
+    # Not those of the plan, which knows no micro-batches: what counts is in memory at once.
+    at_once = settings.global_batch_size / devices
+    if isinstance(settings.micro_batch_size, int):
+        at_once = settings.micro_batch_size
+    elif settings.micro_batch_size:
+        at_once = min(at_once, device.most_images)
+    for note in device.notes(at_once, devices):
+        yield f"note        {note}"
+
+
+def _model_dir(settings: TrainingSettings) -> str:
+    """Returns the line that says where the run would resume."""
+    found = checkpoints_in(settings.model_dir)
+    if not found:
+        if settings.resume == "must":
+            raise nothing_to_resume(os.path.join(settings.model_dir, CHECKPOINTS))
+        what = "starts afresh"
+    elif settings.resume == "never":
+        what = f"starts afresh, and moves the checkpoints up to {found[-1]} aside"
+    else:
+        what = f"resumes from {found[-1]} if that is complete and has the same settings"
+    return f"model_dir   {settings.model_dir}: the run {what}"
+
+
+def _draw(settings: TrainingSettings, steps: int, examples: int, path: str) -> None:
+    from tf_lars.tracking import schedule_picture
+
+    arguments = build_model.schedule_arguments(settings, steps, examples)
+    warmup_steps = arguments["warmup_steps"]
+    # Every step of a short run; of a long one enough for its width in pixels, and both sides of
+    # what is not smooth.
+    corners = [warmup_steps, *schedule_formulas.step_boundaries(steps)]
+    beside = [corner + side for corner in corners for side in (-1, 0)]
+    at = np.unique(np.clip([*np.linspace(0, steps - 1, 2000), *beside], 0, steps - 1).astype(int))
+    schedule_picture.draw(
+        at,
+        schedule_formulas.rates(settings.schedule, at, **arguments),
+        path,
+        f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}",
+        steps_per_epoch=examples / settings.global_batch_size,
+        warmup_steps=warmup_steps,
+    )
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}es" if noun.endswith("ch") else f"{noun}s"

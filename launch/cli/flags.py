@@ -1,0 +1,84 @@
+"""absl flags derived from a table of settings, and back: the only reader of their values."""
+
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any
+
+from absl import flags
+
+from tf_lars import setting as table
+from tf_lars.errors import InputError
+
+_DEFINE = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def define(cls: type, names: Iterable[str] | None = None, *, unset: str | None = None) -> None:
+    """Defines a flag for each setting of a dataclass, under the heading of its group.
+
+    Args:
+      cls: a dataclass whose fields are made by `tf_lars.setting.setting`.
+      names: of the settings; by default all of them.
+      unset: what happens where a flag is not given: a sentence for `--help`. None gives each flag
+        the default of its setting instead.
+    """
+    kinds = table.kinds(cls)
+    defaults = {} if unset else {n: f.default for n, f in cls.__dataclass_fields__.items()}
+    for name, described in table.settings_of(cls).items():
+        if names is not None and name not in names:
+            continue
+        kind, *others = [one for one in kinds[name] if one is not types.NoneType]
+        # A setting that may be a number or a word is parsed later, as a tuple is.
+        define_flag = _DEFINE.get(str if others else kind, flags.DEFINE_string)
+        text = described.doc if unset is None else f"{described.doc} {unset}"
+        if define_flag is flags.DEFINE_string and kind is not str and not others:
+            text = f"{text} Separated by commas."
+        define_flag(name, defaults.get(name), text, module_name=described.group)
+
+
+def values(cls: type) -> dict[str, Any]:
+    """Returns the values of the flags of a dataclass, by name; those that are not set are left out.
+
+    Raises:
+      InputError: a text is not a value of its setting.
+    """
+    found = {}
+    for name, allowed in table.kinds(cls).items():
+        value = flags.FLAGS[name].value if name in flags.FLAGS else None
+        if value is None:
+            continue
+        if isinstance(value, str):
+            try:
+                value = table.parse(value, allowed)
+            except ValueError as error:
+                raise InputError(
+                    f"--{name} must be numbers separated by commas. Received: {value!r}."
+                ) from error
+        found[name] = value
+    return found
+
+
+def given(names: Iterable[str]) -> list[str]:
+    """Returns those of some flags that the person has given."""
+    return [name for name in names if name in flags.FLAGS and flags.FLAGS[name].present]
+
+
+def help_text() -> str:
+    """Returns all flags of the program with defaults and documentation, grouped by heading."""
+    lines = []
+    for module, members in flags.FLAGS.flags_by_module_dict().items():
+        if not members or "absl" in module:
+            continue
+        heading = "Program" if module == sys.argv[0] else module
+        lines.append(f"\n{heading}:")
+        for flag in members:
+            name = f"[no]{flag.name}" if flag.boolean else flag.name
+            default = "" if flag.default in (None, "", []) else f" (default: {flag.default})"
+            lines.append(f"  --{name}")
+            lines.append(flags.text_wrap(f"{flag.help}{default}", length=96, indent="      "))
+    return "\n".join(lines)

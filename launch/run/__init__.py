@@ -1,0 +1,1 @@
+"""One training process, from its settings to its results."""

@@ -1,0 +1,80 @@
+"""The input pipelines that training settings describe."""
+
+from typing import TYPE_CHECKING
+
+from launch.run.settings import TrainingSettings
+from tf_lars.data.prepare import describe
+from tf_lars.data.records.dataset_info import DATASET_FILE
+from tf_lars.errors import InputError
+
+if TYPE_CHECKING:
+    from tf_lars.data.image_input import EvaluationInput, TrainingInput
+
+
+def describe_once(data_dir: str, *, may_write: bool = True) -> None:
+    """Writes the `dataset.json` of shards that another program has left without one.
+
+    Args:
+      data_dir: folder with the shards.
+      may_write: whether it may be written; a dry run writes nothing.
+
+    Raises:
+      InputError: the shards are bad, or a `dataset.json` is missing and may not be written.
+    """
+    if describe.is_undescribed(data_dir):
+        if not may_write:
+            raise InputError(
+                f"A dry run needs the {DATASET_FILE} of the data, and does not write it. Received: "
+                f"{data_dir!r} without one. Any other program, such as launch.show_input, reads "
+                "the shards once and writes it."
+            )
+        print(f"{data_dir}: reading the shards once, to write their {DATASET_FILE}", flush=True)
+        describe.describe(data_dir)
+
+
+def training(settings: TrainingSettings, global_batch_size: int) -> "TrainingInput":
+    """Returns the training input.
+
+    Args:
+      settings: of the run.
+      global_batch_size: images per step over all replicas.
+    """
+    from tf_lars.data.image_input import TrainingInput
+    from tf_lars.data.image_size import ImageSizeSchedule
+    from tf_lars.data.mixing import Mixing
+
+    schedule = settings.image_size_schedule
+    return TrainingInput(
+        settings.data_dir,
+        global_batch_size,
+        image_size=ImageSizeSchedule.parse(schedule) if schedule else settings.image_size,
+        augmentation=settings.augmentation,
+        crop_fraction=settings.crop_fraction,
+        seed=settings.seed,
+        max_bad_records=settings.max_bad_records,
+        randaugment_magnitude=settings.randaugment_magnitude,
+        mixing=Mixing(
+            settings.mixup_alpha, settings.cutmix_alpha, settings.random_erasing_probability
+        ),
+        cache=settings.cache,
+    )
+
+
+def evaluation_batch_size(settings: TrainingSettings, replicas: int) -> int:
+    """Returns the flag's, or a replica's share of a training batch, at most 256, for each."""
+    share = max(1, min(256, settings.global_batch_size // replicas))
+    return settings.evaluation_batch_size or share * replicas
+
+
+def evaluation(settings: TrainingSettings, global_batch_size: int) -> "EvaluationInput":
+    """Returns the evaluation input; the arguments are those of `training`."""
+    from tf_lars.data.image_input import EvaluationInput
+
+    return EvaluationInput(
+        settings.data_dir,
+        global_batch_size,
+        image_size=settings.image_size,
+        crop_fraction=settings.crop_fraction,
+        max_bad_records=settings.max_bad_records,
+        cache=settings.cache,
+    )

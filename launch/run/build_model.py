@@ -1,0 +1,118 @@
+"""The compiled model that training settings describe."""
+
+from typing import TYPE_CHECKING, Any
+
+import models
+from launch.run.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    import keras
+
+
+def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_examples: int):
+    """Returns the model, compiled; call it in the strategy's scope.
+
+    Args:
+      settings: what the flags say.
+      num_classes: of the data.
+      steps: of the whole run.
+      num_examples: of the training data.
+    """
+    import keras
+
+    keras.utils.set_random_seed(settings.seed)  # the same weights on all workers
+    if settings.mixed_precision != "float32":
+        keras.mixed_precision.set_dtype_policy(f"mixed_{settings.mixed_precision}")
+    model = models.create(
+        settings.model,
+        num_classes=num_classes,
+        image_size=None if settings.image_size_schedule else settings.image_size,
+        space_to_depth_stem=settings.space_to_depth_stem,
+        sync_batch_norm=settings.sync_batch_norm,
+    )
+    compile_for_classes(
+        model, _optimizer(settings, steps, num_examples), num_classes, settings.label_smoothing
+    )
+    return model
+
+
+def compile_for_classes(
+    model: "keras.Model",
+    optimizer: "keras.optimizers.Optimizer",
+    num_classes: int,
+    label_smoothing: float,
+) -> None:
+    """Compiles a model of logits with cross-entropy on one-hot labels, top-1 and top-5."""
+    import keras
+
+    model.compile(
+        optimizer,
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=label_smoothing
+        ),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="top1"),
+            keras.metrics.TopKCategoricalAccuracy(min(5, num_classes), name="top5"),
+        ],
+    )
+
+
+def optimizer(name: str, learning_rate, **settings) -> "keras.optimizers.Optimizer":
+    """Returns the optimizer that `--optimizer` names: lars, sgd or nesterov.
+
+    Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
+
+    Args:
+      name: one of `tf_lars.defaults.OPTIMIZERS`.
+      learning_rate: a number or a schedule.
+      **settings: further arguments of `tf_lars.LARS`.
+    """
+    from tf_lars import LARS
+
+    if name != "lars":
+        settings |= {
+            "exclude_from_layer_adaptation": [".*"],
+            "excluded_learning_rate_multiplier": 1.0,
+        }
+    return LARS(learning_rate, nesterov=name == "nesterov", **settings)
+
+
+def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int) -> dict[str, Any]:
+    """Returns the arguments of `tf_lars.schedules.create`, and of `schedule_formulas.rates`.
+
+    Args:
+      settings: what the flags say.
+      steps: of the whole run.
+      num_examples: of the training data.
+    """
+    warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
+    return {
+        "peak_learning_rate": settings.learning_rate,
+        "total_steps": steps,
+        "warmup_steps": min(warmup_steps, steps),
+        "initial_learning_rate": settings.initial_learning_rate,
+        "power": settings.decay_power,
+        "end_learning_rate": min(settings.end_learning_rate, settings.learning_rate),
+    }
+
+
+def _optimizer(
+    settings: TrainingSettings, steps: int, num_examples: int
+) -> "keras.optimizers.Optimizer":
+    from tf_lars import schedules
+    from tf_lars.optimizers.loss_scale import LossScaleOptimizer
+
+    schedule = schedules.create(
+        settings.schedule, **schedule_arguments(settings, steps, num_examples)
+    )
+    averaging = {"use_ema": True, "ema_momentum": settings.ema_momentum}
+    chosen = optimizer(
+        settings.optimizer,
+        schedule,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        trust_coefficient=settings.trust_coefficient,
+        excluded_learning_rate_multiplier=settings.excluded_learning_rate_multiplier,
+        **(averaging if settings.ema_momentum else {}),
+    )
+    return LossScaleOptimizer(chosen) if settings.mixed_precision == "float16" else chosen

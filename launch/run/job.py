@@ -1,0 +1,186 @@
+"""A training process's ties to the rest of its job: its peers, its supervisor, and who may stop it.
+
+Its exit code says what should happen next: see `tf_lars.errors`.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launch.run.settings import TrainingSettings
+from models import user_model
+from tf_lars.cluster import supervisor
+from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Membership
+from tf_lars.cluster.restarts import MAX_RESTARTS
+from tf_lars.cluster.spec import Cluster
+from tf_lars.data.records.dataset_info import DatasetInfo
+from tf_lars.errors import (
+    EXIT_PREEMPTED,
+    InputError,
+    PeerFailure,
+)
+from tf_lars.setting import Rule, at_least, check, setting, settings_of
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Connect = Callable[[Cluster], "tf.distribute.Strategy"]
+
+STARTS_VARIABLE = "TF_LARS_STARTS"
+"""How often the workers of this job have been started before."""
+
+JOB_VARIABLE = "TF_LARS_JOB"
+"""A name that all starts of a job share: `--resume=never` starts anew once in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class JobSettings:
+    """Settings of a job of several processes; each field is the flag of its name."""
+
+    startup_timeout: float = setting(
+        "Seconds within which all workers must have found each other.",
+        STARTUP_SECONDS,
+        rule=Rule("above 0 seconds", lambda seconds: 0 < seconds < math.inf),
+        group="Job",
+    )
+    max_restarts: int = setting(
+        "How many times the workers are restarted after a failure, once the job has taken a step.",
+        MAX_RESTARTS,
+        rule=at_least(0),
+        group="Job",
+    )
+
+    def __post_init__(self):
+        check(self)
+
+
+class Job:
+    """This process's part in a job.
+
+    Args:
+      settings: of the training.
+      cluster: who is in the job.
+      startup_timeout: seconds within which all workers must meet.
+      connect: makes the strategy for the cluster that TensorFlow is to join; by default
+        `tf_lars.create_strategy`.
+
+    Attributes:
+      name: shared by all starts of the job; None where nobody starts it again.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        cluster: Cluster,
+        startup_timeout: float,
+        connect: Connect | None = None,
+    ):
+        self.name = os.environ.get(JOB_VARIABLE)
+        self._settings = settings
+        self._connect = connect
+        self._cluster = cluster
+        self._startup_timeout = startup_timeout
+        self._membership: Membership | None = None
+        self._stop_requested = self._may_wait = False
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def join(self) -> "tf.distribute.Strategy":
+        """Meets the other workers, and joins TensorFlow to theirs.
+
+        From then on SIGTERM waits until a step is saved.
+
+        Raises:
+          InputError, PeerFailure: they do not fit together, or one is missing.
+        """
+        import tensorflow as tf
+
+        from tf_lars import create_strategy
+
+        connect = self._connect or create_strategy
+        if self._cluster.num_workers == 1:
+            joined = connect(self._cluster)
+        else:
+            self._membership = Membership(
+                self._cluster,
+                _facts(self._settings),
+                timeout=self._startup_timeout,
+                shared_folder=self._settings.model_dir,
+                is_restart=os.environ.get(STARTS_VARIABLE, "0") != "0",
+            )
+            try:
+                joined = connect(self._membership.tensorflow_cluster)
+            except tf.errors.OpError as error:
+                self.explain_lost_peer()
+                raise PeerFailure(f"not all workers have joined: {error.message}") from error
+            self._membership.tensorflow_has_joined()
+        self._may_wait = True
+        signal.signal(signal.SIGTERM, self._on_sigterm)  # TensorFlow has taken it over
+        return joined
+
+    def stop_requested(self) -> bool:
+        """Returns whether this process has been asked to stop."""
+        return self._stop_requested
+
+    def has_trained(self) -> None:
+        """Tells the supervisor that steps have been taken."""
+        supervisor.has_trained()
+
+    def explain_lost_peer(self) -> None:
+        """Ends the process with the lost peer's name, if it is found out who that is."""
+        if self._membership:
+            self._membership.explain()
+
+    def fail(self, error: BaseException, exit_code: int) -> None:
+        """Tells the other workers why this one ends."""
+        if self._membership:
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            self._membership.fail(f"{kind}{error}"[:1000], exit_code)
+
+    def leave(self) -> None:
+        """Waits until all workers are done."""
+        if self._membership:
+            self._membership.leave()
+
+    def _on_sigterm(self, *_) -> None:
+        if not self._may_wait:
+            sys.exit(EXIT_PREEMPTED)  # there is nothing to save yet
+        self._stop_requested = True
+
+
+def _facts(settings: TrainingSettings) -> dict[str, str]:
+    """Returns what must be the same on all workers, by its name for a person."""
+    described = settings_of(settings)
+    facts = {
+        f"--{name}": str(value)
+        for name, value in dataclasses.asdict(settings).items()
+        if not described[name].hosts_may_differ
+    }
+    facts["data in --data_dir"] = DatasetInfo.load(settings.data_dir).fingerprint
+    facts["program (SHA-256 of its files)"] = _code_sha256(settings.model)
+    facts["version of Python"] = platform.python_version()
+    for package in ("tensorflow", "keras"):
+        facts[f"version of {package}"] = metadata.version(package)
+    return facts
+
+
+def _code_sha256(model: str) -> str:
+    """Returns a digest of this program's files, and of the file of a user's model."""
+    root = Path(__file__).resolve().parents[2]
+    files = [
+        path for room in ("launch", "models", "tf_lars") for path in (root / room).rglob("*.py")
+    ]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    own = user_model.file_of(model)
+    if own:
+        digest.update(Path(own).read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,16 @@
+"""Names of the files and folders that a run leaves in its model folder."""
+
+import os
+
+from tf_lars.training.checkpoint_names import checkpoint_names
+
+CHECKPOINTS, TENSORBOARD, LOGS = "checkpoints", "tensorboard", "logs"
+"""Folders."""
+
+RESULTS, FLAGS, REPORT = "results.json", "flags.txt", "report.png"
+"""Files."""
+
+
+def checkpoints_in(model_dir: str) -> list[str]:
+    """Returns the names of the checkpoints of a run, oldest first, whole or not."""
+    return checkpoint_names(os.path.join(model_dir, CHECKPOINTS))

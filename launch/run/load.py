@@ -1,0 +1,116 @@
+"""A model with the weights of a run's checkpoint, ready to be evaluated or exported."""
+
+import dataclasses
+import functools
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from launch.run import build_model
+from launch.run.layout import CHECKPOINTS, FLAGS
+from launch.run.settings import TrainingSettings, read_arguments
+from tf_lars.data import order
+from tf_lars.data.records.dataset_info import DatasetInfo
+from tf_lars.errors import InputError, require
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from tf_lars import Trainer
+    from tf_lars.training.checkpoints import Checkpoint
+
+NEWEST, BEST = "newest", "best"
+
+
+class Loaded(NamedTuple):
+    """A run's model, and where its weights are from."""
+
+    trainer: "Trainer"
+    checkpoint: "Checkpoint"
+
+
+def settings_of_run(model_dir: str, data_dir: str = "") -> TrainingSettings:
+    """Returns the settings of a run.
+
+    Args:
+      model_dir: folder of the run.
+      data_dir: folder of the data to use in place of the run's own.
+
+    Raises:
+      InputError: there is no such run.
+    """
+    require(model_dir, "--model_dir", "the folder of a run", model_dir)
+    settings = read_arguments(os.path.join(model_dir, FLAGS))
+    return dataclasses.replace(
+        settings, model_dir=model_dir, data_dir=data_dir or settings.data_dir
+    )
+
+
+def load_run(
+    settings: TrainingSettings,
+    info: DatasetInfo,
+    strategy: "tf.distribute.Strategy",
+    which: str = NEWEST,
+) -> Loaded:
+    """Builds the model of a run under a strategy, and restores one of its checkpoints.
+
+    Where the run kept averages of its weights, they are what the trainer evaluates.
+
+    Args:
+      settings: of the run.
+      info: of the data.
+      strategy: in whose scope the model is made.
+      which: "newest"; "best", the one with the highest validation top-1 among those kept; or the
+        path of one.
+
+    Raises:
+      InputError: no such checkpoint, or data with another number of classes.
+    """
+    import tensorflow as tf
+
+    from tf_lars import Trainer
+    from tf_lars.data.image_input import to_device_batch
+
+    checkpoint = _chosen(os.path.join(settings.model_dir, CHECKPOINTS), which)
+    examples = info.splits["train"].num_examples
+    with strategy.scope():
+        model = build_model.create(
+            settings,
+            num_classes=info.num_classes,
+            steps=order.epoch_end_steps(examples, settings.global_batch_size, settings.epochs)[-1],
+            num_examples=examples,
+        )
+    trainer = Trainer(
+        model,
+        strategy,
+        prepare_batch=functools.partial(to_device_batch, num_classes=info.num_classes),
+        evaluate_average=bool(settings.ema_momentum),
+    )
+    size = settings.image_size
+    trainer.build(
+        {
+            "image": tf.TensorSpec([1, size, size, 3], tf.uint8),
+            "label": tf.TensorSpec([1], tf.int32),
+        }
+    )
+    checkpoint.read_into(model)
+    return Loaded(trainer, checkpoint)
+
+
+def _chosen(directory: str, which: str) -> "Checkpoint":
+    from tf_lars.training import checkpoints
+
+    if which not in (NEWEST, BEST):
+        found = checkpoints.open_checkpoint(which)
+    elif which == NEWEST:
+        found = next(checkpoints.whole_checkpoints(directory), None)
+    else:
+        whole = {one.step: one for one in checkpoints.whole_checkpoints(directory)}
+        history = max((one.history for one in whole.values()), key=len, default=[])
+        best = checkpoints.best_step(history, "val_top1", whole)
+        found = None if best is None else whole[best]
+    if found is None:
+        raise InputError(
+            f"--checkpoint must be {NEWEST}, {BEST} or the folder of a whole checkpoint. Received: "
+            f"{which!r}, and no such one for {directory!r}."
+        )
+    return found

@@ -1,0 +1,109 @@
+"""How a run ends: its results, and what a person should read."""
+
+import dataclasses
+import os
+import re
+import statistics
+
+import models
+from launch.run.layout import CHECKPOINTS, FLAGS, REPORT, RESULTS, checkpoints_in
+from launch.run.settings import TrainingSettings
+from tf_lars.cluster.spec import Cluster
+from tf_lars.errors import EXIT_DONE, InputError, PeerFailure
+from tf_lars.machine import available_cores
+from tf_lars.setting import as_arguments
+
+
+def explained(error) -> Exception:
+    """Returns what a person should read of an error from within TensorFlow's runtime."""
+    import tensorflow as tf
+
+    told = re.search(r"InputError: (.+)", error.message)  # raised by the input pipeline
+    if told:
+        return InputError(told[1])
+    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+        return PeerFailure(f"another worker is gone: {error.message.splitlines()[0]}")
+    return error
+
+
+def write_flags(settings: TrainingSettings) -> None:
+    """Writes the settings into the model folder, for `launch.evaluate` and `launch.export`."""
+    with open(os.path.join(settings.model_dir, FLAGS), "w") as file:
+        file.write("\n".join(as_arguments(settings)) + "\n")
+
+
+def finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> int:
+    """Writes the results on the chief, after all workers have shown the same weights."""
+    from tf_lars.tracking import report, results
+
+    digest = results.weights_sha256(trainer.model)
+    digests = results.gather_digests(trainer.strategy, digest)
+    print(f"worker {cluster.rank}: weights_sha256 {digest}", flush=True)
+    if len(set(digests)) > 1:
+        raise RuntimeError(f"All replicas must end with the same weights. Received: {digests}.")
+    if not cluster.is_chief:
+        return EXIT_DONE
+    last = history[-1]
+    summary = {
+        "top1": last["val_top1"],
+        "top5": last["val_top5"],
+        "loss": last["val_loss"],
+        "eval_examples": last["val_examples"],
+        "bad_records": bad_records,
+        "skipped_steps": trainer.skipped_steps,
+        "steps": last["step"],
+        "epochs": last["epoch"],
+        "global_batch_size": settings.global_batch_size,
+        # The median epoch: the first one holds the time for tracing.
+        "images_per_second": statistics.median(e["images_per_second"] for e in history),
+        "weights_sha256": digest,
+        "replica_weights_sha256": digests,
+        "num_workers": cluster.num_workers,
+        # Training and evaluation, before and after any interruption, without the start-up.
+        "seconds": sum(e["seconds"] for e in history),
+        **_what_was_measured(settings, cluster, trainer),
+    }
+    path = os.path.join(settings.model_dir, RESULTS)
+    results.write(path, summary)
+    picture = os.path.join(settings.model_dir, REPORT)
+    report.draw(
+        history,
+        picture,
+        f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}",
+    )
+    print(f"\n{results.table(summary)}\n\nresults in {path}, picture in {picture}", flush=True)
+    return EXIT_DONE
+
+
+def _what_was_measured(settings, cluster: Cluster, trainer) -> dict[str, object]:
+    """Returns what `tf_lars.planner.calibrate` must know about the run besides its speed."""
+    import tensorflow as tf
+
+    hosts = {worker.rpartition(":")[0] for worker in cluster.workers} or {""}
+    gpus = tf.config.list_physical_devices("GPU")
+    replicas = trainer.strategy.num_replicas_in_sync
+    device, cores = "CPU", None
+    if gpus:
+        device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+    else:
+        # Workers that were given no cores of their own share all of them.
+        on_this_host = replicas / len(hosts)
+        cores = min(available_cores(), (os.cpu_count() or 1) / on_this_host)
+    return {
+        "model": settings.model,
+        "image_size": settings.image_size,
+        **dataclasses.asdict(models.describe(trainer.model, settings.image_size)),
+        "device": device,
+        "replicas": replicas,
+        "cores_per_replica": cores,
+        "num_hosts": len(hosts),
+    }
+
+
+def how_to_resume(settings: TrainingSettings) -> str:
+    """Returns what a person who has stopped a run should know."""
+    if not checkpoints_in(settings.model_dir):
+        return "there is no checkpoint yet; the same command starts afresh"
+    command = "with --resume=auto the" if settings.resume == "never" else "the"
+    folder = os.path.join(settings.model_dir, CHECKPOINTS)
+    return f"{command} same command resumes from the last checkpoint in {folder}"

@@ -1,0 +1,69 @@
+"""Finds within a moment, without TensorFlow, what would end a run later."""
+
+import errno
+import os
+import tempfile
+
+import models
+from launch.run import build_input
+from launch.run.layout import CHECKPOINTS, LOGS, TENSORBOARD
+from launch.run.settings import TrainingSettings
+from tf_lars.data import order
+from tf_lars.data.augmentation_names import check_augmentation
+from tf_lars.data.records import example_reader
+from tf_lars.data.records.dataset_info import SPLITS
+from tf_lars.errors import InputError, require
+
+
+def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = True) -> None:
+    """Finds, within a moment and without TensorFlow, what would end the run later.
+
+    Args:
+      settings: of the run.
+      num_workers: processes.
+      make_folders: make those that the run writes to; otherwise nothing is written, and they are
+        only looked at.
+
+    Raises:
+      InputError: no such model, an augmentation without its package, no usable data, an
+        unwritable folder, a batch that does not divide.
+    """
+    for name in ("data_dir", "model_dir"):
+        path = getattr(settings, name)
+        require(path, f"--{name}", "the path of a folder", path)
+    models.check(
+        settings.model,
+        space_to_depth_stem=settings.space_to_depth_stem,
+        any_image_size=bool(settings.image_size_schedule),
+    )
+    check_augmentation(settings.augmentation)
+    build_input.describe_once(settings.data_dir, may_write=make_folders)
+    for split in SPLITS:
+        example_reader.open_split(settings.data_dir, split, settings.max_bad_records)
+    order.per_replica_batch_size(settings.global_batch_size, num_workers)
+    if settings.evaluation_batch_size:
+        order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)
+    for name in ("", CHECKPOINTS, TENSORBOARD, LOGS if num_workers > 1 else ""):
+        folder = os.path.join(settings.model_dir, name)
+        try:
+            if not make_folders:
+                _look_at(folder)
+                continue
+            os.makedirs(folder, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"--model_dir must be a folder that can be written to, and so must what is in it. "
+                f"Received: {folder!r} ({error.strerror}). Name another --model_dir."
+            ) from error
+
+
+def _look_at(folder: str) -> None:
+    """Raises an OSError where the folder, or the first above it that exists, is not for us."""
+    folder = os.path.abspath(folder)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    os.listdir(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

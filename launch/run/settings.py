@@ -1,0 +1,401 @@
+"""The table of training settings: all that is known of a setting is declared here, once."""
+
+import dataclasses
+from typing import Any
+
+from tf_lars import setting as table
+from tf_lars.data.augmentation_names import (
+    AUGMENTATIONS,
+    MAX_RANDAUGMENT_MAGNITUDE,
+    RANDAUGMENT_MAGNITUDE,
+)
+from tf_lars.data.image_size import ImageSizeSchedule
+from tf_lars.defaults import (
+    BYTES_PER_PACK,
+    MAX_SKIPPED_STEPS,
+    OPTIMIZERS,
+    PRECISIONS,
+    REDUCTION_DTYPES,
+    SHORT_RUN_EXAMPLES,
+    SHORT_RUN_STEPS,
+)
+from tf_lars.errors import InputError, require
+from tf_lars.schedule_formulas import SCHEDULES
+from tf_lars.setting import Rule, above, at_least, below_one, one_of, setting, within
+
+MODEL, DATA, SCHEDULE, OPTIMIZER, LOOP, RUN = (
+    "Model",
+    "Data and augmentation",
+    "Batch, length and learning rate",
+    "Optimizer",
+    "Loop and precision",
+    "Evaluation and checkpoints",
+)
+"""Groups of settings in `--help`."""
+
+_MICRO_BATCH = Rule(
+    "at least 1, or auto", lambda value: value == "auto" or (isinstance(value, int) and value >= 1)
+)
+_SEED = Rule("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)
+_FRACTION = Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """The settings of a training run; each field is the flag of its name.
+
+    A field holds its default, documentation, range and use (`tf_lars.setting.Setting`). To add a
+    setting, add a field: its flag, its check, its place in `--help` and in flags.txt, the
+    comparison between hosts and the identity of the run follow from it.
+
+    Raises:
+      InputError: a setting is out of its range.
+    """
+
+    model: str = setting(
+        "resnet18, 34, 50, 101 or 152; small_resnetD[_wW] for small images, with depth D = 6n+2 "
+        "and width W; alexnet, alexnet_bn; keras.applications/NAME; keras_cv/NAMEBackbone; or your "
+        "own function, package.module:function or path/to/file.py:function, which is called with "
+        "num_classes=... and image_size=... and returns a keras.Model that maps colours from 0 to "
+        "255 to logits.",
+        "resnet50",
+        group=MODEL,
+    )
+    space_to_depth_stem: bool = setting(
+        "Compute the first convolution of resnet18 to resnet152 on blocks of 2 x 2 pixels: same "
+        "weights and results, faster on TPUs.",
+        False,
+        group=MODEL,
+    )
+    sync_batch_norm: bool = setting(
+        "Normalise each training batch by its statistics over all devices. By default each device "
+        "normalises its own share.",
+        False,
+        group=MODEL,
+    )
+    data_dir: str = setting(
+        "Local folder written by launch.prepare_imagenet.",
+        "",
+        group=DATA,
+        identifies_run=False,  # what is in it does
+        hosts_may_differ=True,
+    )
+    model_dir: str = setting(
+        "Folder for checkpoints, TensorBoard, results.json and report.png.",
+        "",
+        group=RUN,
+        identifies_run=False,
+    )
+    global_batch_size: int = setting(
+        "Examples per optimizer step, over all devices.", 256, rule=at_least(1), group=SCHEDULE
+    )
+    epochs: int = setting(
+        "Passes over the training data.", 90, rule=at_least(1), group=SCHEDULE, set_by_recipe=True
+    )
+    optimizer: str = setting(
+        f"One of {', '.join(OPTIMIZERS)}.", "lars", rule=one_of(*OPTIMIZERS), group=OPTIMIZER
+    )
+    learning_rate: float = setting(
+        "Learning rate at the end of the warm-up.",
+        10.0,
+        rule=above(0),
+        group=SCHEDULE,
+        set_by_recipe=True,
+    )
+    initial_learning_rate: float = setting(
+        "Learning rate at the first step of the warm-up.",
+        0.0,
+        rule=at_least(0),
+        group=SCHEDULE,
+        set_by_recipe=True,
+    )
+    warmup_epochs: float = setting(
+        "Epochs over which the learning rate rises linearly.",
+        5.0,
+        rule=at_least(0),
+        group=SCHEDULE,
+        set_by_recipe=True,
+    )
+    schedule: str = setting(
+        f"Decay after the warm-up: one of {', '.join(SCHEDULES)}.",
+        "polynomial",
+        rule=one_of(*SCHEDULES),
+        group=SCHEDULE,
+        set_by_recipe=True,
+    )
+    end_learning_rate: float = setting(
+        "Learning rate at the end of training.",
+        1e-4,
+        rule=at_least(0),
+        group=SCHEDULE,
+        set_by_recipe=True,
+    )
+    decay_power: float = setting(
+        "Power of the polynomial decay after the warm-up.",
+        2.0,
+        rule=above(0),
+        group=SCHEDULE,
+        set_by_recipe=True,
+    )
+    weight_decay: float = setting(
+        "L2 weight decay; biases and batch normalisation are excluded.",
+        5e-5,
+        rule=at_least(0),
+        group=OPTIMIZER,
+        set_by_recipe=True,
+    )
+    momentum: float = setting(
+        "Momentum.", 0.9, rule=below_one(), group=OPTIMIZER, set_by_recipe=True
+    )
+    ema_momentum: float = setting(
+        "Keep an exponential moving average of the weights with this momentum per step (0.9999), "
+        "and evaluate it; 0: off.",
+        0.0,
+        rule=below_one(),
+        group=OPTIMIZER,
+    )
+    trust_coefficient: float = setting(
+        "Trust coefficient of LARS.", 0.001, rule=above(0), group=OPTIMIZER, set_by_recipe=True
+    )
+    excluded_learning_rate_multiplier: float = setting(
+        "Factor on the learning rate of variables that LARS does not adapt: biases and batch "
+        "normalisation. A network without batch normalisation needs about 0.01; see "
+        "docs/optimizer.md.",
+        1.0,
+        rule=at_least(0),
+        group=OPTIMIZER,
+    )
+    label_smoothing: float = setting(
+        "Share of each label that is spread over all classes.",
+        0.1,
+        rule=below_one(),
+        group=OPTIMIZER,
+        set_by_recipe=True,
+    )
+    image_size: int = setting(
+        "Side of the square images, in pixels.", 224, rule=at_least(1), group=DATA
+    )
+    image_size_schedule: str | None = setting(
+        "Sides of the training images by epoch, as epoch:size,... such as 0:128,18:160,32:224; "
+        "evaluation uses --image_size. By default training uses it too.",
+        None,
+        group=DATA,
+    )
+    augmentation: str = setting(
+        "reference: random box and flip; randaugment or augmix: the same, followed by operations "
+        "on the image; none: centre crop.",
+        "reference",
+        rule=one_of(*AUGMENTATIONS),
+        group=DATA,
+    )
+    randaugment_magnitude: float = setting(
+        f"Strength of RandAugment's two operations, 0 to {MAX_RANDAUGMENT_MAGNITUDE:g}.",
+        RANDAUGMENT_MAGNITUDE,
+        rule=within(0, MAX_RANDAUGMENT_MAGNITUDE),
+        group=DATA,
+    )
+    mixup_alpha: float = setting(
+        "Blend images and labels in pairs, with weights from Beta(alpha, alpha); 0: off. With "
+        "--cutmix_alpha too, each example takes one of the two at random. The training accuracy is "
+        "then that on the class of the larger weight.",
+        0.0,
+        rule=at_least(0),
+        group=DATA,
+    )
+    cutmix_alpha: float = setting(
+        "Paste a box of another image, with its area from Beta(alpha, alpha), and blend the labels "
+        "by area; 0: off.",
+        0.0,
+        rule=at_least(0),
+        group=DATA,
+    )
+    random_erasing_probability: float = setting(
+        "Probability that a box of 2 to 40 % of an image is painted over.",
+        0.0,
+        rule=within(0, 1),
+        group=DATA,
+    )
+    crop_fraction: float = setting(
+        "Side of the evaluation's centre crop over the image's short side.",
+        0.875,
+        rule=_FRACTION,
+        group=DATA,
+    )
+    batch_norm_examples: int | None = setting(
+        "Training examples from which the statistics of batch normalisation are estimated before "
+        f"each evaluation; 0: use the moving averages. By default {SHORT_RUN_EXAMPLES:,} in runs "
+        f"of fewer than {SHORT_RUN_STEPS:,} steps, whose moving averages are useless, and 0 "
+        "otherwise.",
+        None,
+        rule=at_least(0),
+        group=RUN,
+        identifies_run=False,
+    )
+    epochs_between_evaluations: int = setting(
+        "Evaluate after every this many epochs, and at the end.",
+        1,
+        rule=at_least(1),
+        group=RUN,
+        identifies_run=False,
+    )
+    evaluation_batch_size: int | None = setting(
+        "Images per evaluation step, over all devices. By default the global batch, at most 256 "
+        "per device.",
+        None,
+        rule=at_least(1),
+        group=RUN,
+        identifies_run=False,
+        evaluation_may_override=True,
+    )
+    max_bad_records: int = setting(
+        "Damaged or undecodable records of a split that may be skipped; each is named in the log "
+        "of the worker that meets it.",
+        0,
+        rule=at_least(0),
+        group=DATA,
+        identifies_run=False,
+        evaluation_may_override=True,
+    )
+    cache: bool = setting(
+        "Keep decoded images in memory, in each worker process; pays off for full-size photos.",
+        False,
+        group=DATA,
+        identifies_run=False,
+        evaluation_may_override=True,
+    )
+    seed: int = setting("Seed of weights, order and augmentation.", 0, rule=_SEED, group=DATA)
+    deterministic: bool = setting(
+        "Have TensorFlow use deterministic kernels only, so that a run produces the same bits "
+        "every time, on GPUs too; slower there.",
+        False,
+        group=LOOP,
+    )
+    micro_batch_size: int | str | None = setting(
+        "Images that a device passes through the network at a time, to save memory; gradients are "
+        "summed over the parts. auto: the largest that fits, found by trial. By default a device's "
+        "whole share of the global batch.",
+        None,
+        rule=_MICRO_BATCH,
+        group=LOOP,
+        # How a step is computed may change with the machines, as the number of replicas may.
+        identifies_run=False,
+    )
+    steps_per_loop: int | None = setting(
+        "Steps per call of the training loop. By default as many as take about two seconds.",
+        None,
+        rule=at_least(1),
+        group=LOOP,
+        identifies_run=False,
+    )
+    mixed_precision: str = setting(
+        "Arithmetic of the network: float32, bfloat16, or float16 with dynamic loss scaling; "
+        "weights stay float32.",
+        "float32",
+        rule=one_of(*PRECISIONS),
+        group=LOOP,
+    )
+    jit_compile: bool = setting(
+        "Compile the forward and backward pass with XLA; slower on CPUs.",
+        False,
+        group=LOOP,
+        identifies_run=False,
+    )
+    gradient_reduction_dtype: str = setting(
+        "float32, or bfloat16 for half the bytes between devices.",
+        "float32",
+        rule=one_of(*REDUCTION_DTYPES),
+        group=LOOP,
+    )
+    bytes_per_pack: int = setting(
+        "Gradients are all-reduced in packs of at most this many bytes; 0: in one.",
+        BYTES_PER_PACK,
+        rule=at_least(0),
+        group=LOOP,
+        identifies_run=False,
+    )
+    max_skipped_steps: int = setting(
+        "A step whose gradients are not finite is skipped on all devices; after this many in a row "
+        "the run ends.",
+        MAX_SKIPPED_STEPS,
+        rule=at_least(1),
+        group=LOOP,
+        identifies_run=False,
+    )
+    keep_checkpoints: int = setting(
+        "How many of the newest checkpoints to keep.",
+        3,
+        rule=at_least(1),
+        group=RUN,
+        identifies_run=False,
+    )
+    keep_best: bool = setting(
+        "Also keep the checkpoint with the best validation top-1.",
+        False,
+        group=RUN,
+        identifies_run=False,
+    )
+    resume: str = setting(
+        "auto: resume from the newest checkpoint, if any; must: fail without one; never: start "
+        "afresh, once for all starts of a job, and move older checkpoints aside.",
+        "auto",
+        rule=one_of("auto", "must", "never"),
+        group=RUN,
+        identifies_run=False,
+    )
+
+    def __post_init__(self):
+        table.check(self)
+        if self.image_size_schedule:
+            ImageSizeSchedule.parse(self.image_size_schedule)
+        require(
+            self.warmup_epochs <= self.epochs,
+            "--warmup_epochs",
+            f"at most {self.epochs} epochs",
+            self.warmup_epochs,
+        )
+
+    def values_where(self, use: str) -> dict[str, object]:
+        """Returns the values of the settings with a use, an attribute of `Setting` that is true."""
+        described = table.settings_of(self)
+        return {name: getattr(self, name) for name in described if getattr(described[name], use)}
+
+    def batch_norm_examples_for(self, steps: int) -> int:
+        """Returns `batch_norm_examples`, or its default in a run of this many steps."""
+        if self.batch_norm_examples is not None:
+            return self.batch_norm_examples
+        return SHORT_RUN_EXAMPLES if steps < SHORT_RUN_STEPS else 0
+
+
+INPUT_SETTINGS = tuple(
+    name
+    for name, described in table.settings_of(TrainingSettings).items()
+    if described.group == DATA
+)
+"""Names of the settings that say what the network sees."""
+
+
+def read_arguments(path: str) -> TrainingSettings:
+    """Returns the settings in a file with one argument of `tf_lars.setting.as_arguments` per line.
+
+    A setting that is newer than the file has its default.
+
+    Raises:
+      InputError: there is no such file, or it does not hold the settings of a run.
+    """
+    rule = "The folder of a run must hold the flags.txt that launch.local writes."
+    try:
+        with open(path) as file:
+            pairs = [line.strip().removeprefix("--").split("=", 1) for line in file]
+    except OSError as error:
+        raise InputError(
+            f"{rule} Received: {path!r} ({error.strerror}). Name the --model_dir of a run."
+        ) from error
+    kinds = table.kinds(TrainingSettings)
+    try:
+        given: dict[str, Any] = {name: table.parse(text, kinds[name]) for name, text in pairs}
+        return TrainingSettings(**given)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{rule} Received: {path!r}, of another version of this program ({error}). Use that "
+            "version."
+        ) from error

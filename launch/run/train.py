@@ -1,0 +1,178 @@
+"""One training process, alone or as a worker of a cluster, from the settings to the results."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import models
+from launch.run import build_input, build_model, determinism, outcome, summary
+from launch.run.layout import CHECKPOINTS, TENSORBOARD
+from launch.run.settings import TrainingSettings
+from tf_lars.cluster.spec import Cluster
+from tf_lars.data import order
+from tf_lars.data.records import example_reader
+from tf_lars.data.records.dataset_info import SPLITS, DatasetInfo
+from tf_lars.errors import PeerFailure
+
+if TYPE_CHECKING:
+    from launch.run.job import Job
+
+
+def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
+    """Trains, evaluates and writes the results; returns the exit code.
+
+    Args:
+      settings: what to do.
+      cluster: who is in the job.
+      job: this process's ties to the others.
+
+    Raises:
+      InputError: a flag or an input is wrong.
+      PeerFailure: another worker is gone.
+      Preempted: somebody has asked to stop, and a checkpoint is written.
+    """
+    if settings.deterministic:
+        determinism.enable()
+    import keras
+    import tensorflow as tf
+
+    from tf_lars import Trainer
+    from tf_lars.data.image_input import to_device_batch
+    from tf_lars.tracking.bad_records import BadRecordCount
+    from tf_lars.tracking.console import ProgressLine
+    from tf_lars.tracking.tensorboard import ScalarLogger
+    from tf_lars.training.checkpoints import CheckpointStore
+
+    info = DatasetInfo.load(settings.data_dir)
+    training = build_input.training(settings, settings.global_batch_size)
+    steps = order.epoch_end_steps(
+        training.num_examples, settings.global_batch_size, settings.epochs
+    )[-1]
+    strategy = job.join()
+    replicas = strategy.num_replicas_in_sync
+    order.per_replica_batch_size(settings.global_batch_size, replicas)
+    evaluation = build_input.evaluation(
+        settings, build_input.evaluation_batch_size(settings, replicas)
+    )
+    order.per_replica_batch_size(evaluation.global_batch_size, replicas)
+
+    with strategy.scope():
+        model = build_model.create(
+            settings,
+            num_classes=info.num_classes,
+            steps=steps,
+            num_examples=training.num_examples,
+        )
+    trainer = Trainer(
+        model,
+        strategy,
+        prepare_batch=functools.partial(to_device_batch, num_classes=info.num_classes),
+        micro_batch_size=settings.micro_batch_size,
+        steps_per_loop=settings.steps_per_loop,
+        max_skipped_steps=settings.max_skipped_steps,
+        evaluate_average=bool(settings.ema_momentum),
+        reduction_dtype=settings.gradient_reduction_dtype,
+        bytes_per_pack=settings.bytes_per_pack,
+        jit_compile=settings.jit_compile,
+    )
+    checkpoints = CheckpointStore(
+        os.path.join(settings.model_dir, CHECKPOINTS),
+        _identity(settings, info),
+        is_chief=cluster.is_chief,
+        keep=settings.keep_checkpoints,
+        keep_best="val_top1" if settings.keep_best else None,
+        resume=settings.resume,
+        job=job.name,
+    )
+    bad_records = BadRecordCount(
+        {
+            split: example_reader.open_split(settings.data_dir, split, settings.max_bad_records)
+            for split in SPLITS
+        },
+        strategy,
+        settings.max_bad_records,
+    )
+    watchers: list[keras.callbacks.Callback] = [bad_records] if settings.max_bad_records else []
+    watchers.append(_after_first_steps(job.has_trained))
+    if cluster.is_chief:
+        print(_describe(settings, info, model, cluster, replicas, steps), flush=True)
+        watchers += [
+            _beginning(settings, checkpoints, trainer, steps),
+            ProgressLine(total_steps=steps, epochs=settings.epochs),
+            ScalarLogger(os.path.join(settings.model_dir, TENSORBOARD)),
+        ]
+    try:
+        history = trainer.fit(
+            training,
+            epochs=settings.epochs,
+            validation=evaluation,
+            epochs_between_evaluations=settings.epochs_between_evaluations,
+            batch_norm_examples=settings.batch_norm_examples_for(steps),
+            callbacks=watchers,
+            checkpoints=checkpoints,
+            stop_requested=job.stop_requested,
+        )
+        return outcome.finish(settings, cluster, trainer, history, bad_records.count)
+    except tf.errors.OpError as error:
+        told = outcome.explained(error)
+        if isinstance(told, PeerFailure):
+            job.explain_lost_peer()
+        raise told from error
+
+
+def _identity(settings: TrainingSettings, info: DatasetInfo) -> dict[str, object]:
+    """Returns what a run must have in common with a checkpoint to resume from it."""
+    return settings.values_where("identifies_run") | {"data": info.fingerprint}
+
+
+def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: int, steps: int):
+    """Returns the lines that say, before training, what will be done."""
+    batch = settings.global_batch_size
+    return "\n".join(
+        [
+            summary.model(settings, models.describe(model, settings.image_size)),
+            summary.data(info),
+            f"replicas    {replicas} ({cluster.num_workers} worker processes, {cluster.source})",
+            f"batch       {batch:,} = {replicas} x {batch // replicas:,}",
+            summary.steps(settings, info.splits["train"].num_examples, steps),
+            summary.optimizer(settings),
+        ]
+    )
+
+
+def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
+    """Returns a callback for when the checkpoint is restored, and nothing was refused.
+
+    It writes the flags, makes room for new event files, and says where training resumes.
+    """
+    import keras
+
+    from tf_lars.training.checkpoints import move_aside
+
+    def begin(logs=None):
+        outcome.write_flags(settings)
+        if checkpoints.started_anew:
+            move_aside(os.path.join(settings.model_dir, TENSORBOARD))
+        if checkpoints.resumed_from:
+            left = "nothing is left to train" if trainer.step >= steps else f"of {steps:,}"
+            print(
+                f"resuming from {checkpoints.resumed_from}, step {trainer.step:,} {left}",
+                flush=True,
+            )
+
+    return keras.callbacks.LambdaCallback(on_train_begin=begin)
+
+
+def _after_first_steps(tell: Callable[[], None]):
+    """Returns a callback that tells, once, that the first steps have been taken."""
+    import keras
+
+    told = []
+
+    def on_train_batch_end(batch, logs=None):
+        if not told:
+            told.append(batch)
+            tell()
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=on_train_batch_end)

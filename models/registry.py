@@ -1,0 +1,180 @@
+"""Keras models by name: images with colours from 0 to 255 in, logits out, in float32 for all ours.
+
+Names are checked without importing Keras; what builds a model imports it.
+"""
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+from models import user_model
+from models.keras_cv_backbones import BACKBONES
+from tf_lars.errors import InputError
+
+if TYPE_CHECKING:
+    import keras
+
+ALEXNETS = ("alexnet", "alexnet_bn")
+IMAGENET_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_SMALL_RESNET = re.compile(r"small_resnet(\d+)(?:_w(\d+))?")
+
+APPLICATIONS_PREFIX, KERAS_CV_PREFIX = "keras.applications/", "keras_cv/"
+# Data, so that a name is checked before Keras has been imported; a test compares it with Keras.
+APPLICATIONS = (
+    *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+    *(f"DenseNet{depth}" for depth in (121, 169, 201)),
+    *(f"EfficientNetB{size}" for size in range(8)),
+    *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Large",
+    "MobileNetV3Small",
+    "NASNetLarge",
+    "NASNetMobile",
+    *(f"ResNet{depth}{version}" for depth in (50, 101, 152) for version in ("", "V2")),
+    "VGG16",
+    "VGG19",
+    "Xception",
+)
+
+
+def check(name: str, *, space_to_depth_stem: bool = False, any_image_size: bool = False) -> None:
+    """Finds, within a moment and without importing Keras, what `create` would refuse.
+
+    Raises:
+      InputError: no such model, or one without the stem or the sizes that are asked for.
+    """
+    if ":" in name:
+        user_model.check(name)
+    elif not _known(name):
+        raise InputError(_unknown(name))
+    if space_to_depth_stem and name not in IMAGENET_RESNETS:
+        raise InputError(
+            f"--space_to_depth_stem is for {', '.join(IMAGENET_RESNETS)}. Received: {name!r}."
+        )
+    fully_convolutional = name in IMAGENET_RESNETS or _SMALL_RESNET.fullmatch(name) or ":" in name
+    if any_image_size and not fully_convolutional:
+        raise InputError(
+            f"--image_size_schedule is for {', '.join(IMAGENET_RESNETS)}, small_resnetD and models "
+            f"of your own. Received: {name!r}."
+        )
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int | None,
+    space_to_depth_stem: bool = False,
+    sync_batch_norm: bool = False,
+) -> "keras.Model":
+    """Builds a model with random weights.
+
+    Args:
+      name: one of
+        `resnet18|34|50|101|152` (v1.5);
+        `small_resnetD[_wW]` for small images, with depth D = 6n+2 and width W, 16 by default
+        (He et al. 2016, section 4.2);
+        `alexnet`, `alexnet_bn`;
+        `keras.applications/EfficientNetV2B0`, any model of `keras.applications`;
+        `keras_cv/ResNet50V2Backbone`, any image backbone of `keras_cv.models`;
+        `package.module:function` or `path/to/file.py:function`, see `models.user_model`.
+      num_classes: number of logits.
+      image_size: side of the square input in pixels; None for a network that takes any.
+      space_to_depth_stem: compute the stem of an ImageNet ResNet on blocks of 2 x 2 pixels; the
+        weights and the result are the same, a TPU is faster.
+      sync_batch_norm: in training, normalise by the mean and variance of the batch over all
+        replicas; by default each replica normalises its own share.
+
+    Raises:
+      InputError: no such model, or it cannot be built so.
+    """
+    check(name, space_to_depth_stem=space_to_depth_stem, any_image_size=image_size is None)
+    size = {"num_classes": num_classes, "image_size": image_size}
+    if ":" in name:
+        model = user_model.create(name, **size)
+    elif name.startswith(APPLICATIONS_PREFIX):
+        from models import applications
+
+        model = applications.create(name.removeprefix(APPLICATIONS_PREFIX), **size)
+    elif name.startswith(KERAS_CV_PREFIX):
+        from models import keras_cv_backbones
+
+        model = keras_cv_backbones.create(name.removeprefix(KERAS_CV_PREFIX), **size)
+    elif name in ALEXNETS:
+        from models import alexnet
+
+        model = alexnet.alexnet(batch_norm=name == "alexnet_bn", **size)
+    elif name in IMAGENET_RESNETS:
+        from models import resnet
+
+        depth = int(name.removeprefix("resnet"))
+        model = resnet.imagenet_resnet(depth, space_to_depth_stem=space_to_depth_stem, **size)
+    else:
+        from models import resnet
+
+        depth, width = _small_resnet(name)
+        model = resnet.small_resnet(depth, width=width, **size)
+    if sync_batch_norm:
+        _synchronise_batch_norm(name, model)
+    return model
+
+
+def _synchronise_batch_norm(name: str, model: "keras.Model") -> None:
+    """Sets `synchronized` on all layers of batch normalisation, which read it at each call."""
+    import keras
+
+    from tf_lars.private_api import layers_of
+
+    kind = keras.layers.BatchNormalization
+    found = [layer for layer in layers_of(model) if isinstance(layer, kind)]
+    if not found:
+        raise InputError(
+            f"--sync_batch_norm needs a model with batch normalisation. Received: {name!r}, which "
+            "has none. Leave the flag out."
+        )
+    for layer in found:
+        layer.synchronized = True
+
+
+def _known(name: str) -> bool:
+    if name.startswith(APPLICATIONS_PREFIX):
+        return name.removeprefix(APPLICATIONS_PREFIX) in APPLICATIONS
+    if name.startswith(KERAS_CV_PREFIX):
+        return name.removeprefix(KERAS_CV_PREFIX) in BACKBONES
+    if _SMALL_RESNET.fullmatch(name):
+        depth, width = _small_resnet(name)
+        return depth >= 8 and (depth - 2) % 6 == 0 and width >= 1
+    return name in (*ALEXNETS, *IMAGENET_RESNETS)
+
+
+def _small_resnet(name: str) -> tuple[int, int]:
+    """Returns depth and width of a name that `_SMALL_RESNET` matches."""
+    match = _SMALL_RESNET.fullmatch(name)
+    assert match
+    return int(match[1]), int(match[2] or 16)
+
+
+def _unknown(name: str) -> str:
+    """Returns the sentence for a name that `_known` denies."""
+    ours = [*IMAGENET_RESNETS, *ALEXNETS]
+    names = [
+        *ours,
+        *(f"small_resnet{depth}" for depth in (8, 14, 20, 32, 44, 56)),
+        *(APPLICATIONS_PREFIX + one for one in APPLICATIONS),
+        *(KERAS_CV_PREFIX + one for one in BACKBONES),
+    ]
+    # The last part of a name counts too: EfficientNetB0 lacks no more than its prefix.
+    by_case = {one.lower(): one for one in names}
+    by_ending = {one.rpartition("/")[2].lower(): one for one in reversed(names)}
+    candidates = by_ending | by_case
+    close = difflib.get_close_matches(name.lower(), candidates, n=1, cutoff=0.7)
+    hint = f" Did you mean {candidates[close[0]]}?" if close else ""
+    return (
+        f"The model must be one of {', '.join(ours)}; small_resnetD or small_resnetD_wW with "
+        "depth D = 6n+2 and width W (small_resnet14_w16); keras.applications/NAME; "
+        "keras_cv/NAMEBackbone; or a function of your own, package.module:function or "
+        f"path/to/file.py:function. Received: {name!r}.{hint}"
+    )

@@ -1,0 +1,256 @@
+"""Workers that meet and hear of each other's end: real processes, without TensorFlow."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from tf_lars.cluster import messages, supervisor
+from tf_lars.cluster.spec import Cluster, split_address
+
+SECONDS = 120
+
+
+class Workers:
+    """Processes by rank, with their output as files."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.processes = {}
+
+    def start(self, rank, workers, before=(), **options):
+        """Starts one, behind a command; `workers` is the list of addresses that it believes in."""
+        config = Cluster(tuple(workers), rank).tf_config()
+        options = {"folder": str(self.folder), **options}
+        command = [sys.executable, "-m", "tests.helpers.rendezvous_worker"]
+        name = len(self.processes)
+        with open(self.folder / f"out-{name}", "w") as output:
+            self.processes[name] = subprocess.Popen(
+                [*before, *command, config, json.dumps(options)],
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        return name
+
+    def end(self, name):
+        """Returns a process's exit code and what it printed, when it has ended."""
+        code = self.processes[name].wait(SECONDS)
+        return code, (self.folder / f"out-{name}").read_text()
+
+    def ends(self):
+        """Returns those of all."""
+        return [self.end(name) for name in self.processes]
+
+
+@pytest.fixture
+def workers(tmp_path):
+    all_of_them = Workers(tmp_path)
+    yield all_of_them
+    for process in all_of_them.processes.values():
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def addresses():
+    return [f"127.0.0.1:{port}" for port in supervisor.free_ports(3)]
+
+
+def _start_all(workers, addresses, *of_rank, **options):
+    for rank in range(len(addresses)):
+        special = of_rank[rank] if rank < len(of_rank) else {}
+        workers.start(rank, addresses, **{**options, **special})
+
+
+def test_all_meet_on_fresh_ports_and_leave_together(workers, addresses):
+    _start_all(workers, addresses, facts={"--epochs": "3"})
+    ends = workers.ends()
+    assert [code for code, _ in ends] == [0, 0, 0]
+    joined = {printed.splitlines()[-1] for _, printed in ends}
+    assert len(joined) == 1
+    fresh = joined.pop().split()[1:]
+    assert len(set(fresh)) == 3
+    assert not set(fresh) & set(addresses)
+    assert not list(workers.folder.glob(".workers-*"))
+
+
+@pytest.mark.parametrize(
+    ("of_rank", "message"),
+    [
+        (
+            [{"facts": {"--epochs": "3"}}, {"facts": {"--epochs": "4"}}],
+            "All workers must have the same --epochs. Received: '3' on worker 0",
+        ),
+        (
+            [{"facts": {"program": "a"}}, {"facts": {"program": "a"}}, {"facts": {}}],
+            "All workers must have the same program. Received: 'a' on worker 0",
+        ),
+    ],
+)
+def test_workers_that_differ_all_end_with_the_same_sentence(workers, addresses, of_rank, message):
+    same = of_rank[0]
+    _start_all(workers, addresses, *of_rank, **same)
+    for code, printed in workers.ends():
+        assert code == 2
+        assert message in printed
+
+
+def test_another_number_of_workers_and_a_worker_started_twice_are_refused(workers, addresses):
+    workers.start(0, addresses, mismatch=1.0)
+    workers.start(1, addresses[:2])
+    assert "the same number of workers. Received: 2 from one" in workers.end(1)[1]
+    code, printed = workers.end(0)
+    assert code == 2
+    assert "3 from worker 0" in printed
+
+
+def test_a_missing_worker_is_named_when_time_is_up(workers, addresses):
+    workers.start(0, addresses, timeout=5.0)
+    workers.start(1, addresses, timeout=5.0)
+    for code, printed in workers.ends():
+        assert code == 2
+        assert f"worker 2 ({addresses[2]}): it has not started" in printed
+
+
+def test_a_worker_that_does_not_return_after_a_restart_is_no_bad_input(workers, addresses):
+    for rank in (0, 1):
+        workers.start(rank, addresses, timeout=3.0, is_restart=True)
+    assert [code for code, _ in workers.ends()] == [75, 75]
+
+
+def test_a_missing_hub_and_a_name_that_does_not_resolve_are_named(workers, addresses):
+    workers.start(1, addresses, timeout=3.0)
+    workers.start(1, ["nowhere.invalid:2222", addresses[2]], timeout=3.0)
+    code, printed = workers.end(0)
+    assert code == 2
+    assert f"worker 0 ({addresses[0]}) must be there within 3 s" in printed
+    code, printed = workers.end(1)
+    assert code == 2
+    assert "the name nowhere.invalid does not resolve" in printed
+
+
+def test_an_address_of_another_machine_is_a_wrong_rank(workers, addresses):
+    # 198.51.100.0/24 is nobody's (RFC 5737).
+    workers.start(1, [addresses[0], "198.51.100.1:2222"])
+    code, printed = workers.end(0)
+    assert code == 2
+    assert "must be one of its own machine" in printed
+
+
+def test_a_port_that_is_taken_is_named(workers, addresses):
+    host, port = addresses[0].split(":")
+    with socket.create_server((host, int(port))):
+        workers.start(0, addresses)
+        code, printed = workers.end(0)
+    assert code == 2
+    assert f"port must be free. Received: {addresses[0]}" in printed
+
+
+def test_a_folder_that_is_not_shared_is_refused(workers, addresses):
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("a folder that one process sees otherwise needs `unshare --mount`, and root")
+    cover = f'mount -t tmpfs tf-lars "{workers.folder}" && exec "$@"'
+    workers.start(0, addresses[:2])
+    workers.start(1, addresses[:2], before=["unshare", "--mount", "sh", "-c", cover, "sh"])
+    for code, printed in workers.ends():
+        assert code == 2
+        assert f"worker 1 ({addresses[1]}) must see the same model folder as worker 0" in printed
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ({"end": "SIGKILL"}, "is gone: its process ended, or its connection broke"),
+        ({"end": "SIGSTOP"}, "for 3 s: it hangs, or its network is down"),
+        ({"end": "fail"}, "failed: it has had enough"),
+    ],
+)
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 2])
+def test_the_others_end_with_the_name_of_a_lost_worker(workers, addresses, end, message, victim):
+    of_rank = [{}, {}, {}]
+    of_rank[victim] = end
+    _start_all(workers, addresses, *of_rank, end="wait")
+    for rank in {0, 1, 2} - {victim}:
+        code, printed = workers.end(rank)
+        assert code == 75, printed
+        assert f"worker {victim} ({addresses[victim]})" in printed
+        assert message in printed
+
+
+def test_an_end_that_comes_along_with_the_beginning_is_heard(workers, addresses):
+    with (
+        socket.create_server(split_address(addresses[0])) as hub,
+        socket.create_server(("", 0)) as port,
+    ):
+        hub.settimeout(SECONDS)
+        workers.start(1, addresses[:2])
+        connection = messages.Connection(hub.accept()[0])
+        (hello,) = connection.receive(SECONDS)
+        (workers.folder / "token").touch()
+        ports = [port.getsockname()[1], hello["hello"]["port"]]
+        connection.send({"peers": ports, "token": str(workers.folder / "token")})
+        (ready,) = connection.receive(SECONDS)
+        assert ready == {"ready": None}
+        connection.sock.sendall(
+            b'{"go": true}\n{"end": {"exit_code": 75, "reason": "worker 0 failed: that is why"}}\n'
+        )
+        code, printed = workers.end(0)
+    assert code == 75
+    assert "worker 0 failed: that is why" in printed
+
+
+def test_bad_input_of_one_worker_is_bad_input_for_all(workers, addresses):
+    _start_all(workers, addresses, {}, {"end": "fail", "exit_code": 2}, end="wait")
+    assert [code for code, _ in workers.ends()] == [2, 2, 2]
+
+
+def test_a_second_job_at_the_same_addresses_does_not_disturb_the_first(workers, addresses):
+    _start_all(workers, addresses, end="wait")
+    deadline = time.monotonic() + SECONDS
+    outputs = [workers.folder / f"out-{name}" for name in workers.processes]
+    while not all("joined" in output.read_text() for output in outputs):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    intruder = workers.start(1, [addresses[0], "127.0.0.1:1"], timeout=2.0)
+    assert workers.end(intruder)[0] == 2
+    assert all(workers.processes[name].poll() is None for name in (0, 1, 2))
+    workers.processes[2].send_signal(signal.SIGKILL)
+    assert workers.end(0)[0] == 75
+
+
+def test_what_is_no_worker_does_not_disturb_a_job(workers, addresses):
+    workers.start(0, addresses)
+    host, port = addresses[0].split(":")
+    deadline = time.monotonic() + SECONDS
+    said = (
+        b'{"hello": {}}\n',
+        b'{"hello": 5}\n{"hello": 5}\n',
+        b'{"ready": "x"}\n{"failed": 5}\n',
+        b'{"hello": {"rank": [1], "num_workers": 3, "port": 1, "facts": {}}}\n',
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"[" * 60_000 + b"\n",
+    )
+    for text in said:
+        while True:
+            try:
+                with socket.create_connection((host, int(port)), timeout=5) as connection:
+                    connection.sendall(text)
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.settimeout(SECONDS)
+                    with contextlib.suppress(ConnectionError):
+                        assert connection.recv(1) == b""  # it hangs up
+                break
+            except ConnectionRefusedError:  # it has not started
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+    for rank in (1, 2):
+        workers.start(rank, addresses)
+    assert [code for code, _ in workers.ends()] == [0, 0, 0]

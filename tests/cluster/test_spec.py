@@ -1,0 +1,168 @@
+"""Who is in the job: from flags, TF_CONFIG, Slurm, a JobSet, or alone."""
+
+import json
+import re
+
+import pytest
+
+from tf_lars.cluster.spec import Cluster, local_cluster, resolve_cluster
+from tf_lars.errors import InputError
+
+
+def _environment(**config):
+    return {"TF_CONFIG": json.dumps(config)}
+
+
+def test_without_tf_config_the_process_is_alone():
+    cluster = resolve_cluster({})
+    assert (cluster.num_workers, cluster.rank, cluster.workers) == (1, 0, ())
+    assert cluster.is_chief
+
+
+def test_a_cluster_survives_the_way_through_tf_config():
+    cluster = local_cluster([2001, 2002, 2003], rank=2)
+    found = resolve_cluster({"TF_CONFIG": cluster.tf_config()})
+    assert found.workers == ("127.0.0.1:2001", "127.0.0.1:2002", "127.0.0.1:2003")
+    assert (found.rank, found.num_workers, found.is_chief) == (2, 3, False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"TF_CONFIG": "nonsense"}, "must be JSON"),
+        ({"TF_CONFIG": "[]"}, "must be JSON"),
+        (_environment(cluster={"worker": ["a:1"]}), "must be JSON"),
+        (
+            _environment(cluster={"ps": ["a:1"]}, task={"type": "ps", "index": 0}),
+            "must be JSON",
+        ),
+        (
+            _environment(
+                cluster={"chief": ["a:1"], "worker": ["b:1"]}, task={"type": "chief", "index": 0}
+            ),
+            "type worker only",
+        ),
+        (
+            _environment(cluster={"worker": ["a:1"]}, task={"type": "worker", "index": 1}),
+            "rank must be from 0 to 0",
+        ),
+        (
+            _environment(cluster={"worker": ["a:1", "a:1"]}, task={"type": "worker", "index": 0}),
+            "an address of its own",
+        ),
+        (
+            _environment(cluster={"worker": ["a"]}, task={"type": "worker", "index": 0}),
+            "host:port",
+        ),
+        (
+            _environment(cluster={"worker": ["a:70000"]}, task={"type": "worker", "index": 0}),
+            "port must be from 1 to 65535",
+        ),
+        (
+            {
+                **_environment(
+                    cluster={"worker": ["a:1", "b:1"]}, task={"type": "worker", "index": 0}
+                ),
+                "SLURM_STEP_NUM_TASKS": "4",
+            },
+            "2 in it, and 4 tasks of Slurm. Unset it",
+        ),
+    ],
+)
+def test_a_wrong_tf_config_is_one_sentence(environment, message):
+    with pytest.raises(InputError, match=message):
+        resolve_cluster(environment)
+
+
+def test_an_ipv6_address_is_an_address():
+    assert Cluster(("[::1]:2222",), 0).num_workers == 1
+
+
+STEP = {
+    "SLURM_JOB_ID": "41234",
+    "SLURM_NTASKS": "4",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_NODELIST": "gpu[1-2,7]",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x2),2",
+    "SLURM_PROCID": "3",
+}
+JOBSET = {
+    "JOBSET_NAME": "train",
+    "JOBSET_REPLICATED_JOB": "worker",
+    "JOBSET_JOB_INDEX": "0",
+    "JOBSET_NUM_PODS": "2",
+    "JOB_COMPLETION_INDEX": "1",
+}
+
+
+def scontrol(arguments):
+    """What scontrol says of three nodes, one of which has an address beside its name."""
+    if arguments[:2] == ["show", "hostnames"]:
+        return "gpu1\ngpu2\ngpu7\n"
+    assert arguments == ["--oneliner", "show", "node", "gpu[1-2,7]"]
+    return (
+        "NodeName=gpu1 Arch=x86_64 NodeAddr=10.0.0.1 NodeHostName=gpu1 \n"
+        "NodeName=gpu2 Arch=x86_64 NodeAddr=gpu2 NodeHostName=gpu2 \n"
+    )
+
+
+def test_a_slurm_step_gives_each_task_an_address():
+    cluster = resolve_cluster(STEP, scontrol=scontrol)
+    # 20000 + 41234 % 12000 = 25234
+    assert cluster.workers == ("10.0.0.1:25234", "gpu2:25235", "gpu7:25236", "gpu7:25237")
+    assert (cluster.rank, cluster.source) == (3, "Slurm")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"SLURM_STEP_NODELIST": ""}, "must start its workers with srun"),
+        ({"SLURM_JOB_NUM_NODES": "4"}, "a step on 3 of 4 nodes"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4"}, "1 counts for the 3 nodes"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "many"}, "no list like"),
+        ({"SLURM_PROCID": ""}, "Start it with srun"),
+    ],
+)
+def test_a_wrong_slurm_step_is_one_sentence(change, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        resolve_cluster({**STEP, **change}, scontrol=scontrol)
+
+
+def test_a_single_slurm_task_without_srun_is_alone():
+    assert resolve_cluster({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1"}).workers == ()
+
+
+def test_a_missing_scontrol_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match="needs scontrol"):
+        resolve_cluster(STEP)
+
+
+def test_a_pod_of_a_jobset_finds_the_others_by_their_dns_names():
+    cluster = resolve_cluster(JOBSET)
+    assert cluster.workers == ("train-worker-0-0.train:2222", "train-worker-0-1.train:2222")
+    assert (cluster.rank, cluster.source) == (1, "the Kubernetes JobSet")
+    with pytest.raises(InputError, match="JOBSET_NUM_PODS"):
+        resolve_cluster({k: v for k, v in JOBSET.items() if k != "JOBSET_NUM_PODS"})
+
+
+def test_flags_win_over_tf_config_and_that_over_slurm_and_that_over_a_jobset():
+    config = {"TF_CONFIG": local_cluster([2001, 2002, 2003, 2004]).tf_config()}
+    everything = {**JOBSET, **STEP, **config}
+    hosts = {"worker_hosts": ["a:1", "b:1"], "task_index": 1}
+    assert resolve_cluster(everything, scontrol=scontrol, **hosts).workers == ("a:1", "b:1")
+    assert resolve_cluster(everything, scontrol=scontrol).workers[0] == "127.0.0.1:2001"
+    assert resolve_cluster({**JOBSET, **STEP}, scontrol=scontrol).source == "Slurm"
+
+
+def test_hosts_and_index_come_together():
+    with pytest.raises(InputError, match="needs --task_index"):
+        resolve_cluster({}, worker_hosts=["a:1"])
+    with pytest.raises(InputError, match="without them"):
+        resolve_cluster({}, task_index=0)
+
+
+def test_several_workers_of_a_host_follow_each_other_in_rank_and_port():
+    views = Cluster(("a:1", "b:1"), 1).with_workers_per_host(2)
+    assert [view.rank for view in views] == [2, 3]
+    assert {view.workers for view in views} == {("a:1", "a:2", "b:1", "b:2")}

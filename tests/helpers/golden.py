@@ -1,0 +1,88 @@
+"""Weights after 20 LARS steps, computed by the implementations of others (tests/golden)."""
+
+import functools
+import json
+
+import numpy as np
+
+from tests.helpers.paths import ROOT
+
+FOLDER = ROOT / "tests" / "golden"
+TOLERANCE = 2e-6
+
+
+@functools.cache
+def manifest():
+    return json.loads((FOLDER / "manifest.json").read_text())
+
+
+@functools.cache
+def arrays():
+    with np.load(FOLDER / "lars_golden.npz") as file:
+        return dict(file)
+
+
+def configs():
+    return sorted(manifest()["configs"])
+
+
+def names():
+    return [variable["name"] for variable in manifest()["variables"]]
+
+
+def initial_weights():
+    return [arrays()[f"w0|{name}"] for name in names()]
+
+
+def gradients(step):
+    return [arrays()[f"grads|{name}"][step] for name in names()]
+
+
+def learning_rates():
+    return arrays()["lr"]
+
+
+def arguments(config):
+    """The arguments of `LARS` for a configuration, but for the learning rate."""
+    c = manifest()["configs"][config]
+    return {
+        "momentum": c["momentum"],
+        "weight_decay": c["weight_decay"],
+        "trust_coefficient": c["eta"],
+        "epsilon": c["eps"],
+        "nesterov": c["nesterov"],
+        "momentum_form": c["form"],
+        "trust_norm": c["norm"],
+        "clip_trust_ratio": c["clip"],
+        "exclude_from_weight_decay": c["exclude_wd"],
+        "exclude_from_layer_adaptation": c["exclude_adapt"],
+    }
+
+
+def relative_error(value, reference):
+    scale = np.abs(reference).max()
+    return np.abs(value - reference).max() / (scale if scale else 1.0)
+
+
+def check(config, take_step, read, tolerance=TOLERANCE):
+    """Runs 20 steps and compares every kept step with float64, the last with the originals.
+
+    Args:
+        config: name of the configuration.
+        take_step: function of (gradients, learning rate).
+        read: function that returns the weights in the order of `names()`.
+        tolerance: of max|x - ref| / max|ref| per variable.
+    """
+    kept = manifest()["kept_steps"]
+    for step, rate in enumerate(learning_rates()):
+        take_step(gradients(step), rate)
+        if step + 1 in kept:
+            for name, value in zip(names(), read(), strict=True):
+                reference = arrays()[f"{config}|f64|{name}"][kept.index(step + 1)]
+                error = relative_error(value, reference)
+                assert error <= tolerance, (config, name, step + 1, error)
+    for implementation in manifest()["configs"][config]["reference_impls"]:
+        for name, value in zip(names(), read(), strict=True):
+            reference = arrays()[f"{config}|ref_{implementation}|{name}"]
+            error = relative_error(value, reference)
+            assert error <= tolerance, (config, name, implementation, error)

@@ -1,0 +1,40 @@
+"""The programs of launch/ as a person runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers.paths import ROOT
+
+SECONDS = 800
+
+
+def command(module, *flags):
+    """Returns the command line of a program."""
+    return [sys.executable, "-m", module, *map(str, flags)]
+
+
+def run(module, *flags, environment=None):
+    """Runs a program to its end, and returns its exit code and what it printed."""
+    return run_command(command(module, *flags), environment=environment)
+
+
+def run_command(arguments, *, environment=None):
+    """Runs a command line in the repository to its end."""
+    return subprocess.run(
+        arguments,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def is_running(pid):
+    """Whether a process is there and has not ended; one that nobody has waited for yet has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,54 @@
+"""A small study and made-up results, for the tests of its arithmetic."""
+
+import dataclasses
+
+from tf_lars.study import trials
+
+STUDY = trials.Study(
+    batch_sizes=(64, 256),
+    optimizers=("lars", "sgd"),
+    sgd_learning_rates=(0.1, 0.4),
+    lars_learning_rates=(1.0, 4.0),
+    seeds=(0, 1, 2),
+    few_seeds=2,
+    grid_seeds=1,
+    main_batch_size=256,
+    baseline_batch_size=32,
+    baseline_learning_rate=0.1,
+    lars_batch_size=64,
+    lars_learning_rate=2.0,
+    warmup_epochs=1.0,
+    longer_warmup_epochs=(2.0,),
+    longer_warmup_batch_sizes=(256,),
+    augmentation="none",
+    other_augmentation="reference",
+)
+
+
+def result(trial, held_out=0.5, test=0.5, loss=1.0):
+    """Returns what a trial has come to."""
+    return trials.Result(
+        trial,
+        steps=10,
+        diverged=False,
+        training_loss=0.25,
+        held_out_top1=held_out,
+        held_out_loss=loss,
+        test_top1=test,
+        test_loss=1.25,
+        seconds=2.0,
+    )
+
+
+def finished(study=STUDY, **scores):
+    """Returns a whole study whose accuracies are those of `scores`, by optimizer."""
+    results = {}
+    while todo := trials.remaining(study, results):
+        trial = trials.resolve(study, results, todo[0])
+        results[trial] = result(trial, test=scores.get(trial.optimizer, 0.5))
+    return results
+
+
+def changed(**values):
+    """Returns the study with other values."""
+    return dataclasses.replace(STUDY, **values)

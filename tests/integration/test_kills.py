@@ -1,0 +1,79 @@
+"""A run that is killed again and again ends with the weights of one that was not."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import programs
+
+KILLS = 25
+
+
+@pytest.fixture
+def flags(digits_dir):
+    """A run with accumulation, augmentation, batch normalisation and averaged weights."""
+    return [
+        "--flagfile=launch/recipes/digits.flags",
+        f"--data_dir={digits_dir}",
+        "--model=small_resnet8",
+        "--augmentation=reference",
+        "--mixup_alpha=0.2",
+        "--micro_batch_size=64",
+        "--ema_momentum=0.9",
+        "--epochs=12",
+        "--warmup_epochs=1",
+        "--deterministic",
+    ]
+
+
+def _start(flags, model_dir):
+    """Starts a run."""
+    return subprocess.Popen(
+        programs.command("launch.local", *flags, f"--model_dir={model_dir}"),
+        cwd=programs.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _results(model_dir):
+    return json.loads((model_dir / "results.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kills_at_random_instants_change_nothing(flags, tmp_path):
+    start = time.monotonic()
+    undisturbed = _start(flags, tmp_path / "undisturbed")
+    assert undisturbed.communicate(timeout=programs.SECONDS)[0], "it prints"
+    assert undisturbed.returncode == 0
+    seconds = time.monotonic() - start
+
+    instants = random.Random(0)
+    model_dir, resumed_at = tmp_path / "killed", set()
+    for _ in range(KILLS):
+        run = _start(flags, model_dir)
+        try:
+            # Mostly after the start-up, which takes about half of the time.
+            run.wait(timeout=instants.uniform(0.2, 0.95) * seconds)
+        except subprocess.TimeoutExpired:
+            workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            for pid in (run.pid, *map(int, workers)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        output = run.communicate(timeout=60)[0]
+        resumed_at |= {line for line in output.splitlines() if line.startswith("resuming from")}
+    last = _start(flags, model_dir)
+    output = last.communicate(timeout=programs.SECONDS)[0]
+    assert last.returncode == 0, output
+    assert resumed_at, "no run came far enough to be taken up again"
+    for name in ("weights_sha256", "replica_weights_sha256", "top1", "loss", "steps"):
+        assert _results(model_dir)[name] == _results(tmp_path / "undisturbed")[name], name

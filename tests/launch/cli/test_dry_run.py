@@ -1,0 +1,312 @@
+"""`--dry_run`: what it prints, what it finds, and that it leaves nothing behind."""
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from launch.cli import dry_run, launcher
+from tests.helpers import launcher_flags, programs
+from tf_lars import planner, schedules
+from tf_lars.cluster.spec import Cluster
+from tf_lars.data.records.dataset_info import DatasetInfo, ShardInfo, SplitInfo
+from tf_lars.data.records.tfrecord import masked_crc32c
+from tf_lars.errors import InputError
+from tf_lars.schedule_formulas import SCHEDULES
+
+EXAMPLES = 40_960
+NODES = Cluster(tuple(f"node{i}:2222" for i in range(4)), 2, "--worker_hosts")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A data set of empty records: a dry run counts them, and reads none."""
+    folder = tmp_path_factory.mktemp("empty")
+    length = struct.pack("<Q", 0)
+    record = length + struct.pack("<I", masked_crc32c(length)) + bytes(4)
+    splits = {}
+    for split, count in (("train", EXAMPLES), ("validation", 50)):
+        name = f"{split}-00000-of-00001"
+        (folder / name).write_bytes(record * count)
+        shard = ShardInfo(name, num_examples=count, num_bytes=len(record) * count, sha256="0")
+        splits[split] = SplitInfo((shard,))
+    classes = tuple(f"class {i}" for i in range(1000))
+    DatasetInfo("empty", classes, classes, splits).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def show(data_dir, tmp_path, monkeypatch, capsys):
+    """Returns a function that makes a dry run in a folder of its own, and gives what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, cluster=NODES, **more):
+        default = [f"--data_dir={data_dir}", "--model_dir=run", "--global_batch_size=4096"]
+        with launcher_flags.parsed("--dry_run", *default, *arguments):
+            assert dry_run.wanted()
+            launcher.describe_data()
+            assert dry_run.show(launcher.chosen_settings()[0], cluster, **more) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_launch_local_prints_all_of_it_and_leaves_the_picture_only(short_run, tmp_path):
+    done = programs.run(
+        "launch.local",
+        *short_run,
+        "--dry_run",
+        f"--dry_run_output={tmp_path / 'schedule.png'}",
+        f"--model_dir={tmp_path / 'runs' / 'digits'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for line in (
+        "dry run     nothing is started",
+        "cluster     2 workers, from launch.local",
+        "batch       512 = 2 workers x 1 device x 256 images",
+        "data        digits: 1,437 training and 360 validation images, 10 classes",
+        "steps       17 = 6 epochs x 2.81: 8,704 images",
+        "optimizer   lars, rate 10 after 1 epochs of warm-up, then decay of power 2 to 0.0001",
+        "the run starts afresh",
+    ):
+        assert line in done.stdout
+    assert re.search(r"rank 1  127\.0\.0\.1:\d+\n", done.stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["schedule.png"]
+    assert (tmp_path / "schedule.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_needs_no_tensorflow(short_run, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "launch.local", *short_run]
+        + ["--dry_run", "--dry_run_output=", f"--model_dir={tmp_path / 'run'}"],
+        cwd=programs.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=programs.SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "launch.cli.dry_run" in imported
+    assert not {"tensorflow", "keras", "matplotlib"} & imported
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_are_listed_by_rank_with_their_addresses(show):
+    printed = show()
+    assert "cluster     4 workers, from --worker_hosts\n" in printed
+    listed = re.findall(r"rank (\d)  (\S+)(  this process)?\n", printed)
+    assert listed == [
+        (str(i), f"node{i}:2222", "  this process" if i == 2 else "") for i in range(4)
+    ]
+    assert "cluster     1 worker, this process (this machine alone)" in show(cluster=Cluster())
+
+
+def test_of_a_large_cluster_the_first_the_own_and_the_last_are_listed(show):
+    many = Cluster(tuple(f"node{i}:2222" for i in range(64)), 40, "Slurm")
+    listed = [int(rank) for rank in re.findall(r"rank +(\d+) ", show(cluster=many))]
+    assert listed == [*range(8), 40, 63]
+
+
+def _product(printed):
+    line = next(line for line in printed.splitlines() if line.startswith("batch"))
+    whole, factors = line.removeprefix("batch").split("=")
+    return int(whole.replace(",", "")), [
+        int(f.split()[0].replace(",", "")) for f in factors.split(" x ")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "factors"),
+    [
+        ([], [4, 1, 1024]),
+        (["--devices_per_worker=8"], [4, 8, 128]),
+        (["--devices_per_worker=8", "--micro_batch_size=32"], [4, 8, 4, 32]),
+        (["--devices_per_worker=8", "--micro_batch_size=128"], [4, 8, 1, 128]),
+        (["--devices_per_worker=8", "--micro_batch_size=auto"], [4, 8, 128]),
+    ],
+)
+def test_the_batch_is_workers_times_devices_times_what_each_takes(arguments, factors, show):
+    assert _product(show(*arguments)) == (4096, factors)
+
+
+def test_a_flag_wins_over_the_devices_that_the_launcher_knows(show):
+    assert _product(show(devices_per_worker=2))[1] == [4, 2, 512]
+    assert _product(show("--devices_per_worker=4", devices_per_worker=2))[1] == [4, 4, 256]
+
+
+def test_the_schedule_is_that_of_the_run(show):
+    printed = show("--epochs=20", "--warmup_epochs=3", "--learning_rate=7", "--momentum=0.8")
+    assert "steps       200 = 20 epochs x 10.00: 819,200 images" in printed
+    assert "momentum 0.8, weight decay 5e-05, label smoothing 0.1" in printed
+    rows = re.findall(r"^ +(\d+)  +([\d.]+)  +([\d.e-]+)  (\D.*|\d\d %)$", printed, re.MULTILINE)
+    assert [(int(step), name) for step, _, _, name in rows] == [
+        (0, "first step"),
+        (30, "end of warm-up"),
+        (50, "25 %"),
+        (100, "50 %"),
+        (150, "75 %"),
+        (199, "last step"),
+    ]
+    schedule = schedules.create(
+        "polynomial",
+        peak_learning_rate=7,
+        total_steps=200,
+        warmup_steps=30,
+        end_learning_rate=1e-4,
+    )
+    for step, epoch, rate, _ in rows:
+        assert float(epoch) == pytest.approx(int(step) / 10, abs=0.01)
+        assert float(rate) == pytest.approx(float(schedule(int(step))), rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_every_schedule_is_drawn(schedule, warmup, show, tmp_path):
+    printed = show("--epochs=3", f"--schedule={schedule}", f"--warmup_epochs={warmup}")
+    assert ("end of warm-up" in printed) == bool(warmup)
+    assert "picture     schedule.png" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["schedule.png"]
+
+
+def test_a_known_model_is_described_and_another_is_not(show):
+    known = "model       resnet50, 25,557,032 trainable parameters, 8.18 GFLOPs per image, forward"
+    assert known in show()
+    assert "resnet50, its size is counted when it is built, 160 px" in show("--image_size=160")
+
+
+def test_the_planned_time_is_the_planners(show):
+    printed = show("--accelerator=A100-SXM", "--devices_per_worker=8", "--epochs=40")
+    planned = planner.predict(
+        accelerator="A100-SXM",
+        devices=32,
+        global_batch_size=4096,
+        epochs=40,
+        num_examples=EXAMPLES,
+    )
+    assert "min, with two chances in three between" in printed or " s, with two" in printed
+    assert "on 32 x A100-SXM" in printed
+    assert f"the input must give {planned.images_per_second:,.0f} images/s" in printed
+    assert "on 4 x TPUv4" in show(accelerator="TPUv4")
+
+
+def test_memory_is_judged_by_the_images_that_are_in_it_at_once(show):
+    note = "images per device may not fit into the memory"
+    assert note in show("--accelerator=A100-SXM")
+    for size in ("64", "auto"):
+        assert note not in show("--accelerator=A100-SXM", f"--micro_batch_size={size}")
+
+
+def test_without_a_known_device_it_says_how_to_get_the_time(show):
+    printed = show()
+    assert "time        unknown for these devices: --accelerator=NAME" in printed
+    assert "--calibrate=RUN,RUN" in printed
+    small = show("--model=small_resnet14", "--image_size=32", "--accelerator=A100-SXM")
+    assert "unknown for small_resnet14 at 32 px, which the planner does not know" in small
+
+
+def _finished_run(folder, workers):
+    folder.mkdir()
+    results = {
+        "model": "small_resnet14",
+        "image_size": 32,
+        "images_per_second": 500.0 * workers,
+        "device": "CPU",
+        "replicas": workers,
+        "global_batch_size": 256,
+        "forward_flops": 1e7,
+        "parameters": 175_000,
+        "cores_per_replica": 1,
+        "num_hosts": 1,
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return str(folder)
+
+
+def test_runs_of_ones_own_give_the_time_of_any_model(show, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    runs = ",".join(_finished_run(folder / str(workers), workers) for workers in (1, 2))
+    model = ["--model=small_resnet14", "--image_size=32", "--epochs=10"]
+    printed = show(*model, f"--calibrate={runs}")
+    assert "on 4 x CPU" in printed
+    assert "note        calibrated with 2 runs" in printed
+
+
+@pytest.fixture
+def eight_a100(tmp_path_factory, monkeypatch):
+    """A machine whose nvidia-smi lists 8 GPUs."""
+    folder = tmp_path_factory.mktemp("bin")
+    program = folder / "nvidia-smi"
+    lines = "".join(f"NVIDIA A100-SXM4-80GB, GPU-{i}abc\\n" for i in range(8))
+    program.write_text(f"#!/bin/sh\nprintf '{lines}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
+def test_the_gpus_of_this_machine_are_counted_and_planned_with(eight_a100, show, monkeypatch):
+    printed = show()
+    assert _product(printed)[1] == [4, 8, 128]
+    assert "on 32 x A100-SXM" in printed
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    assert _product(show())[1] == [4, 2, 512]
+
+
+def test_checkpoints_that_the_run_would_find_are_told(show, tmp_path):
+    (tmp_path / "run" / "checkpoints" / "step-00000019").mkdir(parents=True)
+    assert "resumes from step-00000019 if that is complete" in show()
+    assert "moves the checkpoints up to step-00000019 aside" in show("--resume=never")
+    assert "resumes from step-00000019" in show("--resume=must")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--global_batch_size=4095"], "multiple of the number of replicas"),
+        (["--devices_per_worker=3"], "global_batch_size=4096 on 12 replicas"),
+        (["--devices_per_worker=0"], "--devices_per_worker must be at least 1. Received: 0"),
+        (["--evaluation_batch_size=100", "--devices_per_worker=8"], "=100 on 32 replicas"),
+        (["--micro_batch_size=100"], "must divide the 1024 examples"),
+        (["--model=nonsense"], "The model must be one of"),
+        (["--data_dir=/nowhere"], "'/nowhere'"),
+        (["--model_dir=a_file"], "--model_dir must be a folder .*'a_file/?' .Not a directory"),
+        (["--model_dir=a_file/run"], "--model_dir must be a folder"),
+        (["--accelerator=A100"], "The accelerator must be one of"),
+        (["--resume=must"], "--resume=must needs a checkpoint"),
+        (["--calibrate=nowhere"], "'nowhere.*folders of finished runs"),
+        (["--dry_run_output=nowhere/schedule.png"], "must go to a file that can be written"),
+    ],
+)
+def test_what_would_end_the_run_ends_the_dry_run_too(arguments, message, show, tmp_path):
+    (tmp_path / "a_file").touch()
+    with pytest.raises(InputError, match=message):
+        show(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(short_run, tmp_path):
+    refused = programs.run(
+        "launch.local",
+        *short_run,
+        "--dry_run",
+        "--global_batch_size=511",
+        f"--model_dir={tmp_path}",
+    )
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_data_without_a_description_is_refused_and_left_as_it_is(data_dir, show, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undescribed") / "data"
+    shutil.copytree(data_dir, folder)
+    (folder / "dataset.json").unlink()
+    for arguments in ([], ["--recipe=auto"]):
+        with pytest.raises(InputError, match=r"A dry run needs the dataset\.json"):
+            show(f"--data_dir={folder}", *arguments)
+    assert not (folder / "dataset.json").exists()

@@ -1,0 +1,163 @@
+"""What holds for every weight, gradient and setting."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tests.helpers.numpy_lars import NumpyLars
+from tf_lars.errors import InputError
+from tf_lars.optimizers.lars import LARS
+from tf_lars.optimizers.lars_rule import MOMENTUM_FORMS, TRUST_NORMS, LarsRule
+
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def _arrays(shape=(3, 4)):
+    # Squares of numbers below 1e-15 leave float32: a norm would be 0 for one model and not for
+    # the other.
+    elements = st.floats(-10, 10, width=32).map(lambda x: x if abs(x) > 1e-6 else 0.0)
+    return hnp.arrays(np.float32, shape, elements=elements)
+
+
+rules = st.fixed_dictionaries(
+    {
+        "momentum": st.sampled_from([0.0, 0.5, 0.9]),
+        "weight_decay": st.sampled_from([0.0, 1e-4, 0.1]),
+        "trust_coefficient": st.sampled_from([0.001, 0.02]),
+        "epsilon": st.sampled_from([0.0, 1e-8, 1e-3]),
+        "nesterov": st.booleans(),
+        "momentum_form": st.sampled_from(MOMENTUM_FORMS),
+        "trust_norm": st.sampled_from(TRUST_NORMS),
+        "clip_trust_ratio": st.booleans(),
+    }
+)
+rates = st.sampled_from([0.0, 0.1, 1.0, 8.0])
+
+
+def _train(arguments, weights, gradients, learning_rates, adapt=True):
+    variable = keras.Variable(weights)
+    exclusions = [] if adapt else [""]
+    optimizer = LARS(0.0, exclude_from_layer_adaptation=exclusions, **arguments)
+    for gradient, rate in zip(gradients, learning_rates, strict=True):
+        optimizer.learning_rate = rate
+        optimizer.apply([tf.constant(gradient)], [variable])
+    return variable.numpy()
+
+
+@quick
+@given(
+    arguments=rules,
+    weights=_arrays(),
+    gradients=st.lists(_arrays(), min_size=3, max_size=3),
+    learning_rates=st.lists(rates, min_size=3, max_size=3),
+    adapt=st.booleans(),
+)
+def test_equals_the_numpy_model(arguments, weights, gradients, learning_rates, adapt):
+    # The model's own norm of u, where g and b*w cancel, is rounding alone in float32.
+    model = NumpyLars(weights, adapt=adapt, **arguments)
+    for gradient, rate in zip(gradients, learning_rates, strict=True):
+        u = gradient + arguments["weight_decay"] * model.weights
+        assume(not 0 < np.linalg.norm(u) < 1e-4 * np.linalg.norm(gradient))
+        model.step(gradient, rate)
+    actual = _train(arguments, weights, gradients, learning_rates, adapt)
+    scale = max(np.abs(model.weights).max(), np.abs(weights).max(), 1e-3)
+    np.testing.assert_allclose(actual, model.weights, rtol=0, atol=5e-6 * scale)
+
+
+@quick
+@given(
+    form=st.sampled_from(MOMENTUM_FORMS),
+    norm=st.sampled_from(TRUST_NORMS),
+    nesterov=st.booleans(),
+    weights=_arrays(),
+    gradients=st.lists(_arrays(), min_size=3, max_size=3),
+    exponent=st.integers(-12, 12),
+)
+def test_without_decay_the_scale_of_the_gradient_does_not_matter(
+    form, norm, nesterov, weights, gradients, exponent
+):
+    assume(weights.any() and all(g.any() for g in gradients))
+    arguments = {"momentum_form": form, "trust_norm": norm, "nesterov": nesterov}
+    rates = [0.5, 1.0, 0.2]
+    scaled = [np.float32(2.0**exponent) * g for g in gradients]
+    one = _train(arguments, weights, gradients, rates)
+    other = _train(arguments, weights, scaled, rates)
+    # A power of two scales a float exactly: so do the norms.
+    np.testing.assert_array_equal(one, other)
+
+
+@quick
+@given(arguments=rules, weights=_arrays(), gradient=_arrays(), others=_arrays((2, 5)))
+def test_a_step_does_not_depend_on_the_other_variables(arguments, weights, gradient, others):
+    alone = _train(arguments, weights, [gradient], [0.5])
+    variables = [keras.Variable(weights), keras.Variable(others)]
+    optimizer = LARS(0.5, exclude_from_layer_adaptation=[], **arguments)
+    optimizer.apply([tf.constant(gradient), tf.constant(others)], variables)
+    np.testing.assert_array_equal(variables[0], alone)
+
+
+@quick
+@given(
+    arguments=rules,
+    learning_rate=st.floats(0, 100, width=32),
+    decay=st.none() | st.lists(st.sampled_from(["bias", r"gamma$", ".*"])),
+    adaptation=st.none() | st.lists(st.sampled_from(["bias", r"norm/"])),
+    multiplier=st.floats(0, 2),
+)
+def test_serialization_is_the_identity(arguments, learning_rate, decay, adaptation, multiplier):
+    optimizer = LARS(
+        learning_rate,
+        exclude_from_weight_decay=decay,
+        exclude_from_layer_adaptation=adaptation,
+        excluded_learning_rate_multiplier=multiplier,
+        **arguments,
+    )
+    restored = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert restored.get_config() == optimizer.get_config()
+    assert restored.rule == optimizer.rule
+
+
+@quick
+@given(arguments=rules, weights=_arrays(), first=_arrays(), second=_arrays(), rate=rates)
+def test_two_replicas_equal_one_with_the_whole_batch(
+    mirrored, arguments, weights, first, second, rate
+):
+    alone = _train(arguments, weights, [first + second], [rate])
+    with mirrored.scope():
+        variable = keras.Variable(weights)
+        optimizer = LARS(rate, exclude_from_layer_adaptation=[], **arguments)
+        optimizer.build([variable])
+
+    def replica_step():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        optimizer.apply(
+            [tf.constant(first) if int(replica) == 0 else tf.constant(second)], [variable]
+        )
+
+    mirrored.run(replica_step)
+    for local in mirrored.experimental_local_results(variable.value):
+        np.testing.assert_allclose(local, alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("momentum", 1.0),
+        ("momentum", -0.1),
+        ("momentum", float("nan")),
+        ("trust_coefficient", 0.0),
+        ("trust_coefficient", float("inf")),
+        ("epsilon", -1e-9),
+        ("momentum_form", "heavy"),
+        ("trust_norm", "both"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(argument, value):
+    with pytest.raises(InputError, match=f"`{argument}` must be .* Received: {argument}="):
+        LarsRule(**{argument: value})
+    with pytest.raises(InputError, match="`weight_decay` must be at least 0"):
+        LARS(weight_decay=-1.0)

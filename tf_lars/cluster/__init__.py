@@ -1,0 +1,1 @@
+"""Cluster discovery, rendezvous and process supervision, without TensorFlow."""

@@ -1,0 +1,204 @@
+"""Who is in the job: resolves flags and the environment to a `Cluster`.
+
+The first of these that says anything decides: the caller's hosts (flags), TF_CONFIG, Slurm, a
+Kubernetes JobSet; otherwise this process is alone.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from tf_lars.cluster import slurm
+from tf_lars.errors import InputError
+
+WORKER_HOSTS_FLAG, TF_CONFIG, JOBSET, ALONE = (
+    "--worker_hosts",
+    "TF_CONFIG",
+    "the Kubernetes JobSet",
+    "this machine alone",
+)
+"""Where a cluster may come from, besides `slurm.SOURCE`."""
+
+JOBSET_PORT = 2222
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The processes of one training job, seen from one of them.
+
+    Attributes:
+      workers: addresses "host:port" by rank; empty for a single process without a network.
+      rank: this process's place in `workers`.
+      source: where this was found, for messages.
+    """
+
+    workers: tuple[str, ...] = ()
+    rank: int = 0
+    source: str = ALONE
+
+    def __post_init__(self):
+        wrong = [w for w in self.workers if not re.fullmatch(r"\[?[\w.:-]+\]?:\d{1,5}", w)]
+        if wrong:
+            raise InputError(
+                f"Every worker needs an address of the form host:port. Received: {wrong[0]!r} "
+                f"from {self.source}."
+            )
+        beyond = [w for w in self.workers if not 0 < split_address(w)[1] < 2**16]
+        if beyond:
+            raise InputError(
+                f"A port must be from 1 to 65535. Received: {beyond[0]!r} from {self.source}."
+            )
+        twice = [w for w, count in collections.Counter(self.workers).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"Every worker needs an address of its own. Received: {twice[0]} more "
+                f"than once from {self.source}."
+            )
+        if not 0 <= self.rank < self.num_workers:
+            raise InputError(
+                f"A worker's rank must be from 0 to {self.num_workers - 1}, the number of workers "
+                f"less one. Received: {self.rank} from {self.source}."
+            )
+
+    @property
+    def num_workers(self) -> int:
+        """Number of processes in the job."""
+        return max(1, len(self.workers))
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes what only one may write."""
+        return self.rank == 0
+
+    def name(self, rank: int) -> str:
+        """Returns what messages call a worker."""
+        return f"worker {rank} ({self.workers[rank]})"
+
+    def tf_config(self) -> str:
+        """Returns the value of TF_CONFIG that describes this cluster."""
+        return json.dumps(
+            {
+                "cluster": {"worker": list(self.workers)},
+                "task": {"type": "worker", "index": self.rank},
+                "source": self.source,  # for `resolve_cluster`; TensorFlow passes over it
+            }
+        )
+
+    def with_workers_per_host(self, count: int) -> tuple["Cluster", ...]:
+        """Returns the clusters that the processes of this host see, if each host runs so many.
+
+        Host i's processes have the ranks i * count to i * count + count - 1, and the ports that
+        follow the host's own.
+        """
+        workers = []
+        for host, port in map(split_address, self.workers):
+            workers += [join_address(host, port + local) for local in range(count)]
+        first = self.rank * count
+        return tuple(Cluster(tuple(workers), first + local, self.source) for local in range(count))
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Returns host and port of "host:port"; an IPv6 address loses its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Returns "host:port", with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def local_cluster(ports: Sequence[int], rank: int = 0) -> Cluster:
+    """Returns the cluster of processes on this machine, one for each port."""
+    return Cluster(tuple(f"127.0.0.1:{port}" for port in ports), rank, "launch.local")
+
+
+def resolve_cluster(
+    environment: Mapping[str, str] = os.environ,
+    *,
+    worker_hosts: Sequence[str] = (),
+    task_index: int | None = None,
+    scontrol: slurm.Scontrol = slurm.scontrol,
+) -> Cluster:
+    """Finds the cluster.
+
+    Args:
+      environment: variables of the process.
+      worker_hosts: addresses "host:port" by rank, where somebody has named them.
+      task_index: this process's rank among them.
+      scontrol: runs Slurm's `scontrol`, to turn its names of nodes into addresses.
+
+    Raises:
+      InputError: what decides is contradictory, or not what its authors document.
+    """
+    if worker_hosts:
+        if task_index is None:
+            raise InputError(
+                "--worker_hosts needs --task_index, the place of this host among them. Received: "
+                "none."
+            )
+        return Cluster(tuple(worker_hosts), task_index, WORKER_HOSTS_FLAG)
+    if task_index is not None:
+        raise InputError(
+            f"--task_index is a place among --worker_hosts. Received: {task_index} without them."
+        )
+    if environment.get(TF_CONFIG, "").strip():
+        return _from_tf_config(environment)
+    if slurm.in_step(environment):
+        workers, rank = slurm.workers_and_rank(environment, scontrol)
+        return Cluster(workers, rank, slurm.SOURCE)
+    if environment.get("JOBSET_NAME"):
+        return _from_jobset(environment)
+    return Cluster()
+
+
+def _from_tf_config(environment: Mapping[str, str]) -> Cluster:
+    text = environment[TF_CONFIG]
+    try:
+        config = json.loads(text)
+        hosts = config["cluster"]
+        task = config["task"]
+        kind, index = task["type"], int(task["index"])
+        workers = tuple(str(host) for host in hosts["worker"])
+        source = str(config.get("source", TF_CONFIG))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            'TF_CONFIG must be JSON like {"cluster": {"worker": ["host:port", ...]}, "task": '
+            f'{{"type": "worker", "index": 0}}}}. Received: {text[:200]} ({error!r}). Mend it, '
+            "or unset it to train in this process alone."
+        ) from error
+    if kind != "worker" or set(hosts) != {"worker"}:
+        raise InputError(
+            "Synchronous training knows tasks of the type worker only. Received from TF_CONFIG: "
+            f"a task of type {kind!r} in a cluster of {sorted(hosts)}. Name them all worker."
+        )
+    tasks = slurm.num_tasks(environment)
+    if source == TF_CONFIG and tasks not in (None, len(workers)):
+        raise InputError(
+            f"TF_CONFIG must name the workers that were started. Received: {len(workers)} in it, "
+            f"and {tasks} tasks of Slurm. Unset it, if it is of another job."
+        )
+    return Cluster(workers, index, source)
+
+
+def _from_jobset(environment: Mapping[str, str]) -> Cluster:
+    """Reads what `launch.render_kubernetes` gives each pod; the DNS names are JobSet's."""
+    try:
+        jobset = environment["JOBSET_NAME"]
+        prefix = "-".join(
+            [jobset, environment["JOBSET_REPLICATED_JOB"], environment["JOBSET_JOB_INDEX"]]
+        )
+        pods = int(environment["JOBSET_NUM_PODS"])
+        rank = int(environment["JOB_COMPLETION_INDEX"])
+        port = int(environment.get("JOBSET_PORT", JOBSET_PORT))
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            "A pod of a JobSet needs JOBSET_NAME, JOBSET_REPLICATED_JOB, JOBSET_JOB_INDEX, "
+            f"JOBSET_NUM_PODS and JOB_COMPLETION_INDEX. Received: {error!r}. Render the manifest "
+            "with python -m launch.render_kubernetes."
+        ) from error
+    workers = tuple(f"{prefix}-{i}.{jobset}:{port}" for i in range(pods))
+    return Cluster(workers, rank, JOBSET)

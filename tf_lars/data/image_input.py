@@ -1,0 +1,264 @@
+"""The input pipeline: from a prepared folder to uint8 batches, for training and exact evaluation.
+
+Batches are dictionaries: `image` uint8 `[batch, size, size, 3]`, `label` int32 `[batch]` (from 0),
+`weight` float32 `[batch]` in evaluation (0 marks padding), `flip` bool `[batch]` in augmented
+training, and what `tf_lars.data.mixing` draws where it is on. The CPU decodes, crops and resizes;
+what the device does better is left to `to_device_batch`: a flip costs nothing there, and uint8 is
+a quarter of the bytes to send.
+
+All randomness is keyed by (seed, epoch, example), so that a batch is a function of its position.
+
+A bad record, one that does not match its checksum or holds no decodable image, ends the run with
+its file and place. Up to `max_bad_records` of a split are passed over instead: in training the next
+good record comes in the place of each, in evaluation it is left out.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from tf_lars.data import decode, order
+from tf_lars.data.augmentation_names import (
+    KERAS_CV_AUGMENTATIONS,
+    RANDAUGMENT_MAGNITUDE,
+    check_augmentation,
+)
+from tf_lars.data.decoded_cache import open_cache
+from tf_lars.data.image_size import ImageSizeSchedule
+from tf_lars.data.mixing import NO_MIXING, Mixing, erase, mix
+from tf_lars.data.records import example_reader
+from tf_lars.data.records.dataset_info import DatasetInfo
+from tf_lars.machine import available_cores
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingInput:
+    """Training batches of a prepared data set.
+
+    Attributes:
+      data_dir: folder written by `launch.prepare_imagenet`.
+      global_batch_size: examples per optimizer step over all replicas.
+      image_size: side of the square images, in pixels; or a schedule of it by epoch, where the
+        batch in which one epoch ends and the next begins still has the size of the first.
+      augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio
+        from 3/4 to 4/3, resizes it, and flips every second image (Szegedy et al. 2015, as in
+        MLPerf); "randaugment" and "augmix" do what `tf_lars.data.augment` says after that; "none"
+        shows each image as evaluation does.
+      crop_fraction: side of the centre crop over the short side of the image, for "none".
+      seed: of the order and of the augmentation.
+      max_bad_records: bad records that each worker may pass over.
+      randaugment_magnitude: strength of the two operations of "randaugment", 0 to 10.
+      mixing: MixUp, CutMix and random erasing, with any augmentation; off by default.
+      cache: keep decoded images in memory, see `tf_lars.data.decoded_cache`.
+    """
+
+    data_dir: str
+    global_batch_size: int
+    image_size: int | ImageSizeSchedule = 224
+    augmentation: str = "reference"
+    crop_fraction: float = 0.875
+    seed: int = 0
+    max_bad_records: int = 0
+    randaugment_magnitude: float = RANDAUGMENT_MAGNITUDE
+    mixing: Mixing = NO_MIXING
+    cache: bool = False
+
+    def __post_init__(self):
+        check_augmentation(self.augmentation, self.randaugment_magnitude)
+
+    @functools.cached_property
+    def num_examples(self) -> int:
+        """Number of training examples."""
+        return DatasetInfo.load(self.data_dir).splits["train"].num_examples
+
+    @property
+    def shape_changes(self) -> tuple[int, ...]:
+        """The steps before which the size of the images changes."""
+        if isinstance(self.image_size, int):
+            return ()
+        epochs = [epoch for epoch, _ in self.image_size.starts[1:]]
+        ends = order.epoch_end_steps(self.num_examples, self.global_batch_size, max([0, *epochs]))
+        return tuple(ends[epoch - 1] for epoch in epochs)
+
+    def _size(self, step: int) -> int:
+        if isinstance(self.image_size, int):
+            return self.image_size
+        changes = sum(change <= step for change in self.shape_changes)
+        return self.image_size.starts[changes][1]
+
+    def dataset(
+        self, context: tf.distribute.InputContext, first_step: int, last_step: int
+    ) -> tf.data.Dataset:
+        """Returns this worker's batches, one per replica, for steps `[first_step, last_step)`.
+
+        All of them have the image size of `first_step`.
+        """
+        image_size = self._size(first_step)
+        replica_batch = order.per_replica_batch_size(
+            self.global_batch_size, context.num_replicas_in_sync
+        )
+        positions = order.training_positions(
+            context,
+            num_examples=self.num_examples,
+            global_batch_size=self.global_batch_size,
+            seed=self.seed,
+            first_step=first_step,
+            last_step=last_step,
+        )
+        read, open_image = self._reading()
+        policy = self._policy()
+        self.mixing.check(replica_batch)
+
+        def records(epoch, index):
+            encoded, label, _ = read(index)
+            return encoded, label, epoch, index
+
+        def example(encoded, label, epoch, index):
+            image = open_image(encoded, index)
+            draws = self.mixing.draw(self._key(epoch, index, 3), image_size, image_size)
+            if self.augmentation == "none":
+                image = decode.centre_crop(image, image_size, self.crop_fraction)
+                return {"image": image, "label": label, **draws}
+            image = decode.random_box(image, image_size, self._key(epoch, index, 0))
+            flip = tf.random.stateless_uniform([], self._key(epoch, index, 1)) < 0.5
+            if policy:
+                image = policy(image, self._key(epoch, index, 2))
+            return {"image": image, "label": label, "flip": flip, **draws}
+
+        return (
+            positions.map(records, num_parallel_calls=2)
+            .unbatch()
+            .map(example, num_parallel_calls=available_cores())
+            .batch(replica_batch, drop_remainder=True)
+            .prefetch(2)
+        )
+
+    def _reading(self):
+        """Returns how to read examples and how to open them, as the function of this name."""
+        return _reading(self.data_dir, "train", self.max_bad_records, self.cache)
+
+    def _key(self, epoch, index, draw: int) -> tf.Tensor:
+        """Returns a seed for one random draw of one example in one epoch: int64 `[2]`."""
+        return tf.stack([(self.seed * 4 + draw) * (1 << 20) + epoch, index])
+
+    def _policy(self):
+        """Returns what comes after the random box, from (image, key) to image, or None."""
+        if self.augmentation not in KERAS_CV_AUGMENTATIONS:
+            return None
+        from tf_lars.data import augment  # imports keras-cv
+
+        return augment.policy(self.augmentation, self.randaugment_magnitude)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationInput:
+    """Each example of a split once, in its order: centre crop, no augmentation.
+
+    Attributes:
+      data_dir: folder written by `launch.prepare_imagenet`.
+      global_batch_size: examples per evaluation step over all replicas.
+      image_size: side of the square images, in pixels.
+      crop_fraction: side of the centre crop over the short side of the image; 0.875 is the usual
+        224 of 256.
+      max_bad_records: bad records that each worker may pass over.
+      cache: keep decoded images in memory, see `tf_lars.data.decoded_cache`.
+      split: "validation", or "train".
+    """
+
+    data_dir: str
+    global_batch_size: int
+    image_size: int = 224
+    crop_fraction: float = 0.875
+    max_bad_records: int = 0
+    cache: bool = False
+    split: str = "validation"
+
+    @functools.cached_property
+    def num_examples(self) -> int:
+        """Number of examples of the split."""
+        return DatasetInfo.load(self.data_dir).splits[self.split].num_examples
+
+    @property
+    def steps(self) -> int:
+        """Global batches that hold every example."""
+        return order.evaluation_steps(self.num_examples, self.global_batch_size)
+
+    def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """Returns this worker's batches, one per replica; all workers have equally many."""
+        replica_batch = order.per_replica_batch_size(
+            self.global_batch_size, context.num_replicas_in_sync
+        )
+        positions = order.evaluation_positions(
+            context,
+            num_examples=self.num_examples,
+            global_batch_size=self.global_batch_size,
+        )
+        read, open_image = _reading(self.data_dir, self.split, self.max_bad_records, self.cache)
+
+        def records(index, weight):
+            encoded, label, own = read(index)
+            return encoded, label, index, weight * tf.cast(own, tf.float32)
+
+        def example(encoded, label, index, weight):
+            image = open_image(encoded, index)
+            image = decode.centre_crop(image, self.image_size, self.crop_fraction)
+            return {"image": image, "label": label, "weight": weight}
+
+        return (
+            positions.map(records, num_parallel_calls=2)
+            .unbatch()
+            .map(example, num_parallel_calls=available_cores())
+            .batch(replica_batch, drop_remainder=True)
+            .prefetch(2)
+        )
+
+
+def to_device_batch(
+    batch: dict[str, tf.Tensor], num_classes: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """Turns a batch of this pipeline into `(x, y, sample_weight)`, on the device.
+
+    `y` is one-hot, float32 `[batch, num_classes]`, so that labels can be smoothed and mixed.
+    Flips, erases and mixes as the pipeline has drawn. Colours stay 0 to 255: normalisation is the
+    first layer of the model, so that an exported model takes plain images. They are float32, so
+    that a model's own arithmetic does not wrap around at 256.
+    """
+    image = batch["image"]
+    if "flip" in batch:
+        image = tf.where(batch["flip"][:, None, None, None], tf.reverse(image, [2]), image)
+    target = tf.one_hot(batch["label"], num_classes)
+    if "erase" in batch:
+        image = erase(image, batch["erase"])
+    if "paste" in batch:
+        image, target = mix(image, target, batch["own"], batch["paste"])
+    return tf.cast(image, tf.float32), target, batch.get("weight")
+
+
+def _reading(data_dir: str, split: str, max_bad_records: int, cache: bool):
+    """Returns how to read the examples of a split and how to open them, in TensorFlow's graph.
+
+    Returns:
+      A function from a vector of example numbers to the JPEG files, the classes, from 0, and
+      whether each example is the one asked for; and one from a file and its number to the
+      `decode.Image`.
+    """
+    examples = example_reader.open_split(data_dir, split, max_bad_records)
+    label_base = DatasetInfo.load(data_dir).label_base
+    decoded = open_cache(examples) if cache else None
+
+    def read(index):
+        encoded, labels, own = examples.read(index)
+        classes = np.array(labels, np.int32) - np.int32(label_base)
+        return np.array(encoded, dtype=object), classes, np.array(own)
+
+    def read_in_graph(index):
+        types = [tf.string, tf.int32, tf.bool]
+        vectors = tf.numpy_function(read, [index], types, stateful=False)
+        return tuple(tf.ensure_shape(vector, [None]) for vector in vectors)
+
+    def open_image(encoded, index):
+        return decode.Jpeg(encoded) if decoded is None else decoded.image(index, encoded)
+
+    return read_in_graph, open_image

@@ -1,0 +1,156 @@
+"""The state of an output folder: empty, in work, finished, or somebody else's.
+
+While a data set is written the folder holds finished shards and a folder `.prepare` with a note
+on the plan and one on each shard; at the end `dataset.json` appears and the notes go.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tf_lars import files
+from tf_lars.data.records.dataset_info import DATASET_FILE, DatasetInfo
+from tf_lars.errors import InputError
+
+_NOTES = ".prepare"
+_PLAN = "plan"
+_RULE = "The output folder must be empty or hold this data set."
+_SHARD_NAME = re.compile(r"(train|validation)-\d{5}-of-\d{5}")
+# What a killed process left.
+_UNFINISHED_NAME = re.compile(r"\.(train-|validation-|dataset\.json\.).*\.tmp")
+
+
+def is_unfinished(path: str) -> bool:
+    """Whether an interrupted preparation has left a local folder half full."""
+    return os.path.isdir(os.path.join(path, _NOTES))
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder that is to hold the data set of one plan.
+
+    Args:
+        path: Local or remote folder.
+        plan_hash: Identifies the images and settings.
+    """
+
+    path: str
+    plan_hash: str
+
+    def create(self) -> None:
+        """Makes the folder where there is none."""
+        files.make_folder(self.path)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[tuple[int, ...]]:
+        """Keeps other processes of this machine out of a local folder; they wait.
+
+        Yields the file descriptors that hold the lock. A process that inherits them prolongs it:
+        so nobody begins while a worker of a killed caller may still write.
+        """
+        if files.is_remote(self.path):
+            yield ()
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            # Some network file systems cannot lock; two calls at once are the caller's risk there.
+            with contextlib.suppress(OSError):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    print(f"waiting for another process that writes to {self.path}", flush=True)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield (descriptor,)
+        finally:
+            os.close(descriptor)
+
+    def finished_dataset(self, overwrite: bool) -> DatasetInfo | None:
+        """The data set if the folder holds it already; None if it may be written there.
+
+        Args:
+            overwrite: Remove a finished data set, and an unfinished one of another plan.
+
+        Raises:
+            InputError: The folder holds anything else.
+        """
+        finished = files.exists(self._dataset_file)
+        unfinished = None if finished else self._unfinished_plan()
+        if overwrite and (finished or unfinished not in (None, self.plan_hash)):
+            self._clear()
+            finished, unfinished = False, None
+        if finished:
+            if DatasetInfo.read(self.path).settings.get("plan") != self.plan_hash:
+                raise self._occupied("a data set of other images or settings")
+            try:
+                return DatasetInfo.load(self.path)
+            except InputError:  # a shard is gone or cut off: written again
+                self.begin()
+                files.remove(self._dataset_file)
+                return None
+        if unfinished is None:
+            names = files.names(self.path)
+            if names:
+                raise InputError(
+                    f"{_RULE} Received: {self.path!r} with other files ({', '.join(names[:3])}). "
+                    "Choose another folder."
+                )
+        elif unfinished != self.plan_hash:
+            raise self._occupied("an unfinished preparation of other images or settings")
+        return None
+
+    def begin(self) -> None:
+        """Notes whose plan is in work."""
+        files.make_folder(os.path.join(self.path, _NOTES))
+        self.write_note(_PLAN, {})
+
+    def finish(self, info: DatasetInfo) -> None:
+        """Writes `dataset.json` and removes the notes."""
+        info.save(self.path)
+        self._remove(_UNFINISHED_NAME)
+        files.remove_folder(os.path.join(self.path, _NOTES))
+
+    def write_note(self, name: str, content: Mapping[str, Any]) -> None:
+        """Notes something about the shard `name`."""
+        files.write_json(self._note_path(name), {"plan": self.plan_hash, **content})
+
+    def read_note(self, name: str) -> Mapping[str, Any] | None:
+        """What was noted about the shard `name` for this plan, if anything."""
+        content = self._read_note(name)
+        return content if content is not None and content["plan"] == self.plan_hash else None
+
+    @property
+    def _dataset_file(self) -> str:
+        return os.path.join(self.path, DATASET_FILE)
+
+    def _note_path(self, name: str) -> str:
+        return os.path.join(self.path, _NOTES, f"{name}.json")
+
+    def _read_note(self, name: str) -> Any:
+        path = self._note_path(name)
+        return files.read_json(path) if files.exists(path) else None
+
+    def _unfinished_plan(self) -> str | None:
+        note = self._read_note(_PLAN)
+        return None if note is None else note["plan"]
+
+    def _clear(self) -> None:
+        # First what makes the folder look complete.
+        files.remove(self._dataset_file)
+        self._remove(_SHARD_NAME)
+        self._remove(_UNFINISHED_NAME)
+        files.remove_folder(os.path.join(self.path, _NOTES))
+
+    def _remove(self, pattern: re.Pattern) -> None:
+        for name in files.names(self.path, hidden=True):
+            if pattern.fullmatch(name):
+                files.remove(os.path.join(self.path, name))
+
+    def _occupied(self, content: str) -> InputError:
+        return InputError(
+            f"{_RULE} Received: {self.path!r} with {content}. Choose another folder, or set "
+            "overwrite."
+        )

@@ -1,0 +1,125 @@
+"""Images into one shard: the task of a worker process of the preparation."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from tf_lars import files
+from tf_lars.data.prepare import encode
+from tf_lars.data.prepare.encode import EncodingSettings
+from tf_lars.data.prepare.output_folder import OutputFolder
+from tf_lars.data.prepare.sharding import ImageSource, ShardPlan
+from tf_lars.data.records.dataset_info import ShardInfo
+from tf_lars.data.records.example import example_bytes
+from tf_lars.data.records.tfrecord import write_shard
+
+_IMAGES_PER_MESSAGE = 64
+
+
+class FileNote(NamedTuple):
+    """An image that was re-encoded or refused, and what it was."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to be written, and all that is needed for it.
+
+    Args:
+        source: Where the images come from.
+        output: Where the shard goes.
+        encoding: How images are stored.
+        synsets: The classes' identifiers.
+        class_names: The classes' names.
+        shard: The shard's name and images.
+    """
+
+    source: ImageSource
+    output: OutputFolder
+    encoding: EncodingSettings
+    synsets: tuple[str, ...]
+    class_names: tuple[str, ...]
+    shard: ShardPlan
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """A finished shard.
+
+    Args:
+        shard: Its name, size and hash.
+        reencoded: The images whose format was changed.
+        refused: The files that are no whole images, and so not in the shard.
+        num_resized: Number of images made smaller.
+        kept: Whether an earlier call had written it.
+    """
+
+    shard: ShardInfo
+    reencoded: tuple[FileNote, ...]
+    refused: tuple[FileNote, ...]
+    num_resized: int
+    kept: bool = False
+
+
+def write_task(task: ShardTask, advance: Callable[[int], None]) -> ShardResult:
+    """Writes a shard and a note on it, or keeps the shard if it is there, noted and whole.
+
+    Args:
+        task: What to do.
+        advance: Called with the number of images done since the last call.
+    """
+    result = _kept_shard(task)
+    if result is not None:
+        advance(len(task.shard.files))
+        return result
+    reencoded: list[FileNote] = []
+    refused: list[FileNote] = []
+    num_resized = 0
+
+    def examples() -> Iterator[bytes]:
+        nonlocal num_resized
+        for done, file in enumerate(task.shard.files, start=1):
+            if done % _IMAGES_PER_MESSAGE == 0:
+                advance(_IMAGES_PER_MESSAGE)
+            try:
+                image = encode.to_jpeg(task.source.read(file), task.encoding)
+            except encode.BadImage as bad:
+                refused.append(FileNote(file.path, str(bad)))
+                continue
+            if image.reencoded_from is not None:
+                reencoded.append(FileNote(file.path, image.reencoded_from))
+            num_resized += image.resized
+            yield example_bytes(
+                encoded=image.data,
+                label=file.label,
+                synset=task.synsets[file.label - 1],
+                text=task.class_names[file.label - 1],
+                filename=os.path.basename(file.path),
+                height=image.header.height,
+                width=image.header.width,
+                channels=image.header.channels,
+            )
+        advance(len(task.shard.files) % _IMAGES_PER_MESSAGE)
+
+    shard = write_shard(os.path.join(task.output.path, task.shard.name), examples())
+    result = ShardResult(shard, tuple(reencoded), tuple(refused), num_resized)
+    task.output.write_note(task.shard.name, asdict(result))
+    return result
+
+
+def _kept_shard(task: ShardTask) -> ShardResult | None:
+    """The result noted by an earlier call of the same plan, if the shard still has its hash."""
+    path = os.path.join(task.output.path, task.shard.name)
+    note = task.output.read_note(task.shard.name)
+    if note is None or not files.exists(path):
+        return None
+    shard = ShardInfo(**note["shard"])
+    if files.hash_file(path) != (shard.num_bytes, shard.sha256):
+        return None
+    reencoded, refused = (
+        tuple(FileNote(*entry) for entry in note[kind]) for kind in ("reencoded", "refused")
+    )
+    return ShardResult(shard, reencoded, refused, note["num_resized"], kept=True)

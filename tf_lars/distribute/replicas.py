@@ -1,0 +1,88 @@
+"""What replicas and workers do together: share data, average, broadcast and all-reduce."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_lars.data.autotune import without_autotune
+from tf_lars.defaults import BYTES_PER_PACK
+from tf_lars.private_api import device_datasets_changed_by
+
+
+def communication_options(
+    bytes_per_pack: int = BYTES_PER_PACK,
+) -> tf.distribute.experimental.CommunicationOptions:
+    """Returns how gradients are all-reduced: NCCL among GPUs, a ring among CPUs."""
+    gpus = tf.config.list_physical_devices("GPU")
+    implementation = tf.distribute.experimental.CommunicationImplementation
+    return tf.distribute.experimental.CommunicationOptions(
+        bytes_per_pack=bytes_per_pack,
+        implementation=implementation.NCCL if gpus else implementation.RING,
+    )
+
+
+def distribute(
+    strategy: tf.distribute.Strategy,
+    dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
+) -> Iterable:
+    """Returns a distributed dataset of which the caller takes no more than there is.
+
+    For a dataset that may end, TensorFlow asks all workers before each step whether they still
+    have a batch, and forgets the batch's static size. One that repeats never ends.
+    """
+    return _Batches(
+        strategy.distribute_datasets_from_function(lambda context: dataset(context).repeat())
+    )
+
+
+class _Batches:
+    """A distributed dataset whose iterators can be let go at once."""
+
+    def __init__(self, dataset: Iterable):
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator:
+        with device_datasets_changed_by(without_autotune):
+            return iter(self._dataset)
+
+
+def mean_over_workers(strategy: tf.distribute.Strategy, values: Sequence[float]) -> list[float]:
+    """Returns the means of some numbers over the workers, bit for bit the same on all."""
+    if strategy.num_replicas_in_sync == 1:
+        return list(values)
+    return _mean_over_replicas(strategy, tf.constant(values, tf.float32)).numpy().tolist()
+
+
+def broadcast_from_chief(strategy: tf.distribute.Strategy, value: int) -> int:
+    """Returns the whole number that the first worker gives, on all; each must call this."""
+    if strategy.num_replicas_in_sync == 1:
+        return value
+
+    run = tf.function(lambda own: strategy.run(broadcast_from_first_replica, args=([own],)))
+    return int(strategy.experimental_local_results(run(tf.constant(value))[0])[0])
+
+
+def broadcast_from_first_replica(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the int32 tensors of the first replica, on all; called by each within `run`."""
+    context = tf.distribute.get_replica_context()
+    is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.int32)
+    return context.all_reduce("SUM", [value * is_first for value in values])
+
+
+@tf.function
+def _mean_over_replicas(strategy, value):
+    return strategy.reduce("MEAN", strategy.run(tf.identity, args=(value,)), axis=None)
+
+
+def slice_batch(batch: Any, i: tf.Tensor, size: int) -> Any:
+    """Returns the i-th `size` examples of a batch."""
+
+    def cut(t):
+        return (
+            None
+            if t is None
+            else tf.ensure_shape(t[i * size : (i + 1) * size], [size, *t.shape[1:]])
+        )
+
+    return tf.nest.map_structure(cut, batch)

@@ -1,0 +1,70 @@
+"""The GPUs, cores and memory of this machine, found without TensorFlow.
+
+TensorFlow would take the GPUs, and seconds to import.
+"""
+
+import os
+import subprocess
+from collections.abc import Mapping
+
+_QUERY = ("nvidia-smi", "--query-gpu=name,uuid", "--format=csv,noheader")
+_SECONDS = 20
+
+
+def gpu_names(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Returns the names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves to this process.
+
+    None where nvidia-smi is not there or fails. A MIG slice has the name "MIG".
+
+    Args:
+      environment: holds CUDA_VISIBLE_DEVICES and PATH.
+    """
+    try:
+        done = subprocess.run(
+            _QUERY, capture_output=True, text=True, timeout=_SECONDS, env=dict(environment)
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if done.returncode:
+        return []
+    found = [line.rsplit(",", 1) for line in done.stdout.splitlines() if "," in line]
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [name.strip() for name, _ in found]
+    chosen = []
+    for entry in (part.strip() for part in visible.split(",")):
+        if entry.startswith("MIG"):
+            chosen.append("MIG")
+            continue
+        match = [
+            name.strip()
+            for number, (name, uuid) in enumerate(found)
+            if entry == str(number) or (entry and uuid.strip().startswith(entry))
+        ]
+        if not match:
+            break  # CUDA, too, takes those before the first that does not exist
+        chosen.append(match[0])
+    return chosen
+
+
+def gpu_identifiers(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Returns what CUDA_VISIBLE_DEVICES calls the GPUs of `gpu_names`, in the same order."""
+    count = len(gpu_names(environment))
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(number) for number in range(count)]
+    return [part.strip() for part in visible.split(",")][:count]
+
+
+def available_cores() -> int:
+    """Returns how many CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory_bytes() -> int:
+    """Returns the memory that this machine can give without swapping, in bytes."""
+    with open("/proc/meminfo") as file:
+        lines = dict(line.split(":") for line in file)
+    return 1024 * int(lines["MemAvailable"].split()[0])

@@ -1,0 +1,1 @@
+"""LARS: its rule, presets, exclusions, statistics by layer and loss scaling."""

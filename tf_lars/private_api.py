@@ -1,0 +1,254 @@
+"""Every use of private Keras and TensorFlow API, one function for each.
+
+Checked with Keras 3.10 to 3.15 and TensorFlow 2.19 to 2.21. What these functions rely on is listed
+in `KERAS_NAMES`, `OPTIMIZER_HOOKS` and `TENSORFLOW_NAMES`; `tests/test_private_api.py` looks each
+name up and says which one has moved when a new release changes it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+KERAS_NAMES = {
+    # On a compiled and built model.
+    "model": (
+        "_call_has_training_arg",
+        "_compile_loss",
+        "_compile_metrics",
+        "_compute_loss",
+        "_distribute_strategy",
+        "_flatten_layers",
+        "_loss_tracker",
+        "_symbolic_build",
+    ),
+    "model._compile_loss": ("_flat_losses", "metrics"),
+    "model._compile_metrics": ("_flat_metrics", "_flat_weighted_metrics", "_flatten_y", "build"),
+    "layer": ("_seed_generators",),
+    "optimizer": (
+        "_all_reduce_sum_gradients",
+        "_model_variables_moving_average",
+        "_trainable_variables",
+    ),
+    # Replaced by `tf_lars.distribute.keras_fit`.
+    "keras.src.backend.tensorflow.trainer": ("reduce_per_replica",),
+    "keras.src.backend.tensorflow.trainer.TensorFlowTrainer": ("fit", "_maybe_symbolic_build"),
+    "keras.src.backend.tensorflow.trainer.TFEpochIterator": ("__init__",),
+    "keras.src.trainers.data_adapters.array_data_adapter": ("ArrayDataAdapter",),
+    "keras.src.trainers.data_adapters.tf_dataset_adapter": ("TFDatasetAdapter",),
+}
+"""Private names of Keras, by the object that has them."""
+
+OPTIMIZER_HOOKS = (
+    "_accumulated_gradients",
+    "_apply_weight_decay",
+    "_backend_apply_gradients",
+    "_backend_update_step",
+    "_clip_gradients",
+    "_distributed_tf_update_step",
+    "_distribution_strategy",
+    "_get_current_learning_rate",
+    "_get_variable_index",
+    "_iterations",
+    "_learning_rate",
+    "_overwrite_variable_with_gradient",
+)
+"""What `tf_lars.LARS` overrides in, or takes from, `keras.optimizers.Optimizer`."""
+
+TENSORFLOW_NAMES = {
+    "tensorflow.python.data.ops.multi_device_iterator_ops": ("_create_device_dataset",),
+    "tensorflow.python.eager.context": ("context",),
+    "tensorflow.__internal__.distribute.interim": ("maybe_merge_call",),
+}
+"""Private names of TensorFlow, by module."""
+
+
+def call_model(model: keras.Model, x: Any, *, training: bool) -> Any:
+    """Calls a model, whether or not its `call` takes `training`."""
+    return model(x, training=training) if model._call_has_training_arg else model(x)
+
+
+def build_model(model: keras.Model, batch: Any) -> None:
+    """Creates all variables of a compiled model, its metrics and its optimizer.
+
+    Args:
+      model: compiled.
+      batch: `(x, y, sample_weight)` as symbolic tensors; their values are not looked at.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    """Returns the layers of a model, those in nested models included."""
+    return list(model._flatten_layers())
+
+
+def random_states(model: keras.Model) -> list[keras.Variable]:
+    """Returns the states of the seed generators of a model's layers, each once."""
+    generators = [g for layer in layers_of(model) for g in layer._seed_generators]
+    return list({id(g): g.state for g in generators}.values())
+
+
+def compute_loss(
+    model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool
+) -> tf.Tensor:
+    """Returns a model's loss, divided by the number of replicas, as Keras's `fit` computes it.
+
+    It also serves models whose own `compute_loss` does not take `training`.
+    """
+    return model._compute_loss(
+        x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+    )
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
+    """Returns the metric that averages a model's loss."""
+    return model._loss_tracker
+
+
+def losses_of(model: keras.Model) -> list[Any]:
+    """Returns the losses that a model was compiled with, one entry per output."""
+    compiled = model._compile_loss
+    # Up to Keras 3.6 the name is another, and the entries are the losses themselves. Where the
+    # model's own compute_loss has not asked for them, there are none.
+    entries = getattr(compiled, "_flat_losses", None) or getattr(compiled, "flat_losses", None)
+    return [getattr(entry, "loss", entry) for entry in entries or ()]
+
+
+def output_loss_metrics(model: keras.Model) -> list[keras.metrics.Mean]:
+    """Returns the metrics that average the losses of single outputs, where there are several."""
+    return list(getattr(model._compile_loss, "metrics", ()))
+
+
+def update_metrics(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> None:
+    """Adds a batch to all compiled metrics, weighted.
+
+    Keras ignores weights in what `compile(metrics=...)` names, and would count padding there.
+    """
+    compiled = model._compile_metrics
+    if compiled is None:
+        return
+    if not compiled.built:
+        compiled.build(y, y_pred)
+    targets, outputs = compiled._flatten_y(y), compiled._flatten_y(y_pred)
+    for metrics in (compiled._flat_metrics, compiled._flat_weighted_metrics):
+        # Keras up to 3.12 lists fewer entries than outputs where there are no metrics.
+        for metric, target, output in zip(metrics, targets, outputs, strict=False):
+            if metric is not None:
+                metric.update_state(target, output, sample_weight)
+
+
+def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:
+    """Returns the strategy in whose scope a model was made, or None."""
+    return model._distribute_strategy
+
+
+def moving_averages(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Returns the trainable variables of which an optimizer keeps an average, each with it."""
+    averages = optimizer._model_variables_moving_average
+    pairs = zip(optimizer._trainable_variables, averages, strict=True)
+    return [(variable, average) for variable, average in pairs if average is not None]
+
+
+@contextlib.contextmanager
+def gradients_reduced_by_caller(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Keeps a Keras optimizer from summing gradients over the replicas once more.
+
+    Keras clips before it reduces, which moves the weights further than the clip allows, and
+    reduces in one pack. Reduced gradients given to `apply` are clipped as they should be.
+    """
+    wrapped = getattr(optimizer, "inner_optimizer", None)
+    optimizers = [optimizer] if wrapped is None else [optimizer, wrapped]
+    for one in optimizers:
+        one._all_reduce_sum_gradients = lambda grads_and_vars: grads_and_vars
+    try:
+        yield
+    finally:
+        for one in optimizers:
+            del one._all_reduce_sum_gradients
+
+
+def merge_call(function: Callable, *arguments: Any) -> Any:
+    """Calls `function(strategy, *arguments)` for all replicas together, from each of them."""
+    strategy = tf.distribute.get_strategy()
+    interim = tf.__internal__.distribute.interim
+    return interim.maybe_merge_call(function, strategy, *arguments)
+
+
+def is_multi_worker(strategy: tf.distribute.Strategy | None) -> bool:
+    """Returns whether a strategy joins several worker processes."""
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and strategy.extended._in_multi_worker_mode()
+    )
+
+
+@contextlib.contextmanager
+def device_datasets_changed_by(change: Callable) -> Iterator[None]:
+    """Within this context, the datasets that hand each device its batches pass through `change`.
+
+    They are TensorFlow's own (tensorflow/python/data/ops/multi_device_iterator_ops.py), and take
+    no options of the dataset that is distributed.
+    """
+    from tensorflow.python.data.ops import multi_device_iterator_ops as module
+
+    create = module._create_device_dataset
+    module._create_device_dataset = lambda *arguments: change(create(*arguments))
+    try:
+        yield
+    finally:
+        module._create_device_dataset = create
+
+
+def configure_heartbeat(num_workers: int, *, register_seconds: int, heartbeat_seconds: int) -> None:
+    """Sets TensorFlow's heartbeat as MultiWorkerMirroredStrategy would, with other limits.
+
+    The strategy keeps a service that is configured already
+    (tensorflow/python/distribute/collective_all_reduce_strategy.py).
+
+    Args:
+      num_workers: of the job.
+      register_seconds: how long TensorFlow waits for all workers to join.
+      heartbeat_seconds: after this long it aborts a process whose peer is silent.
+    """
+    from tensorflow.python.eager import context
+
+    config = tf.compat.v1.ConfigProto().experimental.coordination_config
+    config.coordinated_job_list.add(name="worker", num_tasks=num_workers)
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=register_seconds * 1000,
+        heartbeat_timeout_in_ms=heartbeat_seconds * 1000,
+        coordinated_jobs=list(config.coordinated_job_list),
+    )
+
+
+def fit_owners() -> dict[str, Any]:
+    """Returns what owns the functions of Keras's `fit` that are replaced, by their names."""
+    from keras.src.backend.tensorflow import trainer
+
+    return {
+        "fit": trainer.TensorFlowTrainer,
+        "_maybe_symbolic_build": trainer.TensorFlowTrainer,
+        "__init__": trainer.TFEpochIterator,
+        "reduce_per_replica": trainer,
+    }
+
+
+def array_adapter() -> type:
+    """Returns the class with which Keras reads arrays."""
+    from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+
+    return ArrayDataAdapter
+
+
+def dataset_adapter() -> type:
+    """Returns the class with which Keras reads a `tf.data.Dataset`."""
+    from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+
+    return TFDatasetAdapter

@@ -1,0 +1,356 @@
+"""Published settings by model and batch size, and what lies between and beyond them.
+
+`published.csv` holds one published setting per row, with its source. `resnet50` and `alexnet_bn`
+return a row where the batch is a published one, and a value interpolated between rows, marked so,
+where it lies between two. Outside the published range there is no answer, and they say so. For
+other models and data, `from_baseline` scales the settings that are right at a small batch.
+"""
+
+import csv
+import dataclasses
+import functools
+import importlib.resources
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tf_lars.errors import InputError
+from tf_lars.scaling import lars_scaling, linear_scaling, square_root_scaling
+
+if TYPE_CHECKING:
+    from tf_lars.schedules import Warmup
+
+IMAGENET_EXAMPLES = 1_281_167
+"""Training images of ImageNet's 1,000 classes (ILSVRC 2012)."""
+
+RULES = {"linear": linear_scaling, "square_root": square_root_scaling, "lars": lars_scaling}
+"""How `from_baseline` scales a rate with the batch."""
+
+_NUMBERS = (
+    "learning_rate",
+    "initial_learning_rate",
+    "warmup_epochs",
+    "decay_power",
+    "end_learning_rate",
+    "epochs",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+    "trust_coefficient",
+    "epsilon",
+    "expected_top1",
+    "epochs_to_target",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings of one training run.
+
+    Attributes:
+      model: name of the model.
+      optimizer: "lars" or "sgd" (with momentum).
+      global_batch_size: examples per step, on all devices.
+      learning_rate: at the end of the warm-up.
+      initial_learning_rate: at step 0.
+      warmup_epochs: epochs in which the rate rises linearly.
+      schedule: what follows, by its name in `tf_lars.schedules.create`.
+      decay_power: of the polynomial; None for another schedule.
+      end_learning_rate: of the polynomial; None for another schedule.
+      epochs: length of the schedule, warm-up included. Not always a whole number.
+      momentum: of the optimizer.
+      weight_decay: L2, not of biases and batch normalisation.
+      label_smoothing: share of the label spread over all classes.
+      trust_coefficient: of LARS; None for SGD.
+      epsilon: of LARS; None for SGD.
+      expected_top1: validation accuracy that the source reached; None where nobody has.
+      epochs_to_target: mean epochs at which the source's runs met that accuracy, which is before
+        the end of the schedule; None where the source trained to the end.
+      interpolated: whether this is no published setting, but derived from some.
+      source: where the numbers come from.
+      num_examples: training examples per epoch.
+    """
+
+    model: str
+    optimizer: str
+    global_batch_size: int
+    learning_rate: float
+    initial_learning_rate: float
+    warmup_epochs: float
+    schedule: str
+    decay_power: float | None
+    end_learning_rate: float | None
+    epochs: float
+    momentum: float
+    weight_decay: float
+    label_smoothing: float
+    trust_coefficient: float | None
+    epsilon: float | None
+    expected_top1: float | None
+    epochs_to_target: float | None
+    interpolated: bool
+    source: str
+    num_examples: int = IMAGENET_EXAMPLES
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole schedule: epochs * N / B, rounded."""
+        return round(self.epochs * self.num_examples / self.global_batch_size)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Optimizer steps of the warm-up: warmup_epochs * N / B, rounded."""
+        return round(self.warmup_epochs * self.num_examples / self.global_batch_size)
+
+    def learning_rate_schedule(self) -> "Warmup":
+        """Returns the learning rate by step, for an optimizer (imports TensorFlow)."""
+        from tf_lars import schedules
+
+        return schedules.create(
+            self.schedule,
+            peak_learning_rate=self.learning_rate,
+            total_steps=self.steps,
+            warmup_steps=self.warmup_steps,
+            initial_learning_rate=self.initial_learning_rate,
+            power=self.decay_power,
+            end_learning_rate=self.end_learning_rate,
+        )
+
+    def describe(self) -> str:
+        """Returns what the recipe sets and where it comes from, in a few lines."""
+        decay = f"{self.schedule} decay"
+        if self.decay_power is not None:
+            decay += f" of power {self.decay_power:g} to {self.end_learning_rate:g}"
+        lines = [
+            f"recipe      {self.optimizer}, rate {self.learning_rate:.4g} after "
+            f"{self.warmup_epochs:.3g} epochs of warm-up, then {decay}",
+            f"            {self.epochs:.4g} epochs, momentum {self.momentum:.4g}, weight decay "
+            f"{self.weight_decay:.3g}, label smoothing {self.label_smoothing:g}",
+            f"            {self.source}",
+        ]
+        if self.expected_top1:
+            after = f" after {self.epochs_to_target:.3g} epochs" if self.epochs_to_target else ""
+            lines.append(f"            expect {self.expected_top1:.1%} top-1{after}")
+        return "\n".join(lines)
+
+
+def resnet50(global_batch_size: int, optimizer: str = "lars") -> Recipe:
+    """Returns settings that bring ResNet-50 (v1.5) on ImageNet to 75.9 % top-1 (SGD: 76.3 %).
+
+    LARS: MLPerf's reference convergence points of rules 4.0.0, from batch 1,632 to 67,840; between
+    two of them every setting is interpolated, linear in log(batch). The one point of older rules,
+    at 2,048, is returned at its own batch. SGD: Goyal et al., whose own rule gives the rate at
+    every batch from 256 to 8,192.
+
+    Args:
+      global_batch_size: examples per step, on all devices.
+      optimizer: "lars" or "sgd".
+
+    Raises:
+      InputError: no such optimizer, or nothing is published for such a batch.
+    """
+    return for_model("resnet50", global_batch_size, optimizer)
+
+
+def alexnet_bn(global_batch_size: int, optimizer: str = "lars") -> Recipe:
+    """Returns the settings of AlexNet with batch normalisation for the batch of 32,768 (58.6 %).
+
+    Reference: Intel Caffe, models/intel_optimized_models/multinode/alexnet_bn_32nodes.
+
+    Raises:
+      InputError: another batch or optimizer.
+    """
+    return for_model("alexnet_bn", global_batch_size, optimizer)
+
+
+@functools.cache
+def published() -> tuple[Recipe, ...]:
+    """Returns all published settings, by model, optimizer and batch."""
+    text = importlib.resources.files(__package__).joinpath("published.csv").read_text()
+    return tuple(_parse(row) for row in csv.DictReader(text.splitlines()))
+
+
+def for_model(model: str, global_batch_size: int, optimizer: str = "lars") -> Recipe:
+    """Returns the settings of any published model; see `resnet50` and `alexnet_bn`.
+
+    Raises:
+      InputError: nothing is published for such a model, optimizer or batch.
+    """
+    models = sorted({recipe.model for recipe in published()})
+    if model not in models:
+        raise InputError(
+            f"Settings are published for {' and '.join(models)} only. Received: {model!r}. Give "
+            "a rate that is right at a small batch (recipes.from_baseline; "
+            "--baseline_learning_rate and --baseline_batch_size)."
+        )
+    _check_optimizer(optimizer)
+    points = [r for r in published() if (r.model, r.optimizer) == (model, optimizer)]
+    if not points:
+        raise InputError(f"No settings of {model} with {optimizer} are published.")
+    batches = [point.global_batch_size for point in points]
+    if not batches[0] <= global_batch_size <= batches[-1]:
+        span = f"from {batches[0]:,} to {batches[-1]:,}" if batches[1:] else f"for {batches[0]:,}"
+        below = model == "resnet50" and optimizer == "lars" and global_batch_size >= 256
+        advice = (
+            'Use the optimizer "sgd", whose settings reach from 256 to 8,192'
+            if below and global_batch_size < batches[0]
+            else "Beyond them nobody has shown that the accuracy holds: scale from a baseline of "
+            "your own (recipes.from_baseline; --baseline_learning_rate and --baseline_batch_size)"
+        )
+        raise InputError(
+            f"Settings of {model} with {optimizer} are published for global batches {span}. "
+            f"Received: {global_batch_size:,}. {advice}."
+        )
+    low = max((p for p in points if p.global_batch_size <= global_batch_size), key=_batch)
+    high = min((p for p in points if p.global_batch_size >= global_batch_size), key=_batch)
+    if low is high:
+        return low
+    if low.schedule == "step":  # Goyal et al. give the rule themselves
+        rate = linear_scaling(low.learning_rate, global_batch_size, low.global_batch_size)
+        return dataclasses.replace(
+            low,
+            global_batch_size=global_batch_size,
+            learning_rate=rate,
+            interpolated=True,
+            source=high.source,
+        )
+    values: dict[str, Any] = {name: _between(points, name, global_batch_size) for name in _NUMBERS}
+    return dataclasses.replace(
+        low,
+        **values,
+        global_batch_size=global_batch_size,
+        interpolated=True,
+        source=f"interpolated in log(batch) between the reference convergence points "
+        f"{low.global_batch_size:,} and {high.global_batch_size:,} of MLPerf, rules 4.0.0",
+    )
+
+
+def from_baseline(
+    baseline_learning_rate: float,
+    baseline_batch_size: int,
+    global_batch_size: int,
+    *,
+    epochs: float,
+    num_examples: int,
+    model: str = "",
+    optimizer: str = "lars",
+    rule: str | None = None,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-5,
+    label_smoothing: float = 0.0,
+) -> Recipe:
+    """Scales settings that are right at a small batch to a larger one, for any model and data.
+
+    The rate follows `rule`; epochs, momentum, weight decay and label smoothing stay. The warm-up
+    takes the share of the epochs that ResNet-50's reference points give it at the same share of
+    the data per batch: 5 % up to a batch of 1/400 of the data, 28 % at 1/39, 34 % from 1/26 on.
+    Goyal's 5 epochs are its least for SGD. It is advice to start from, not a result.
+
+    Args:
+      baseline_learning_rate: the rate that is right at `baseline_batch_size`.
+      baseline_batch_size: examples per step, on all devices.
+      global_batch_size: the batch to scale to.
+      epochs: passes over the data.
+      num_examples: training examples per epoch.
+      model: a name for messages.
+      optimizer: "lars" or "sgd".
+      rule: "linear", "square_root" or "lars" (as the square root up to 16,384, then flat); by
+        default "lars" for LARS and "linear" for SGD.
+      momentum: of the baseline.
+      weight_decay: of the baseline.
+      label_smoothing: of the baseline.
+
+    Raises:
+      InputError: a number is not above 0, or the rule or optimizer is unknown.
+    """
+    _check_optimizer(optimizer)
+    rule = rule or {"lars": "lars", "sgd": "linear"}[optimizer]
+    if rule not in RULES:
+        raise InputError(f"The scaling rule must be one of {', '.join(RULES)}. Received: {rule!r}.")
+    for name, value in (
+        ("baseline_learning_rate", baseline_learning_rate),
+        ("epochs", epochs),
+        ("num_examples", num_examples),
+    ):
+        if not 0 < value < math.inf:
+            raise InputError(f"`{name}` must be above 0. Received: {value}.")
+    rate = RULES[rule](baseline_learning_rate, global_batch_size, baseline_batch_size)
+    warmup = epochs * _warmup_share(global_batch_size / num_examples)
+    if optimizer == "sgd":
+        warmup = min(max(warmup, 5.0), epochs / 2)
+    return Recipe(
+        model=model,
+        optimizer=optimizer,
+        global_batch_size=global_batch_size,
+        learning_rate=rate,
+        initial_learning_rate=0.0,
+        warmup_epochs=warmup,
+        schedule="polynomial",
+        decay_power=2.0,
+        end_learning_rate=1e-4 if optimizer == "lars" else 0.0,
+        epochs=epochs,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        trust_coefficient=0.001 if optimizer == "lars" else None,
+        epsilon=0.0 if optimizer == "lars" else None,
+        expected_top1=None,
+        epochs_to_target=None,
+        interpolated=True,
+        source=f"scaled ({rule}) from rate {baseline_learning_rate:g} at batch "
+        f"{baseline_batch_size:,}; warm-up by the share of the data in a batch",
+        num_examples=num_examples,
+    )
+
+
+def _check_optimizer(optimizer: str) -> None:
+    if optimizer not in ("lars", "sgd"):
+        raise InputError(f'The optimizer must be "lars" or "sgd". Received: {optimizer!r}.')
+
+
+def _batch(recipe: Recipe) -> int:
+    return recipe.global_batch_size
+
+
+def _between(points: Sequence[Recipe], name: str, batch: float) -> float:
+    """Returns a setting, linear in log(batch) between the points and level outside them."""
+    knots = _knots(points, name)
+    return float(
+        np.interp(
+            math.log(batch),
+            [math.log(point.global_batch_size) for point in knots],
+            [getattr(point, name) for point in knots],
+        )
+    )
+
+
+def _knots(points: Sequence[Recipe], name: str) -> list[Recipe]:
+    """Returns the points between which a setting is interpolated.
+
+    The point of older rules stands apart: at 2,048 its runs took more epochs, warm-up and decay
+    than those of today at 1,632 and 3,264. It bends no line that is monotone without it.
+    """
+    knots = []
+    for i, point in enumerate(points):
+        if "rules 1.0.0" in point.source:
+            sides = sorted(getattr(points[j], name) for j in (i - 1, i + 1))
+            if not sides[0] <= getattr(point, name) <= sides[1]:
+                continue
+        knots.append(point)
+    return knots
+
+
+def _warmup_share(share_of_data: float) -> float:
+    """Returns warm-up over all epochs, of the reference points with that share of the data."""
+    points = [p for p in published() if (p.model, p.optimizer) == ("resnet50", "lars")]
+    batch = share_of_data * IMAGENET_EXAMPLES
+    return _between(points, "warmup_epochs", batch) / _between(points, "epochs", batch)
+
+
+def _parse(row: dict[str, str]) -> Recipe:
+    fields: dict[str, Any] = dict(row)
+    fields |= {name: float(row[name]) if row[name] else None for name in _NUMBERS}
+    fields["global_batch_size"] = int(row["global_batch_size"])
+    return Recipe(**fields, interpolated=False)

@@ -1,0 +1,156 @@
+"""Settings as dataclass fields that carry their documentation, range and use.
+
+A setting is declared once, as a field made by `setting`; flags, checks, `--help`, the identity of a
+run and whatever else depends on the setting are derived from that field:
+
+    @dataclasses.dataclass(frozen=True)
+    class MySettings:
+        epochs: int = setting("Passes over the training data.", 90, rule=at_least(1))
+"""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from tf_lars.errors import require
+
+_KEY = "setting"
+
+
+class Rule(NamedTuple):
+    """A range of values.
+
+    Attributes:
+      words: completes the sentence "--name must be ...".
+      holds: whether a value is in the range.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is known of a setting besides its name, type and default.
+
+    Attributes:
+      doc: what it does, in one or two sentences; shown by `--help`.
+      rule: its range, each entry's of a tuple; None where there is no such thing. None as a value
+        means that the setting is not given, and is always in range.
+      group: heading in `--help`.
+      identifies_run: whether a run may resume only from a checkpoint with the same value.
+      hosts_may_differ: whether workers may have different values.
+      set_by_recipe: whether `--recipe` sets it, from the attribute of `Recipe` of the same name.
+      evaluation_may_override: whether `launch.evaluate` has a flag for it.
+    """
+
+    doc: str
+    rule: Rule | None = None
+    group: str = "Settings"
+    identifies_run: bool = True
+    hosts_may_differ: bool = False
+    set_by_recipe: bool = False
+    evaluation_may_override: bool = False
+
+
+def setting(doc: str, default: Any = dataclasses.MISSING, **uses: Any) -> Any:
+    """Returns a dataclass field for a setting; `uses` are the attributes of `Setting`."""
+    return dataclasses.field(default=default, metadata={_KEY: Setting(doc, **uses)})
+
+
+def settings_of(cls: Any) -> Mapping[str, Setting]:
+    """Returns the settings of a dataclass, or of an instance, by name and in order."""
+    return {
+        field.name: field.metadata[_KEY]
+        for field in dataclasses.fields(cls)
+        if _KEY in field.metadata
+    }
+
+
+def kinds(cls: type) -> Mapping[str, tuple[Any, ...]]:
+    """Returns the types that the value of each field may have, `type(None)` included."""
+    hints = typing.get_type_hints(cls)
+    return {
+        field.name: typing.get_args(hints[field.name])
+        if isinstance(hints[field.name], types.UnionType)
+        else (hints[field.name],)
+        for field in dataclasses.fields(cls)
+    }
+
+
+def parse(text: str, allowed: tuple[Any, ...]) -> Any:
+    """Returns the value that a text stands for, of the first type that accepts it.
+
+    Args:
+      text: such as "3", "0.5", "True", "auto" or, for a tuple, "1,2,3".
+      allowed: as `kinds` gives them.
+
+    Raises:
+      ValueError: no type accepts it.
+    """
+    for kind in allowed:
+        if kind is types.NoneType:
+            continue
+        try:
+            if kind is bool:
+                return {"True": True, "False": False}[text]
+            if typing.get_origin(kind) is tuple:
+                entry = typing.get_args(kind)[0]
+                return tuple(entry(part.strip()) for part in text.split(",") if part.strip())
+            return kind(text)
+        except (KeyError, ValueError):
+            continue
+    raise ValueError(f"{text!r} is not a value of {' or '.join(map(str, allowed))}")
+
+
+def as_arguments(settings: Any) -> list[str]:
+    """Returns the command-line arguments that give the values of a dataclass."""
+    return [
+        f"--{name}={value}"
+        for name, value in dataclasses.asdict(settings).items()
+        if value is not None
+    ]
+
+
+def check(settings: Any) -> None:
+    """Checks that all settings of a dataclass instance are in their ranges.
+
+    Raises:
+      InputError: one is not; the message names its flag.
+    """
+    for name, described in settings_of(settings).items():
+        value = getattr(settings, name)
+        if described.rule is None or value is None:
+            continue
+        for entry in value if isinstance(value, tuple) else (value,):
+            require(described.rule.holds(entry), f"--{name}", described.rule.words, entry)
+
+
+def at_least(low: float) -> Rule:
+    """Returns the range from a bound on."""
+    words = f"{low:g} or above" if low == 0 else f"at least {low:g}"
+    return Rule(words, lambda value: low <= value < math.inf)
+
+
+def above(low: float) -> Rule:
+    """Returns the range above a bound."""
+    return Rule(f"above {low:g}", lambda value: low < value < math.inf)
+
+
+def within(low: float, high: float) -> Rule:
+    """Returns the range between two bounds, both included."""
+    return Rule(f"from {low:g} to {high:g}", lambda value: low <= value <= high)
+
+
+def below_one() -> Rule:
+    """Returns the range from 0 to 1, without 1."""
+    return Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
+
+
+def one_of(*names: str) -> Rule:
+    """Returns the choice between some names."""
+    words = " or ".join(names) if len(names) == 2 else f"one of {', '.join(names)}"
+    return Rule(words, lambda value: value in names)

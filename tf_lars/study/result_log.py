@@ -1,0 +1,133 @@
+"""The results of a study as CSV, one line per trial, written as soon as the trial has ended."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tf_lars.errors import InputError
+from tf_lars.study.trials import Result, Trial
+
+_TRIAL: dict[str, Callable[[str], Any]] = {
+    "optimizer": str,
+    "global_batch_size": int,
+    "learning_rate": float,
+    "warmup_epochs": float,
+    "augmentation": str,
+    "seed": int,
+}
+_RESULT: dict[str, Callable[[str], Any]] = {
+    "steps": int,
+    "diverged": lambda text: text == "True",
+    "training_loss": float,
+    "held_out_top1": float,
+    "held_out_loss": float,
+    "test_top1": float,
+    "test_loss": float,
+    "seconds": float,
+}
+
+
+class ResultLog:
+    """The file of results and, beside it, the settings that all of its trials share.
+
+    Trials that are in the file are not run again. A line that was being written when the process
+    was killed is cut off.
+
+    Args:
+      path: of the CSV file; `PATH.settings.json` stands beside it.
+      settings: what all trials have in common; a file with others is refused.
+
+    Attributes:
+      results: of all trials in the file.
+
+    Raises:
+      InputError: the file is of a study with other settings, or no such file at all, or cannot be
+        written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, object]):
+        self.path = os.fspath(path)
+        self.results: dict[Trial, Result] = {}
+        try:
+            os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+            self._agree(json.loads(json.dumps(settings)))
+            if os.path.exists(self.path):
+                self._read()
+        except OSError as error:
+            raise InputError(
+                "The results must go to a file that can be written. Received: "
+                f"{self.path!r} ({error.strerror})."
+            ) from error
+
+    @property
+    def settings_path(self) -> str:
+        """Of the file with the settings."""
+        return f"{self.path.removesuffix('.csv')}.settings.json"
+
+    def add(self, result: Result) -> None:
+        """Writes a result to the file, and to the disk."""
+        values = dataclasses.asdict(result.trial) | {
+            name: getattr(result, name) for name in _RESULT
+        }
+        text = io.StringIO()
+        table = csv.DictWriter(text, values, lineterminator="\n")
+        if not os.path.exists(self.path) or not os.path.getsize(self.path):
+            table.writeheader()
+        table.writerow({name: _as_text(value) for name, value in values.items()})
+        with open(self.path, "a") as file:
+            file.write(text.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        self.results[result.trial] = result
+
+    def _agree(self, settings: Mapping[str, object]) -> None:
+        """Compares the settings with those of the file, or writes them where there are none."""
+        if not os.path.exists(self.settings_path):
+            if os.path.exists(self.path):
+                raise InputError(
+                    "A study goes on from its results and its settings. Received: "
+                    f"{self.path!r} without {self.settings_path!r}. Name another --output."
+                )
+            temporary = f"{self.settings_path}.{os.getpid()}"
+            with open(temporary, "w") as file:
+                json.dump(settings, file, indent=1)
+                file.write("\n")
+            os.replace(temporary, self.settings_path)
+            return
+        with open(self.settings_path) as file:
+            before = json.load(file)
+        others = [
+            f"{name}={before.get(name)} (now {settings.get(name)})"
+            for name in dict.fromkeys([*before, *settings])
+            if before.get(name) != settings.get(name)
+        ]
+        if others:
+            raise InputError(
+                f"A study goes on with the settings that it began with. Received: {self.path!r} "
+                f"with {', '.join(others)}. Give the same settings, or another --output."
+            )
+
+    def _read(self) -> None:
+        with open(self.path, "rb+") as file:
+            content = file.read()
+            whole = content.rpartition(b"\n")[0] + b"\n" if b"\n" in content else b""
+            if len(whole) < len(content):
+                file.truncate(len(whole))
+        for number, row in enumerate(csv.DictReader(whole.decode().splitlines()), start=2):
+            try:
+                trial = Trial(**{name: read(row[name]) for name, read in _TRIAL.items()})
+                values = {name: read(row[name]) for name, read in _RESULT.items()}
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    "The results must be those of a study. Received: "
+                    f"{self.path!r}, line {number} ({error!r}). Name another --output."
+                ) from error
+            self.results[trial] = Result(trial, **values)
+
+
+def _as_text(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value

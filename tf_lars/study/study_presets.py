@@ -1,0 +1,149 @@
+"""What a study is made of, and the studies that have a name."""
+
+import dataclasses
+
+from tf_lars.defaults import PRECISIONS, SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS
+from tf_lars.errors import require
+from tf_lars.setting import Rule, above, at_least, below_one, one_of, setting
+from tf_lars.study.trials import Study
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudySettings(Study):
+    """All settings of a study; each field is the flag of its name.
+
+    Those of `Study` say which trials there are, and may change from one start of a study to the
+    next; the others are the same for all of its trials.
+
+    Raises:
+      InputError: a setting is out of its range.
+    """
+
+    model: str = setting("As --model of launch.local.")
+    data_dir: str = setting(
+        "Folder written by launch.prepare_imagenet; the digits are prepared if missing."
+    )
+    image_size: int = setting(
+        "Side of the square images that the network sees, in pixels.", rule=at_least(1)
+    )
+    stored_size: int = setting(
+        "Side of the images in memory from which augmentation takes its boxes, in pixels.",
+        rule=at_least(1),
+    )
+    crop_fraction: float = setting(
+        "Side of the evaluation's centre crop over the image's short side.",
+        rule=Rule("above 0 and at most 1", lambda value: 0 < value <= 1),
+    )
+    held_out_examples: int = setting(
+        "Training examples that no trial trains on; learning rates are chosen on them, never on "
+        "the test set.",
+        rule=at_least(1),
+    )
+    epochs: int = setting("Passes over the training data, in each trial.", rule=at_least(1))
+    weight_decay: float = setting(
+        "L2 weight decay; biases and batch normalisation are excluded.", rule=at_least(0)
+    )
+    decay_power: float = setting(
+        "Power of the polynomial decay to 0 after the warm-up.", 2.0, rule=above(0)
+    )
+    momentum: float = setting("Momentum of all optimizers.", 0.9, rule=below_one())
+    trust_coefficient: float = setting("Trust coefficient of LARS.", 0.001, rule=above(0))
+    excluded_learning_rate_multiplier: float = setting(
+        "Factor on the learning rate of variables that LARS does not adapt: biases and batch "
+        "normalisation. A network without batch normalisation needs about 0.01.",
+        1.0,
+        rule=at_least(0),
+    )
+    label_smoothing: float = setting(
+        "Share of each label that is spread over all classes.", 0.0, rule=below_one()
+    )
+    mixed_precision: str = setting(
+        f"Arithmetic of the network: {' or '.join(PRECISIONS[:2])}.",
+        "float32",
+        rule=one_of(*PRECISIONS[:2]),
+    )
+    reestimate_batch_norm: bool | None = setting(
+        "Estimate the statistics of batch normalisation anew, from up to "
+        f"{SHORT_RUN_EXAMPLES:,} training examples, before a trial is evaluated; None: in trials "
+        f"of fewer than {SHORT_RUN_STEPS:,} steps, whose moving averages are useless.",
+        None,
+    )
+    budget_minutes: float | None = setting(
+        "Begin no trial, after the first, that would end later than this many minutes after the "
+        "start; the same command continues where it stopped. 0: no limit.",
+        None,
+        rule=at_least(0),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for epochs in (self.warmup_epochs, *self.longer_warmup_epochs):
+            rule = f"at least the warm-up, {epochs:g}"
+            require(epochs <= self.epochs, "--epochs", rule, self.epochs)
+
+    def of_all_trials(self) -> dict[str, object]:
+        """Returns what a study must have in common with its results to go on from them."""
+        varied = {field.name for field in dataclasses.fields(Study)}
+        varied |= {"data_dir", "budget_minutes"}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in varied}
+
+
+PRESETS = {
+    # 1,437 training images of 8x8 pixels. SGD's rate is right at batch 32; LARS's at 256 makes its
+    # rule give 10 at 1,024, which was known to serve there.
+    "digits": StudySettings(
+        model="small_resnet14_w16",
+        data_dir="data/digits",
+        image_size=8,
+        stored_size=8,
+        crop_fraction=1.0,
+        held_out_examples=180,
+        epochs=30,
+        warmup_epochs=5.0,
+        weight_decay=5e-4,
+        batch_sizes=(512, 1024),
+        sgd_learning_rates=(0.4, 0.8, 1.6),
+        lars_learning_rates=(5.0, 10.0, 20.0, 40.0),
+        seeds=(0, 1, 2, 3, 4),
+        few_seeds=2,
+        grid_seeds=1,
+        main_batch_size=1024,
+        baseline_batch_size=32,
+        baseline_learning_rate=0.1,
+        lars_batch_size=256,
+        lars_learning_rate=5.0,
+        longer_warmup_epochs=(10.0,),
+        longer_warmup_batch_sizes=(512, 1024),
+        augmentation="none",
+        other_augmentation="reference",
+        budget_minutes=9.0,
+    ),
+    # 9,469 training photos of ten classes, at 32 pixels.
+    "imagenette": StudySettings(
+        model="models.study_networks:resnet18_w16",
+        data_dir="data/imagenette",
+        image_size=32,
+        stored_size=64,
+        crop_fraction=0.875,
+        held_out_examples=947,
+        epochs=10,
+        warmup_epochs=2.0,
+        weight_decay=5e-4,
+        batch_sizes=(1024, 4096),
+        sgd_learning_rates=(0.4, 0.8, 1.6, 3.2),
+        lars_learning_rates=(2.5, 5.0, 10.0, 20.0, 40.0),
+        seeds=(0, 1),
+        few_seeds=2,
+        grid_seeds=2,
+        main_batch_size=4096,
+        baseline_batch_size=128,
+        baseline_learning_rate=0.1,
+        lars_batch_size=256,
+        lars_learning_rate=5.0,
+        longer_warmup_epochs=(5.0,),
+        longer_warmup_batch_sizes=(4096,),
+        augmentation="reference",
+        other_augmentation="none",
+    ),
+}
+"""By the name that `--preset` takes."""

@@ -1,0 +1,72 @@
+"""The largest micro-batch for which no replica runs out of memory, found by trying."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tf_lars.distribute.replicas import mean_over_workers
+from tf_lars.errors import InputError
+from tf_lars.optimizers.lars_rule import densify
+from tf_lars.training.step import TrainingStep
+
+
+def largest_that_fits(
+    step: TrainingStep,
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    spec: Any,
+    share: int,
+) -> int:
+    """Returns the largest divisor of a replica's share that it can take through the network.
+
+    Each is tried, the largest first, with an empty batch: forward and backward pass, and a second
+    copy of the gradients, as the all-reduce makes one. All workers try the same size at a time,
+    and take the first that fits on all of them. The model stays as it was.
+
+    Args:
+      step: computes the gradients; its `micro_batch_size` is left at the size returned.
+      model: built, with its optimizer; no layer of it waits for other replicas, which may have run
+        out of memory.
+      strategy: the one in whose scope the model was made.
+      spec: of an element of the data, for one replica.
+      share: examples of each replica in the global batch.
+
+    Raises:
+      InputError: a single example does not fit.
+    """
+    variables = [*model.non_trainable_variables, *model.metrics_variables]
+    before = [variable.numpy() for variable in variables]
+    try:
+        for size in (share // parts for parts in range(1, share + 1) if share % parts == 0):
+            step.micro_batch_size = size
+            if mean_over_workers(strategy, [_fits(step, strategy, spec)]) == [1.0]:
+                logging.info("Micro-batches of %d of each replica's %d examples fit.", size, share)
+                return size
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+    raise InputError(
+        "The network and one example must fit into a device's memory. Received: a model that does "
+        "not. Use smaller images, a smaller model or mixed precision."
+    )
+
+
+def _fits(step: TrainingStep, strategy: tf.distribute.Strategy, spec: Any) -> bool:
+    def replica(batch):
+        gradients = [densify(g, g.shape) for g in step.gradients(batch) if g is not None]
+        # Sums over the gradients and over a copy of them, so that neither can be left out.
+        sums = [tf.reduce_sum(tf.cast(g, tf.float32)) for g in gradients]
+        copy = tf.concat([tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradients], 0)
+        return tf.reduce_sum(copy) + tf.add_n(sums)
+
+    # An argument: TensorFlow would work out in advance what follows from a constant.
+    batch = tf.nest.map_structure(lambda t: tf.zeros(t.shape, t.dtype), spec)
+    try:
+        results = tf.function(lambda batch: strategy.run(replica, args=(batch,)))(batch)
+        for result in strategy.experimental_local_results(results):
+            result.numpy()
+    except tf.errors.ResourceExhaustedError:
+        return False
+    return True
