@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
-# Training in a container, on GPUs (the default) or on TPUs:
+# Training in a container, on GPUs (the default) or TPUs:
 #   docker build --target=gpu --tag=tf-lars:gpu .
 #   docker build --target=tpu --tag=tf-lars:tpu .
-# CUDA, cuDNN and NCCL come from PyPI in the versions that TensorFlow's wheel names (setup.cfg, extra
-# gpu), so the base is a plain Python: TensorFlow's own images exist for some releases only, and the
-# machine needs nothing but NVIDIA's driver and container toolkit.
+# CUDA, cuDNN and NCCL come from PyPI in the versions that TensorFlow's wheel specifies (setup.cfg,
+# extra gpu), so the base is a plain Python image: TensorFlow's own images exist for some releases
+# only, and the host needs only NVIDIA's driver and container toolkit.
 ARG PYTHON_VERSION=3.12
 
 FROM python:${PYTHON_VERSION}-slim AS base

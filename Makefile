@@ -6,16 +6,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 # Two files of tests at a time: much of a test is one thread of Python.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
 
-.PHONY: help setup train test test-all test-addons lint bench bench-optimizer bench-input bench-loop clean
+.PHONY: help setup train test test-all test-exhaustive test-addons lint bench bench-optimizer bench-input bench-loop clean
 
 help:
 	@echo "make setup     create $(VENV) with everything that training and the tests need"
 	@echo "make train     train on handwritten digits with two workers (SEED=$(SEED))"
-	@echo "make test      run the tests          make test-all  run the slow ones too"
+	@echo "make test      run the tests"
+	@echo "make test-all  the slow ones too, as CI does"
+	@echo "make test-exhaustive  the long sweeps only, which CI leaves out"
 	@echo "make test-addons      the tests of Keras 2 and tensorflow-addons, in .venv-addons"
-	@echo "make lint      ruff, mypy and shellcheck"
+	@echo "make lint      ruff, mypy, shellcheck and the contract of imports"
 	@echo "make bench     run the benchmarks, beside the peers that $(VENV) has"
 	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
 	@echo "make bench-input      beside all peers of the input pipeline, in .venv-bench-input"
@@ -26,7 +28,7 @@ setup: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,keras-cv,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,keras-cv,launch,test]"
 	@touch $@
 
 train: setup data/digits/dataset.json
@@ -37,13 +39,16 @@ data/digits/dataset.json: | setup
 	$(BIN)/python -m launch.prepare_imagenet --dataset=digits --output_dir=data/digits
 
 test: setup
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not exhaustive"
 
 test-all: setup
-	$(PYTEST)
+	$(PYTEST) -m "not exhaustive"
+
+test-exhaustive: setup
+	$(PYTEST) -m exhaustive
 
 test-addons: .venv-addons/installed
-	.venv-addons/bin/python -m pytest tests/addons
+	.venv-addons/bin/python -m pytest --durations=30 tests/addons
 
 .venv-addons/installed: setup.cfg pyproject.toml
 	$(PYTHON311) -m venv .venv-addons
@@ -91,7 +96,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck .ci/run launch/slurm/train.sbatch
+	$(BIN)/lint-imports --no-logo
+	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 clean:
 	rm -rf $(VENV) .venv-addons .venv-bench .venv-bench-input data/digits runs

@@ -1,12 +1,16 @@
-"""CPU time of RandAugment, of ours and of its peers, side by side in one run on one core.
+"""CPU time of RandAugment in tf_lars and other libraries, compared in one run on one core.
 
     python -m benchmarks.augmentation --images=../shared/data/imagenet_photos.tar
 
-Each contender maps the same decoded 224-pixel photos in one thread, with two operations per image.
-They take turns, in a new order every round, so that what else the machine does falls on all alike;
-the time is the process's CPU time, less that of a pipeline without augmentation. A peer that is not
-installed is left out with a word. Measured beside them: each of our operations by itself, AugMix,
-and what drawing MixUp, CutMix and random erasing costs. Writes `augmentation.csv` and a chart.
+Each contender augments the same decoded 224-pixel photographs in one thread, with two operations
+per image. Contenders take turns, in a new order every round, so that other load on the machine
+affects all equally. Times are CPU times of the process, minus that of a pipeline without
+augmentation. Libraries that are not installed are skipped with a message. Also measured: each
+operation of tf_lars separately, AugMix, and the random draws of MixUp, CutMix and random erasing.
+Writes `augmentation.csv` and a chart.
+
+The photographs are not in the repository: `--images` is a tar of JPEGs, by default
+`../shared/data/imagenet_photos.tar`, next to the checkout.
 """
 
 import importlib.metadata
@@ -31,7 +35,7 @@ BUDGET_MS = 4.0
 
 
 def load(path, count, size):
-    """Returns uint8 `[n, size, size, 3]`, the centres of up to `count` JPEGs of a tar."""
+    """Returns the centres of up to `count` JPEGs in a tar, as uint8 `[n, size, size, 3]`."""
     import numpy as np
     from PIL import Image
 
@@ -48,7 +52,7 @@ def load(path, count, size):
 
 
 def ours(magnitude):
-    """tf_lars.data.augment, on uint8, keyed by the example."""
+    """RandAugment of tf_lars.data.augment, on uint8, with the example's index as random key."""
     from tf_lars.data import augment
 
     policy = augment.policy("randaugment", magnitude)
@@ -56,7 +60,7 @@ def ours(magnitude):
 
 
 def keras_cv_layer(magnitude):
-    """keras_cv.layers.RandAugment; its operations are ten, without rotate and sharpness."""
+    """keras_cv.layers.RandAugment, which has ten operations, without rotate and sharpness."""
     import keras_cv
 
     layer = keras_cv.layers.RandAugment(
@@ -74,7 +78,7 @@ def keras_layer(magnitude):
 
 
 def tf_models(magnitude):
-    """tf-models-official: official/vision/ops/augment.py, its defaults but for the magnitude."""
+    """tf-models-official: official/vision/ops/augment.py, with defaults except the magnitude."""
     from official.vision.ops import augment
 
     policy = augment.RandAugment(num_layers=2, magnitude=magnitude)
@@ -82,7 +86,7 @@ def tf_models(magnitude):
 
 
 def augmix(magnitude):
-    """tf_lars.data.augment: three chains of one to three operations."""
+    """AugMix of tf_lars.data.augment: three chains of one to three operations."""
     from tf_lars.data import augment
 
     policy = augment.policy("augmix", magnitude)
@@ -98,7 +102,7 @@ def keras_cv_augmix(magnitude):
 
 
 def mixing_draws(magnitude):
-    """What is drawn for MixUp, CutMix and random erasing together."""
+    """Random draws of MixUp, CutMix and random erasing together."""
     from tf_lars.data.mixing import Mixing
 
     mixing = Mixing(0.2, 1.0, 0.5)
@@ -128,7 +132,7 @@ CONTENDERS = {
 
 
 def operations(magnitude):
-    """Returns {name: function} of each operation of ours at one magnitude."""
+    """Returns {name: function} for each operation of tf_lars at one magnitude."""
     import tensorflow as tf
 
     from tf_lars.data import augment
@@ -141,7 +145,7 @@ def operations(magnitude):
 
 
 def pipelines(images, magnitude, with_operations):
-    """Returns {name: endless iterator} of all contenders that are installed, one thread each."""
+    """Returns {name: endless iterator} of all installed contenders, with one thread each."""
     import tensorflow as tf
 
     functions = {}
@@ -149,7 +153,7 @@ def pipelines(images, magnitude, with_operations):
         try:
             functions[name] = make(magnitude)
         except ImportError as error:
-            print(f"left out: {name} ({error})")
+            print(f"skipped: {name} ({error})")
     if with_operations and OURS in functions:
         functions |= operations(magnitude)
     options = tf.data.Options()
@@ -161,7 +165,7 @@ def pipelines(images, magnitude, with_operations):
 
 
 def measure(iterators, count, rounds):
-    """Returns {name: CPU milliseconds per image}, one value per round, after one to warm up."""
+    """Returns {name: CPU milliseconds per image}, a value per round, after a warm-up round."""
     times = {name: [] for name in iterators}
     order = list(iterators)
     shuffle = random.Random(0).shuffle
@@ -177,7 +181,7 @@ def measure(iterators, count, rounds):
 
 
 def table(times, rounds):
-    """Returns rows of milliseconds above those of the empty pipeline, and their ratio to ours."""
+    """Returns rows of milliseconds beyond the empty pipeline, and their ratio to tf_lars."""
     base = statistics.median(times[NOTHING])
     net = {name: statistics.median(values) - base for name, values in times.items()}
     return [
@@ -199,7 +203,7 @@ def write(rows, path):
 
 
 def chart(rows, path):
-    """Draws the CPU time of every contender as a bar, with the budget as a line."""
+    """Draws a bar chart of CPU times, with the budget as a line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.32 * len(rows) + 1.2), layout="constrained")
@@ -218,14 +222,14 @@ def chart(rows, path):
     axes.axvline(BUDGET_MS, color="0.4", linestyle=":", zorder=0, label=f"{BUDGET_MS:g} ms")
     axes.set_xscale("log")
     axes.invert_yaxis()
-    axes.set_xlabel("CPU ms per image on one core, median; orange: one operation of ours")
+    axes.set_xlabel("CPU ms per image on one core, median; orange: one operation of tf_lars")
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -236,7 +240,7 @@ def main(argv):
     print(tables.machine())
     print(f"Python {platform.python_version()}, {_versions()}, 1 thread")
     if not pathlib.Path(FLAGS.images).is_file():
-        raise SystemExit(f"--images must be a tar of JPEGs. Received: {FLAGS.images!r}.")
+        raise SystemExit(f"--images must be a tar file of JPEGs. Received: {FLAGS.images!r}.")
     images = load(FLAGS.images, FLAGS.count, FLAGS.image_size)
     iterators = pipelines(images, FLAGS.magnitude, FLAGS.operations)
     rows = table(measure(iterators, len(images), FLAGS.rounds), FLAGS.rounds)
@@ -259,17 +263,17 @@ def _versions():
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
     flags.DEFINE_string(
         "images",
         str(pathlib.Path(__file__).resolve().parents[2] / "shared/data/imagenet_photos.tar"),
-        "A tar of JPEGs.",
+        "Tar file of JPEGs, not part of the repository.",
     )
     flags.DEFINE_integer("rounds", 9, "Interleaved rounds over the contenders.", lower_bound=1)
     flags.DEFINE_integer("count", 200, "Images per contender and round.", lower_bound=1)
     flags.DEFINE_integer("image_size", 224, "Side of the images in pixels.", lower_bound=8)
-    flags.DEFINE_float("magnitude", 9.0, "Magnitude of RandAugment, of 10.")
-    flags.DEFINE_boolean("operations", True, "Measure each of our operations as well.")
+    flags.DEFINE_float("magnitude", 9.0, "Magnitude of RandAugment, from 0 to 10.")
+    flags.DEFINE_boolean("operations", True, "Also measure each operation of tf_lars.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table and the chart.")
 
 

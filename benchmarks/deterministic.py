@@ -1,10 +1,10 @@
-"""What `--deterministic` costs on a CPU: ResNet-50 in training, with it and without.
+"""Cost of `--deterministic` on a CPU: training of ResNet-50 with and without the flag.
 
     python -m benchmarks.deterministic
 
-The flag switches oneDNN off and has TensorFlow use deterministic kernels only, for a whole process.
-So each contender has a process of its own, and they take turns, with LARS on one batch of noise in
-memory. Writes `deterministic.csv`.
+The flag disables oneDNN and restricts TensorFlow to deterministic kernels for the whole process.
+Each contender therefore runs in a separate process, and they take turns, with LARS on one batch of
+noise in memory. Writes `deterministic.csv`.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ CONTENDERS = {"default": False, "--deterministic": True}
 
 
 class Task(NamedTuple):
-    """What a process does."""
+    """Settings of a process."""
 
     deterministic: bool
     batch_size: int
@@ -33,7 +33,7 @@ class Task(NamedTuple):
 
 
 def train(task):
-    """Trains, and yields the number of images after each step."""
+    """Trains, yielding the number of images after each step."""
     if task.deterministic:
         from launch.run import determinism
 
@@ -60,12 +60,12 @@ def train(task):
 
 
 def measure(tasks, steps, rounds):
-    """Returns {name: turns}, of `steps` steps each.
+    """Returns {name: turns}, with `steps` steps in each turn.
 
     Args:
         tasks: {name: Task}.
-        steps: of a turn.
-        rounds: turns of each contender.
+        steps: Number of steps per turn.
+        rounds: Number of turns per contender.
     """
     with contextlib.ExitStack() as stack:
         processes = {}
@@ -77,7 +77,7 @@ def measure(tasks, steps, rounds):
 
 
 def table(taken):
-    """Returns the rows of the table, from {name: turns}."""
+    """Returns the rows of the table from {name: turns}."""
     cpu = {name: [1e3 * t.cpu / t.images for t in values] for name, values in taken.items()}
     wall = {name: [t.images / t.wall for t in values] for name, values in taken.items()}
     default = statistics.median(cpu["default"])
@@ -95,7 +95,7 @@ def table(taken):
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     print(tables.machine())
     print(
@@ -114,17 +114,17 @@ def main(argv):
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
-    flags.DEFINE_integer("rounds", 5, "Turns of each.", lower_bound=1)
-    flags.DEFINE_integer("steps", 3, "Steps of a turn.", lower_bound=1)
-    flags.DEFINE_integer("cores", 2, "Cores of each.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 32, "Images of a step.", lower_bound=1)
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
+    flags.DEFINE_integer("rounds", 5, "Turns per contender.", lower_bound=1)
+    flags.DEFINE_integer("steps", 3, "Steps per turn.", lower_bound=1)
+    flags.DEFINE_integer("cores", 2, "Cores per contender.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Images per step.", lower_bound=1)
     flags.DEFINE_integer("image_size", 64, "Side of the images in pixels.", lower_bound=32)
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table.")
 
 
 if __name__ == "__main__":
-    from benchmarks import deterministic  # the processes look for `train` there
+    from benchmarks import deterministic  # the processes import `train` from there
 
     deterministic.define_flags()
     app.run(deterministic.main)

@@ -1,11 +1,11 @@
-"""Random faults in jobs of three hosts: who notices, how soon, and what is lost.
+"""Random faults in jobs on three hosts: time to detection, reported reason and lost steps.
 
 python -m benchmarks.faults --data_dir=data/digits
 
-Needs root (network namespaces and small disks). The hosts are network namespaces of this machine;
-each runs `launch.gpu_cluster` with one worker, on the handwritten digits. Each run but the first
-meets every kind of fault once, in random order, on random hosts, at random instants. It must end
-by itself with the weights of the undisturbed run.
+Requires root, for network namespaces and small disks. The hosts are network namespaces on this
+machine; each runs `launch.gpu_cluster` with one worker, on the handwritten digits. Every run except
+the first suffers each kind of fault once, in random order, on random hosts and at random times. It
+must finish without intervention, with the same weights as the undisturbed run.
 """
 
 import argparse
@@ -32,19 +32,19 @@ FAULTS = (
     "disk full",
 )
 SECONDS_OUT = 40.0
-"""How long a link stays cut: longer than it takes to notice."""
+"""Duration of a link failure, longer than its detection takes."""
 LIMIT_SECONDS = 600.0
-"""For each fault, and for the rest of the run."""
+"""Time limit for each fault, and for the rest of the run."""
 NOTICED = ("restart ", "asked to save and stop", "warning: no checkpoint")
 RESULTS = pathlib.Path(__file__).parent / "results" / "faults.csv"
 
 
 def main():
-    """Runs the undisturbed job, and then one for each fault."""
+    """Runs the undisturbed job, then the jobs with faults."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", required=True, help="The digits, prepared.")
-    parser.add_argument("--runs", type=int, default=5, help="Runs with six faults each.")
-    parser.add_argument("--epochs", type=int, default=40, help="Epochs of each run.")
+    parser.add_argument("--data_dir", required=True, help="Folder of the prepared digits.")
+    parser.add_argument("--runs", type=int, default=5, help="Number of runs with six faults each.")
+    parser.add_argument("--epochs", type=int, default=40, help="Epochs per run.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -71,16 +71,16 @@ def main():
 
 
 def run(hosts, flags, faults, draw):
-    """Runs a job with some faults, one after the other.
+    """Runs a job with a sequence of faults.
 
     Args:
-      hosts: three.
-      flags: of the training.
-      faults: kinds, of `FAULTS`.
-      draw: random numbers.
+      hosts: The three hosts.
+      flags: Training flags.
+      faults: Kinds of faults, from `FAULTS`.
+      draw: Random number generator.
 
     Returns:
-      A row for each fault, and how the run ended.
+      A row for each fault, and the outcome of the run.
     """
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, faulty_disks.small(folder, 64) as disk:
@@ -89,7 +89,7 @@ def run(hosts, flags, faults, draw):
             job.start()
             rows = []
             for kind in faults:
-                # After two epochs at least, of which one ends after the last fault.
+                # At least two epochs later, so that one starts and ends after the last fault.
                 epochs = last_epoch(job) + draw.randrange(2, 5)
                 job.wait_for(f"epoch {epochs}/", seconds=LIMIT_SECONDS)
                 threading.Event().wait(draw.uniform(0.0, 0.5))
@@ -109,7 +109,7 @@ def run(hosts, flags, faults, draw):
 
 
 def inflict(kind, job, disk, victim):
-    """Does the harm and, where it passes, mends it; returns how it was taken."""
+    """Injects a fault and, if it is temporary, removes it; returns the job's reaction."""
     seen = len(job.lines)
     step = last_step(job)
     at = time.monotonic()
@@ -126,14 +126,14 @@ def inflict(kind, job, disk, victim):
             number = {"kill -9": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
             job.signal_worker(victim, number.get(kind, signal.SIGTERM))
         told, noticed = job.wait_for(*NOTICED, since=seen)
-        if kind == "link cut":  # for so long, or until all know
+        if kind == "link cut":  # restored after `SECONDS_OUT`, or once detected if that is later
             threading.Event().wait(max(0.0, at + SECONDS_OUT - time.monotonic()))
     mended = time.monotonic()
     result = {
         "seconds_to_notice": round(noticed - at, 1),
         "told": reason(job, seen, told, but=victim if kind == "link cut" else None),
     }
-    if "warning" in told:  # it went on all the time
+    if "warning" in told:  # training was not interrupted
         return result | {"seconds_to_resume": 0.0, "steps_lost": 0}
     line, _ = job.wait_for("resuming from", since=seen, seconds=LIMIT_SECONDS)
     resumed = int(re.search(r"step ([\d,]+) of", line)[1].replace(",", ""))
@@ -147,12 +147,12 @@ def inflict(kind, job, disk, victim):
 
 
 def last_step(job):
-    """Returns the step of the last line of progress."""
+    """Returns the step in the last progress line."""
     return _highest(r"step (\d+)/", job)
 
 
 def last_epoch(job):
-    """Returns the epoch of the last line of progress."""
+    """Returns the epoch in the last progress line."""
     return _highest(r"epoch (\d+)/", job)
 
 
@@ -162,7 +162,7 @@ def _highest(pattern, job):
 
 
 def reason(job, seen, told, but):
-    """Returns the first reason that a host gave: not the one that is cut off itself."""
+    """Returns the first reason reported by a host, except by the one that is cut off."""
     words = ("error: ", "was killed", "warning: ", "asked to save")
     lines = [
         line

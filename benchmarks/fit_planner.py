@@ -1,18 +1,18 @@
-"""Fits the planner's device families to published results, and judges the fit on what it never saw.
+"""Fits the planner's device families to published results and validates on held-out results.
 
     python -m benchmarks.fit_planner
 
 Writes `tf_lars/planner/fitted.csv`, and under `benchmarks/results`: `planner_validation.csv`
-(errors in the sample and out of it), `planner_by_size.csv` (fitted on up to 128 devices, judged on
-more), `planner_papers.csv` (every published result that is no MLPerf submission) and
+(in-sample and out-of-sample errors), `planner_by_size.csv` (fitted on up to 128 devices, validated
+on more), `planner_papers.csv` (every published result except MLPerf submissions) and
 `planner_data_sheets.csv` (rates computed from `benchmarks/datasheets.csv`).
 
 The model of a family is t = (b + h)/r + k lg(p)/r; see `tf_lars/planner/devices.py`. All families
-are fitted together: r is each family's own; a log-normal prior holds h near a mean that all
-families share and that is fitted too, and a half-normal one holds k near 0, so that a family with
-two results is not fitted to their noise. Residuals are relative errors of the step's time, robust
-(Huber). The widths of the priors hardly matter: over 16 pairs, the mean error on results left out
-(10 folds) lay between 5.8 % and 6.3 %.
+are fitted jointly: each has its own r; a log-normal prior keeps h near a mean that all families
+share and that is also fitted, and a half-normal prior keeps k near 0, so that a family with two
+results is not fitted to their noise. Residuals are relative errors of the step time, with a robust
+(Huber) loss. The widths of the priors hardly matter: over 16 pairs of widths, the mean error on
+held-out results (10 folds) was between 5.8 % and 6.3 %.
 """
 
 import csv
@@ -35,25 +35,25 @@ from tf_lars.planner.workloads import workload
 FLAGS = flags.FLAGS
 
 MLPERF_DEVIATION, PAPER_DEVIATION = 0.05, 0.15
-"""Relative deviations of a result from its family: papers differ in software, too."""
+"""Relative deviation of a result from its family, larger for papers, whose software differs."""
 
 OVERHEAD_WIDTH, GROWTH_WIDTH = 0.55, 0.6
-"""Deviation of log h among families, and of k in images, which is at least 0."""
+"""Standard deviations of log h among families, and of k, which is in images and at least 0."""
 
 TYPICAL_OVERHEAD = 8.0
-"""Images: where the search for the mean of h starts, known to a factor of 7 before any data."""
+"""Initial value of the mean of h, in images; its prior spans a factor of 7 either way."""
 
 LEAST_ROWS = 4
-"""Families with fewer results are fitted, but not judged."""
+"""Number of results below which a family is fitted but not validated."""
 
 SMALL = 128
-"""Devices of the largest system in the fit that is judged on larger ones."""
+"""Number of devices of the largest system in the fit that is validated on larger ones."""
 
 RESNET50 = workload("resnet50")
 
 
 def fit(results: Sequence[PublishedResult]) -> dict[str, FittedDevice]:
-    """Returns the families' constants, from results of ResNet-50; `relative_error` is left at 0."""
+    """Returns the families' constants, fitted to results of ResNet-50, with `relative_error` 0."""
     names = sorted({result.accelerator for result in results})
     count = len(names)
     family = np.array([names.index(result.accelerator) for result in results])
@@ -113,7 +113,7 @@ def errors(
     *,
     epochs_given: bool = True,
 ) -> np.ndarray:
-    """Returns predicted over published minutes, less 1, of results of known families."""
+    """Returns predicted / published minutes - 1 for results of known families."""
     out = []
     for result in results:
         batch = result.global_batch_size
@@ -126,14 +126,14 @@ def errors(
 
 
 def judged(results: Sequence[PublishedResult]) -> list[PublishedResult]:
-    """Returns the MLPerf results of families with at least `LEAST_ROWS` of them, but for CPUs."""
+    """Returns the MLPerf results of families with at least `LEAST_ROWS` of them, except CPUs."""
     mlperf = [r for r in results if r.is_mlperf and not r.accelerator.startswith("CPU")]
     counts = {r.accelerator: sum(q.accelerator == r.accelerator for q in mlperf) for r in mlperf}
     return [r for r in mlperf if counts[r.accelerator] >= LEAST_ROWS]
 
 
 def validate(results: Sequence[PublishedResult], repeats: int) -> list[dict]:
-    """Returns the errors in the sample and on results left out, with and without their epochs."""
+    """Returns in-sample and held-out errors, with published and with predicted epochs."""
     targets = judged(results)
     rest = [r for r in results if r not in targets]
     random = np.random.default_rng(0)
@@ -164,7 +164,7 @@ def validate(results: Sequence[PublishedResult], repeats: int) -> list[dict]:
 
 
 def by_size(results: Sequence[PublishedResult]) -> list[dict]:
-    """Returns per family the errors on more than 128 devices, fitted on up to 128."""
+    """Returns the errors of each family on more than 128 devices, fitted on up to 128."""
     targets = judged(results)
     small = [r for r in results if r.devices <= SMALL]
     families = fit(small)
@@ -178,9 +178,9 @@ def by_size(results: Sequence[PublishedResult]) -> list[dict]:
 
 
 def papers(results: Sequence[PublishedResult]) -> list[dict]:
-    """Returns every result that is no MLPerf submission beside its prediction.
+    """Returns every result except MLPerf submissions, with its prediction.
 
-    A result that was fitted is predicted once with and once without itself in the fit.
+    Results that are part of the fit are predicted both with and without themselves in the fit.
     """
     everything = [r for r in results if r.fitted]
     families = fit(everything)
@@ -220,11 +220,11 @@ def papers(results: Sequence[PublishedResult]) -> list[dict]:
 
 
 def data_sheets(families: dict[str, FittedDevice]) -> tuple[float, float, list[dict]]:
-    """Fits the two shares of a data sheet to the families' rates.
+    """Fits the two constants that convert data sheets to the families' rates.
 
     Returns:
-      The share of the peak arithmetic, the bytes per FLOP in 16 bits, and a row per family with
-      the error of its rate when it is left out of the fit.
+      The fraction of peak FLOP/s, the bytes per FLOP in 16 bits, and a row per family with the
+      error of its rate if it is held out of the fit.
     """
     with open(pathlib.Path(__file__).parent / "datasheets.csv", newline="") as file:
         sheets = list(csv.DictReader(file))
@@ -261,9 +261,10 @@ def data_sheets(families: dict[str, FittedDevice]) -> tuple[float, float, list[d
 def with_relative_errors(
     families: dict[str, FittedDevice], results: Sequence[PublishedResult]
 ) -> dict[str, FittedDevice]:
-    """Returns the families with their error on a result that was left out of the fit.
+    """Returns the families with their relative errors on held-out results.
 
-    The root of the mean square of the family's own, held near that of all by weight of 4 results.
+    This is the root mean square of the family's errors, shrunk towards that of all families with
+    the weight of `LEAST_ROWS` results.
     """
     left_out: dict[str, list[float]] = {name: [] for name in families}
     for result in results:
@@ -310,7 +311,7 @@ def _summary(relative: np.ndarray) -> dict:
 
 
 def main(_):
-    """Fits, judges and writes."""
+    """Fits and validates the families, and writes the tables."""
     results = published_results()
     fitted = [r for r in results if r.fitted]
     families = with_relative_errors(fit(fitted), fitted)
@@ -333,10 +334,10 @@ def _rounded(row: dict) -> dict:
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
-    flags.DEFINE_string("constants", "tf_lars/planner/fitted.csv", "Where the constants go.")
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
+    flags.DEFINE_string("constants", "tf_lars/planner/fitted.csv", "File for the constants.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables of errors.")
-    flags.DEFINE_integer("repeats", 10, "Random splits of each kind.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 10, "Number of random splits of each kind.", lower_bound=1)
 
 
 if __name__ == "__main__":

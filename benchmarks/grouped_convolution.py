@@ -1,12 +1,12 @@
-"""CPU time of AlexNet's grouped convolutions, ours and Keras's, side by side in one run.
+"""CPU time of AlexNet's grouped convolutions, compared with Keras and TensorFlow in one run.
 
     python -m benchmarks.grouped_convolution
 
-Forwards and backwards through conv2, conv4 and conv5 at 227 pixels, with two groups each, as
-`models.alexnet.GroupedConv2D`, as `keras.layers.Conv2D(groups=2)`, which compiles it with XLA, and
-as `tf.nn.conv2d`, which takes grouped filters as they are. The contenders take turns, in a new
-order every round, so that what else the machine does falls on all alike; the time is the CPU time
-of all threads. Writes `grouped_convolution.csv` and a chart.
+Forward and backward passes through conv2, conv4 and conv5 at 227 pixels, with two groups each, by
+`models.alexnet.GroupedConv2D`, by `keras.layers.Conv2D(groups=2)`, which compiles them with XLA,
+and by `tf.nn.conv2d`, which accepts grouped filters directly. Contenders take turns, in a new order
+every round, so that other load on the machine affects all equally. Times are CPU times of all
+threads. Writes `grouped_convolution.csv` and a chart.
 """
 
 import os
@@ -28,10 +28,10 @@ LAYERS = {"conv2": (27, 96, 256, 5), "conv4": (13, 384, 384, 3), "conv5": (13, 3
 
 
 def steps(side, channels, filters, kernel, batch):
-    """Returns {name: function of no arguments} that gives the gradients of one layer.
+    """Returns {name: function without arguments} that computes the gradients of one layer.
 
-    All have the same weights and the same images, and give the gradients of the sum of squares
-    with respect to images, kernel and bias.
+    All have the same weights and images, and return the gradients of the sum of squares with
+    respect to images, kernel and bias.
     """
     import keras
     import tensorflow as tf
@@ -66,7 +66,7 @@ def steps(side, channels, filters, kernel, batch):
 
 
 def measure(contenders, rounds):
-    """Returns {name: CPU milliseconds}, one value per round, after one to warm up."""
+    """Returns {name: CPU milliseconds}, one value per round, after a warm-up round."""
     times = {name: [] for name in contenders}
     order = list(contenders)
     shuffle = random.Random(0).shuffle
@@ -82,7 +82,7 @@ def measure(contenders, rounds):
 
 
 def table(layer, times):
-    """Returns the rows of one layer."""
+    """Returns the rows of the table for one layer."""
     ours = statistics.median(times[OURS])
     return [
         {
@@ -98,7 +98,7 @@ def table(layer, times):
 
 
 def chart(rows, path):
-    """Draws the CPU time of every contender in every layer as a bar."""
+    """Draws a bar chart of the CPU times of all contenders and layers."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.6), layout="constrained")
@@ -112,14 +112,14 @@ def chart(rows, path):
         axes.bar_label(bars, fmt="%.0f", padding=2)
     axes.set_xticks(range(len(LAYERS)), list(LAYERS))
     axes.set_yscale("log")
-    axes.set_ylabel("CPU ms, forwards and backwards, median")
+    axes.set_ylabel("CPU ms, forward and backward, median")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -142,7 +142,7 @@ def main(argv):
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
     flags.DEFINE_integer("rounds", 9, "Interleaved rounds over the contenders.", lower_bound=1)
     flags.DEFINE_integer("batch", 64, "Images per step.", lower_bound=1)
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table and the chart.")

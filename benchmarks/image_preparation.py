@@ -1,17 +1,20 @@
-"""CPU time of preparing an image, by ours and by a converter that decodes, side by side in one run.
+"""CPU time to prepare an image, compared with a converter that decodes it, in one run.
 
     python -m benchmarks.image_preparation
 
-The full-decode converter does with an image what Google's `imagenet_to_gcs.py` does: it reads the
-file, decodes all of it to learn height and width, and writes a TFRecord example. It has no
-checksum, no resume, and one process. Ours takes the size from the header, refuses what a decoder
-refuses, and hashes the shard as the file system gives it back.
+The full-decode converter processes an image as Google's `imagenet_to_gcs.py` does: it reads the
+file, decodes it completely to find its height and width, and writes a TFRecord example. It has no
+checksums, cannot resume, and uses one process. tf_lars reads the size from the header, rejects
+what a decoder rejects, and hashes the shard as read back from the file system.
 
-Contenders: one worker process writes a shard of each in turn, in a new order every round. Scaling:
-ours on one and on two worker processes in turn. Counted is everything from reading the files to
-the finished shard, in the workers; not counted are the listing of the files and the start of the
-processes (TensorFlow's import), which do not grow with the images. The files come from the page
+Contenders: one worker process writes a shard for each in turn, in a new order every round. Scaling:
+tf_lars on one and on two worker processes in turn. Everything from reading the files to the
+finished shard in the workers is measured; listing the files and starting the processes (importing
+TensorFlow) are not, since they do not depend on the number of images. Files are read from the page
 cache. Writes `image_preparation.csv`, `image_preparation_scaling.csv` and a chart.
+
+The photographs are not in the repository: `--photos` is a tar of JPEGs in class folders, by default
+`../shared/data/imagenet_photos.tar`, next to the checkout.
 """
 
 import pathlib
@@ -35,12 +38,12 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "photos",
     str(pathlib.Path(__file__).resolve().parents[2] / "shared/data/imagenet_photos.tar"),
-    "A tar of <folder>/<class>/*.JPEG.",
+    "Tar file of <folder>/<class>/*.JPEG, not part of the repository.",
 )
-flags.DEFINE_integer("rounds", 9, "Measured rounds; one more comes before them.", lower_bound=5)
+flags.DEFINE_integer("rounds", 9, "Measured rounds, after a warm-up round.", lower_bound=5)
 flags.DEFINE_integer("images", 1000, "Images per contender and round.", lower_bound=1)
 flags.DEFINE_integer("scaling_images", 16000, "Images per run of the scaling.", lower_bound=1)
-flags.DEFINE_string("work_dir", None, "Folder for photos and shards; by default a temporary one.")
+flags.DEFINE_string("work_dir", None, "Folder for temporary files; by default the system's.")
 flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and the chart.")
 
 FULL_DECODE = "full-decode converter"
@@ -69,7 +72,7 @@ class Photos:
         (folder / "shards").mkdir()
 
     def task(self, name, images, number=0):
-        """A task with as many images, the photos over and over; `number` names its shard."""
+        """Returns a task of `images` images, repeating photos; `number` is that of its shard."""
         files = [self._files[i % len(self._files)] for i in range(images)]
         shard = f"train-{number:05d}-of-99999"
         if name == FULL_DECODE:
@@ -90,7 +93,7 @@ class Photos:
 
 
 def compare(photos, rounds, images):
-    """Returns the table of all contenders, who take turns in one process."""
+    """Returns the table of all contenders, which take turns in one process."""
     names = [FULL_DECODE, *_ENCODINGS]
     shuffle = random.Random(0).shuffle
     tasks = []
@@ -124,7 +127,7 @@ def _kilobytes(timings, name):
 
 
 def scale(photos, rounds, images, name=OURS):
-    """Returns the table of ours on one and two processes, which take turns."""
+    """Returns the table of a contender on one and on two processes, which take turns."""
     measured = {1: [], 2: []}
     for round_ in range(-1, rounds):
         for processes in measured:
@@ -155,9 +158,9 @@ def scale(photos, rounds, images, name=OURS):
 
 
 def _run(photos, name, images, processes):
-    """Images per second of wall time, and CPU milliseconds per image, of one run.
+    """Returns images per second of wall time, and CPU milliseconds per image, of one run.
 
-    The first task of every process warms it up. The clock starts when the last of them is done.
+    The first task of each process is a warm-up; the clock starts when all of these are done.
     """
     tasks = [
         photos.task(name, _IMAGES_PER_TASK, number)
@@ -176,7 +179,7 @@ def _run(photos, name, images, processes):
 
 
 def chart(contenders, scaling, path):
-    """Draws images per second: of each contender on one core, and of ours on one and two."""
+    """Draws images per second for all contenders on one core, and for tf_lars on one and two."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.6), layout="constrained")
@@ -213,14 +216,14 @@ def chart(contenders, scaling, path):
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     print(tables.machine())
     results = pathlib.Path(FLAGS.output_dir)
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=FLAGS.work_dir) as folder:
         photos = Photos(FLAGS.photos, pathlib.Path(folder))
-        print(f"photos of {photos.mean_bytes / 1e3:.0f} KB on average")
+        print(f"photographs of {photos.mean_bytes / 1e3:.0f} KB on average")
         contenders = compare(photos, FLAGS.rounds, FLAGS.images)
         tables.show(contenders)
         scaling = scale(photos, FLAGS.rounds, FLAGS.scaling_images)

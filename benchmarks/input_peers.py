@@ -1,14 +1,14 @@
-"""ImageNet input by tf-lars and by its peers: the same task, each from the format that is its own.
+"""ImageNet input in tf_lars and other libraries: the same task, each from its native format.
 
 Training: a random box of 8 to 100 % of the area with an aspect ratio of 3/4 to 4/3, resized to
-224 x 224 (bilinear, without a low-pass filter where the peer allows that), and a random flip.
-Evaluation: short side 256, centre crop 224, or the equal crop of 7/8 of the short side.
+224 x 224 (bilinear, without a low-pass filter if the library allows that), and a random flip.
+Evaluation: short side 256, centre crop 224, or the equivalent crop of 7/8 of the short side.
 
-Every maker takes a `Task` and returns an endless iterator of the number of images in each batch;
-it raises ImportError where the peer is not installed. What differs in the task:
+Each factory takes a `Task` and returns an endless iterator over the numbers of images in batches;
+it raises ImportError if the library is not installed. The tasks differ in these points:
 
-* tf_lars leaves the flip and the normalisation to the device, and hands over a flip per image.
-* tf-models, "float" and keras hand over float32, which is four times the bytes of uint8.
+* tf_lars leaves flip and normalisation to the device, and returns a flip per image.
+* tf-models, "float" and keras return float32, which has four times as many bytes as uint8.
 * keras has no random crop: it decodes the whole image and resizes it, with a random flip.
 """
 
@@ -29,17 +29,16 @@ STEPS = 1 << 30
 
 @dataclass(frozen=True)
 class Task:
-    """What one contender reads, and how.
+    """Input data and settings of a contender.
 
     Attributes:
-      images: folder with `train/<class>/*` and `val/<class>/*`, the format of the peers that read
-        files.
-      shards: the same images as `launch.prepare_imagenet` writes them.
-      small_shards: the same with `--short_side=256 --jpeg_quality=90`.
-      training: augmented and shuffled; otherwise the centre crop, in order.
-      cores: threads or processes that the contender may use.
-      batch_size: images in a batch.
-      size: side of the images that come out, in pixels.
+      images: Folder with `train/<class>/*` and `val/<class>/*`, for libraries that read files.
+      shards: Folder with the same images as written by `launch.prepare_imagenet`.
+      small_shards: Folder with the same images, with `--short_side=256 --jpeg_quality=90`.
+      training: Whether to augment and shuffle; otherwise images are centre-cropped, in order.
+      cores: Number of threads or processes that the contender may use.
+      batch_size: Images per batch.
+      size: Side of the resulting images in pixels.
     """
 
     images: str
@@ -52,7 +51,7 @@ class Task:
 
     @property
     def folder(self):
-        """The split of `images` to read."""
+        """Folder of the split of `images` to read."""
         return f"{self.images}/{'train' if self.training else 'val'}"
 
     @property
@@ -77,7 +76,7 @@ def tf_lars(task, data_dir=None):
 
 
 def tf_lars_small(task):
-    """tf_lars.data.image_input from shards whose images have a short side of 256."""
+    """tf_lars.data.image_input: from shards whose images have a short side of 256."""
     return tf_lars(task, task.small_shards)
 
 
@@ -101,7 +100,7 @@ def tf_models(task):
 
 
 def dali(task, floats=False):
-    """NVIDIA DALI on the CPU: decoding of the box alone, then resize and flip."""
+    """NVIDIA DALI on the CPU: decodes only the box, then resizes and flips."""
     from nvidia.dali import fn, pipeline_def, types
 
     normalised = {"dtype": types.FLOAT, "mean": MEAN, "std": STD, "output_layout": "CHW"}
@@ -132,7 +131,7 @@ def dali(task, floats=False):
 
 
 def torch_pil(task, floats=False):
-    """torch.utils.data.DataLoader with PIL, as torchvision's ImageFolder and transforms do it."""
+    """torch.utils.data.DataLoader with PIL, as in torchvision's ImageFolder and transforms."""
     import numpy as np
     import PIL.Image
     import torch
@@ -193,7 +192,7 @@ def _pil_eval(task, image):
 
 
 def simplejpeg_cv2(task):
-    """simplejpeg's decoding of the whole image and cv2's resize of the crop, in threads."""
+    """simplejpeg and cv2: decodes the whole image and resizes the crop, in threads."""
     import cv2
     import numpy as np
     import simplejpeg
@@ -218,7 +217,7 @@ def simplejpeg_cv2(task):
     def batches():
         files = _endless_files(task)
         with ThreadPoolExecutor(task.cores) as pool:
-            # As far ahead as two batches, like the prefetching of the others.
+            # Two batches ahead, like the prefetching of the others.
             ahead = deque(pool.submit(load, next(files)) for _ in range(2 * task.batch_size))
             while True:
                 images, labels = [], []
@@ -258,9 +257,9 @@ def keras_folder(task):
 
 
 def random_box(width, height):
-    """Returns a random box (left, top, width, height) as torchvision's RandomResizedCrop draws it.
+    """Returns a random box (left, top, width, height), drawn as in torchvision's RandomResizedCrop.
 
-    At most ten draws; then the largest centred box of an allowed aspect ratio.
+    After ten unsuccessful draws, it is the largest centred box with an allowed aspect ratio.
     """
     for _ in range(10):
         area = width * height * random.uniform(*AREA)
@@ -274,7 +273,7 @@ def random_box(width, height):
 
 
 def _endless_files(task, epochs=None):
-    """Yields (path, class) of the split, shuffled anew every epoch in training."""
+    """Yields (path, class) of the split, reshuffled every epoch in training."""
     classes = sorted(folder.name for folder in pathlib.Path(task.folder).iterdir())
     files = [
         (str(path), label)
@@ -300,7 +299,7 @@ CONTENDERS = {
     "simplejpeg cv2": simplejpeg_cv2,
     "keras from_directory": keras_folder,
 }
-"""The makers by name; tf_lars is the measure of all others."""
+"""Factories by name."""
 
 PACKAGES = (
     "tensorflow",
@@ -315,7 +314,7 @@ PACKAGES = (
 
 
 def versions():
-    """Returns {package: version} of those of `PACKAGES` that are installed."""
+    """Returns {package: version} for the installed ones among `PACKAGES`."""
     found = {}
     for package in PACKAGES:
         try:

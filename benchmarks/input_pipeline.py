@@ -1,17 +1,18 @@
-"""Images per second of CPU time, of tf-lars's ImageNet input and of its peers, side by side.
+"""Images per second of CPU time of ImageNet input, compared with other libraries in one run.
 
     python -m benchmarks.input_pipeline
 
-Every contender has a process of its own, for one core and for two, and they take turns: a few
-batches each, in a new order every round, so that what else the machine does falls on all alike.
-CPU time is that of the process, its threads and its workers and is the measure; wall time depends
-on what else runs, and says how the work spreads over cores. A peer that is not installed is left
-out with a word; `make bench-input` has them all. Writes `input_pipeline.csv`, a chart, and the
-machine and versions as text.
+Each contender runs in a separate process, on one core and on two, and they take turns: a few
+batches each, in a new order every round, so that other load on the machine affects all equally.
+Results are compared by CPU time, which includes threads and child processes; wall time depends on
+other load and shows how the work scales over cores. Libraries that are not installed are skipped
+with a message; `make bench-input` installs all of them. Writes `input_pipeline.csv`, a chart, and
+the machine and versions as text.
 
-The images are those of a tar file or of a folder of class folders, repeated to `--records` (about
-0.6 MB of memory for each): this measures decoding, not storage. What the contenders do with them,
-and what differs, stands in `benchmarks/input_peers.py`. Linux.
+The photographs are not in the repository: `--images` is a tar file or a folder of class folders, by
+default `../shared/data/imagenet_photos.tar`, next to the checkout. They are repeated to `--records`
+images (about 0.6 MB of memory for each): this measures decoding, not storage. The tasks of the
+contenders and their differences are described in `benchmarks/input_peers.py`. Requires Linux.
 """
 
 import contextlib
@@ -31,12 +32,12 @@ from tf_lars.data.prepare.preparation import PrepareConfig, prepare_images
 
 FLAGS = flags.FLAGS
 
-# Turns that no one counts: tf.data settles how many threads it uses.
+# Turns that are not measured, in which tf.data tunes its number of threads.
 WARM_UP = 2
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     cores = sorted({int(n) for n in FLAGS.cores})
     available = len(os.sched_getaffinity(0))
@@ -61,9 +62,9 @@ def prepare(source, folder, records):
     """Writes the images in every contender's format.
 
     Args:
-        source: tar file or folder with `<class>/<image>`, at any depth.
-        folder: where to write.
-        records: number of images; those of `source`, again and again.
+        source: Tar file or folder with `<class>/<image>`, at any depth.
+        folder: Output folder.
+        records: Number of images, for which those of `source` are repeated.
 
     Returns:
         {argument of `peers.Task`: path}.
@@ -101,7 +102,7 @@ def measure(data, mode, cores):
                 try:
                     process.wait_until_ready()
                 except interleaved.LeftOut as error:
-                    print(f"{mode}, left out: {name} ({error})")
+                    print(f"{mode}, skipped: {name} ({error})")
                     break
                 processes[name, number] = process
         return interleaved.measure(
@@ -141,7 +142,7 @@ def table(mode, times):
 
 
 def chart(rows, path):
-    """Draws the rates on the smallest number of cores, and the speed-up on the largest."""
+    """Draws the rates on the fewest cores, and the speed-ups on the most."""
     from matplotlib.figure import Figure
 
     modes = list(dict.fromkeys(row["mode"] for row in rows))
@@ -171,18 +172,22 @@ def chart(rows, path):
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
     flags.DEFINE_string(
-        "images", "../shared/data/imagenet_photos.tar", "Tar file or folder with <class>/<image>."
+        "images",
+        "../shared/data/imagenet_photos.tar",
+        "Tar file or folder with <class>/<image>, not part of the repository.",
     )
-    flags.DEFINE_integer("records", 1024, "Images after repetition; full batches.", lower_bound=1)
+    flags.DEFINE_integer(
+        "records", 1024, "Images after repetition, a multiple of the batch size.", lower_bound=1
+    )
     flags.DEFINE_integer("rounds", 9, "Interleaved rounds over the contenders.", lower_bound=1)
-    flags.DEFINE_integer("batches", 8, "Batches in a turn.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
+    flags.DEFINE_integer("batches", 8, "Batches per turn.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
     flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores to measure on.")
-    flags.DEFINE_list("modes", ["train", "eval"], "What to measure, of train and eval.")
-    flags.DEFINE_list("contenders", list(peers.CONTENDERS), "Which pipelines to measure.")
-    flags.DEFINE_string("work_dir", "/dev/shm", "Where the data lie; by default in memory.")
+    flags.DEFINE_list("modes", ["train", "eval"], "Modes to measure: train, eval or both.")
+    flags.DEFINE_list("contenders", list(peers.CONTENDERS), "Pipelines to measure.")
+    flags.DEFINE_string("work_dir", "/dev/shm", "Folder for the data; by default in memory.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and charts.")
 
 

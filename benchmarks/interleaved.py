@@ -1,8 +1,9 @@
-"""Contenders in processes of their own that take turns, so that one at a time has the machine.
+"""Contenders in separate processes that take turns, so that only one runs at a time.
 
-A process is stopped (SIGSTOP) between its turns. What it decodes ahead therefore costs nobody
-else, and its buffers are as empty at the end of a turn as at its beginning (taking a batch costs
-nothing beside making it), so that a turn is charged for just the images that it delivers. Linux.
+Between its turns a process is stopped (SIGSTOP), so its prefetching does not slow the others. Its
+buffers are equally empty at the beginning and at the end of a turn, since taking a batch is much
+faster than making one; a turn is therefore charged for exactly the images that it delivers.
+Requires Linux.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ _COMMAND = "import sys; from benchmarks import interleaved; interleaved.serve(in
 
 
 class Turn(NamedTuple):
-    """Images delivered, and the CPU and wall seconds that they took."""
+    """Number of images delivered in a turn, and the CPU and wall seconds they took."""
 
     images: int
     cpu: float
@@ -31,11 +32,11 @@ class Turn(NamedTuple):
 
 
 class LeftOut(Exception):
-    """The contender cannot run here; the message says why."""
+    """The contender cannot run here; the message has the reason."""
 
 
 class Process:
-    """One contender in a process of its own, pinned to the first `task.cores` cores."""
+    """A contender in a separate process, pinned to the first `task.cores` cores."""
 
     def __init__(self, make, task):
         self._connection, other_end = Pipe()
@@ -54,14 +55,14 @@ class Process:
                     "CUDA_VISIBLE_DEVICES": "-1",
                     "TF_CPP_MIN_LOG_LEVEL": "3",
                 },
-                # A group of its own: its workers stop, continue and end with it. In the session of
-                # the caller, for the kernel then ends stopped processes with their caller.
+                # A separate process group, so that its workers stop, continue and end with it. In
+                # the caller's session, so that the kernel ends stopped processes with the caller.
                 preexec_fn=os.setpgrp,
             )
         self._connection.send((make, task))
 
     def take(self, batches):
-        """Lets the process deliver one batch, then some that count; returns the `Turn`."""
+        """Lets the process deliver one batch, then those to be measured; returns the `Turn`."""
         self._signal(signal.SIGCONT)
         self._connection.send(batches)
         turn = self._receive()
@@ -69,12 +70,16 @@ class Process:
         return turn
 
     def wait_until_ready(self):
-        """Waits for the first batch; raises LeftOut where the contender is not installed."""
+        """Waits for the first batch.
+
+        Raises:
+            LeftOut: The contender is not installed.
+        """
         self._receive()
         self.stop()
 
     def stop(self):
-        """Stops the process and its workers, and waits until they stand."""
+        """Stops the process and its workers, and waits until they have stopped."""
         self._signal(signal.SIGSTOP)
         os.waitpid(self._process.pid, os.WUNTRACED)
 
@@ -95,22 +100,22 @@ class Process:
         except (EOFError, ConnectionResetError) as error:
             self._process.wait()
             self._errors.seek(0)
-            last_words = self._errors.read().decode(errors="replace")[-2000:]
-            raise RuntimeError(f"A contender ended by itself. {last_words}") from error
+            output = self._errors.read().decode(errors="replace")[-2000:]
+            raise RuntimeError(f"A contender ended unexpectedly. {output}") from error
         if isinstance(message, LeftOut):
             raise message
         return message
 
 
 def measure(processes, batches, rounds, *, warm_up=0, name=""):
-    """Returns {key: [Turn, one per round]}, the processes in a new order every round.
+    """Returns {key: [Turn, one per round]}, with the processes in a new order every round.
 
     Args:
-        processes: {key: Process}, each ready.
-        batches: of a turn.
-        rounds: turns of each that count.
-        warm_up: turns of each before them.
-        name: printed with the number of each round.
+        processes: {key: Process}; all must be ready.
+        batches: Number of batches per turn.
+        rounds: Number of measured turns per process.
+        warm_up: Number of turns before them, which are not measured.
+        name: Name printed with the number of each round.
     """
     times = {key: [] for key in processes}
     order = list(processes)
@@ -126,7 +131,7 @@ def measure(processes, batches, rounds, *, warm_up=0, name=""):
 
 
 def serve(file_descriptor):
-    """Runs one contender: the main function of its process."""
+    """Runs a contender; this is the main function of its process."""
     connection = Connection(file_descriptor)
     make, task = connection.recv()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.cores])
@@ -140,7 +145,7 @@ def serve(file_descriptor):
     with contextlib.suppress(EOFError):
         while True:
             wanted = connection.recv()
-            # Not counted: the caches that others used in the meantime fill again.
+            # Not measured: refills the caches, which the other processes have used.
             next(batches)
             cpu, wall = cpu_seconds(), time.perf_counter()
             images = sum(next(batches) for _ in range(wanted))
@@ -148,7 +153,7 @@ def serve(file_descriptor):
 
 
 def cpu_seconds():
-    """Returns the CPU seconds of this process, its threads and its children, live or ended."""
+    """Returns the CPU seconds of this process, its threads and its children, ended or not."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
     for child in multiprocessing.active_children():

@@ -1,14 +1,14 @@
-"""CPU time per step of a model so small that the loop around it is all there is to see.
+"""Overhead of training loops: CPU time per step of a model so small that the loop dominates.
 
     python -m benchmarks.loop_overhead
 
 Six loops train the same network on the same batches: `tf_lars.Trainer` with 100 steps per call (by
-itself it would choose thousands), Keras's own `fit` with one and with 100 steps per execution, and
-three that are bare: a `tf.function` called for each step, as in TensorFlow's guides; one that does
-nothing but 100 steps, and does not look whether its gradients are finite; and one that skips a step
-where they are not, as the Trainer does. They take turns, each in a thread of its own that waits for
-the others, so that what else the machine does falls on all alike. CPU time is that of all threads
-of this process. Writes `loop_overhead.csv` and a chart.
+default it would choose thousands), Keras's `fit` with one and with 100 steps per execution, and
+three bare loops: a `tf.function` called for each step, as in TensorFlow's guides; one that takes
+100 steps without checking that gradients are finite; and one that skips a step if they are not, as
+the Trainer does. The loops take turns, each in a separate thread that waits for the others, so that
+other load on the machine affects all equally. CPU time is that of all threads of this process.
+Writes `loop_overhead.csv` and a chart.
 """
 
 import os
@@ -36,13 +36,13 @@ BARE_SKIPPING = f"{BARE}, skips bad steps"
 def take_turns(contenders, steps, rounds):
     """Returns {name: CPU milliseconds per step, one for each round}.
 
-    Every contender has a thread, and one runs at a time, until it has taken `steps` steps.
+    Each contender has a thread; one runs at a time, until it has taken `steps` steps.
 
     Args:
-        contenders: {name: function of `(total_steps, taken)`}; it trains for that many steps and
+        contenders: {name: function of `(total_steps, taken)`}, which trains for `total_steps` and
             calls `taken(n)` after every n of them.
-        steps: of a turn.
-        rounds: turns of each contender that count, after `WARM_UP` that do not.
+        steps: Number of steps per turn.
+        rounds: Number of measured turns per contender, after `WARM_UP` turns that are not.
     """
     go = {name: threading.Semaphore(0) for name in contenders}
     done = threading.Semaphore(0)
@@ -109,7 +109,7 @@ def network():
 
 
 class Batches:
-    """One batch for ever, so that no loop waits for its input."""
+    """A single batch, repeated endlessly, so that no loop waits for its input."""
 
     global_batch_size = BATCH
     shape_changes = ()
@@ -118,7 +118,7 @@ class Batches:
         self.num_examples = BATCH * steps
 
     def dataset(self, context=None, first_step=0, last_step=0):
-        """Returns the batches."""
+        """Returns the batches as a `tf.data.Dataset`."""
         import numpy as np
         import tensorflow as tf
 
@@ -128,7 +128,7 @@ class Batches:
 
 
 def trainer(total, taken):
-    """`tf_lars.Trainer`."""
+    """Trains with `tf_lars.Trainer`."""
     import keras
 
     from tf_lars import Trainer
@@ -145,7 +145,7 @@ def trainer(total, taken):
 
 
 def fit(steps_per_execution):
-    """Returns the contender that is Keras's own loop."""
+    """Returns the contender with Keras's `fit`."""
 
     def run(total, taken):
         import keras
@@ -167,7 +167,7 @@ def fit(steps_per_execution):
 
 
 def bare(steps_per_call, skips_bad_steps=False):
-    """Returns the contender that takes the same steps, with the same metrics, without a Trainer."""
+    """Returns a contender that takes the same steps, with the same metrics, without a Trainer."""
 
     def run(total, taken):
         import keras
@@ -224,7 +224,7 @@ def contenders():
 
 
 def table(times):
-    """Returns the rows of the table: median CPU time and its ratio to the yardsticks."""
+    """Returns the rows of the table: median CPU times and their ratios to reference loops."""
     medians = {name: statistics.median(values) for name, values in times.items()}
     return [
         {
@@ -241,7 +241,7 @@ def table(times):
 
 
 def chart(rows, path):
-    """Draws the CPU time of every loop as a bar."""
+    """Draws a bar chart of the loops' CPU times."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
@@ -253,13 +253,13 @@ def chart(rows, path):
     )
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
-    axes.set_xlabel("CPU ms per step, median, a perceptron of 2,410 parameters")
+    axes.set_xlabel("CPU ms per step, median, perceptron with 2,410 parameters")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -276,10 +276,10 @@ def main(argv):
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
-    flags.DEFINE_integer("rounds", 40, "Turns of each loop that are measured.", lower_bound=1)
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
+    flags.DEFINE_integer("rounds", 40, "Measured turns per loop.", lower_bound=1)
     flags.DEFINE_integer(
-        "steps_per_turn", 1000, "Steps of a turn: a multiple of 100.", lower_bound=STEPS_PER_CALL
+        "steps_per_turn", 1000, "Steps per turn, a multiple of 100.", lower_bound=STEPS_PER_CALL
     )
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table and the chart.")
 

@@ -1,9 +1,10 @@
-"""CPU time per image of ResNet-50 in training, in float32 and in bfloat16.
+"""CPU time per image to train ResNet-50 in float32 and in bfloat16.
 
     python -m benchmarks.mixed_precision
 
-Two `tf_lars.Trainer`s take turns in one process, on one batch of noise in memory, with LARS. What
-the processor can do in bfloat16 decides; its flags are printed. Writes `mixed_precision.csv`.
+Two `tf_lars.Trainer`s take turns in one process, on one batch of noise in memory, with LARS. The
+result depends on the processor's bfloat16 instructions; its flags are printed. Writes
+`mixed_precision.csv`.
 """
 
 import os
@@ -61,7 +62,7 @@ def contender(policy):
 
 
 def table(times, batch_size):
-    """Returns the rows of the table, from {policy: CPU milliseconds per step}."""
+    """Returns the rows of the table from {policy: CPU milliseconds per step}."""
     medians = {policy: statistics.median(values) / batch_size for policy, values in times.items()}
     return [
         {
@@ -77,7 +78,7 @@ def table(times, batch_size):
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -100,8 +101,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("rounds", 9, "Steps of each that are measured, in turns.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 32, "Images of a step.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 9, "Measured steps per policy, in turns.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Images per step.", lower_bound=1)
     flags.DEFINE_integer("image_size", 64, "Side of the images in pixels.", lower_bound=32)
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table.")
     app.run(main)

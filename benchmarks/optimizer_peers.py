@@ -1,8 +1,9 @@
-"""One optimizer step of LARS and of its peers over the same variables and gradients.
+"""One optimizer step of LARS and other optimizers, over the same variables and gradients.
 
-Every maker takes a `Problem` and returns a function without arguments that takes one whole step and
-waits for its end; it raises ImportError where the peer is not installed. All LARS peers have the
-same task: momentum 0.9, decay 1e-4, and biases and normalisation excluded from both lists.
+Each factory takes a `Problem` and returns a function without arguments that takes one whole step
+and waits for its end; it raises ImportError if the library is not installed. All implementations of
+LARS have the same task: momentum 0.9, weight decay 1e-4, and neither weight decay nor layer
+adaptation for biases and normalisation.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ RATE, MOMENTUM, DECAY = 0.1, 0.9, 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Names, weights and gradients of a model's trainable variables, float32."""
+    """Names, weights and gradients of a model's trainable variables, in float32."""
 
     names: list[str]
     weights: list[np.ndarray]
@@ -36,7 +37,7 @@ class Problem:
 
 
 def problem(shapes, names=None, seed=0):
-    """Returns random weights and gradients of the given shapes, at the scale of a network."""
+    """Returns random weights and gradients of the given shapes, with magnitudes as in a network."""
     rng = np.random.default_rng(seed)
     names = names or [f"{'bias' if len(s) < 2 else 'kernel'}{i}" for i, s in enumerate(shapes)]
     return Problem(
@@ -47,13 +48,13 @@ def problem(shapes, names=None, seed=0):
 
 
 def resnet50():
-    """Returns the variables of keras.applications.ResNet50: 214 tensors, 25.6 M parameters."""
+    """Returns a problem with the 214 variables of ResNet-50 in Keras: 25.6 M parameters."""
     variables = keras.applications.ResNet50(weights=None).trainable_variables
     return problem([tuple(v.shape) for v in variables], [v.path for v in variables])
 
 
 def keras3(make):
-    """Returns the maker for a Keras 3 optimizer, stepped by one tf.function without XLA."""
+    """Returns the factory for a Keras 3 optimizer, stepped by one tf.function without XLA."""
 
     def maker(task):
         variables = [keras.Variable(w) for w in task.weights]
@@ -72,7 +73,7 @@ def keras3(make):
 
 
 def lars(**arguments):
-    """Returns the maker for `tf_lars.LARS`."""
+    """Returns the factory for `tf_lars.LARS`."""
     return keras3(lambda: LARS(RATE, momentum=MOMENTUM, weight_decay=DECAY, **arguments))
 
 
@@ -102,7 +103,7 @@ def tf_models_lars(task):
 
 
 def optax_lars(task):
-    """optax.lars, jitted, with donated weights and state."""
+    """optax.lars, compiled by jax.jit, with donated weights and state."""
     import jax
     import optax
 
@@ -116,7 +117,7 @@ def optax_lars(task):
     )
     gradients = [jax.numpy.asarray(g) for g in task.gradients]
 
-    # The gradients are an argument, lest XLA fold them into the program as constants.
+    # The gradients are an argument, since XLA would otherwise treat them as constants.
     def update(gradients, weights, state):
         updates, state = optimizer.update(gradients, state, weights)
         return optax.apply_updates(weights, updates), state
@@ -133,13 +134,13 @@ def optax_lars(task):
 
 
 def timm_lars(task):
-    """timm/optim/lars.py, which steps all tensors of a group at once ("foreach"), one thread."""
+    """timm/optim/lars.py, which updates all tensors of a group together ("foreach"), one thread."""
     import torch
 
     package = importlib.util.find_spec("timm")
     if package is None:
         raise ModuleNotFoundError("No module named 'timm'")
-    # The package itself imports torchvision; its optimizers need torch alone.
+    # The package itself imports torchvision; its optimizers need only torch.
     for name, folder in (("timm", ""), ("timm.optim", "optim")):
         if name not in sys.modules:
             stub = types.ModuleType(name)
@@ -159,7 +160,7 @@ def timm_lars(task):
 
 
 def memory_copy(task):
-    """A copy of the weights: two streams over their bytes, the measure of the machine's memory."""
+    """Copy of the weights: two streams over their bytes, which measures memory bandwidth."""
     source = np.concatenate([w.ravel() for w in task.weights])
     target = np.empty_like(source)
     return lambda: np.copyto(target, source)
@@ -200,7 +201,7 @@ PACKAGES = (
 
 
 def versions():
-    """Returns {package: version} of those of `PACKAGES` that are installed."""
+    """Returns {package: version} for the installed ones among `PACKAGES`."""
     return {package: version for package in PACKAGES if (version := _version(package))}
 
 

@@ -1,16 +1,16 @@
-"""CPU and wall time of one optimizer step, of LARS and of its peers, side by side in one run.
+"""CPU and wall time of one optimizer step of LARS and other optimizers, compared in one run.
 
     python -m benchmarks.optimizer_step
 
-The contenders take turns: one step each, in a new order every round, so that what else the machine
-does falls on all alike. CPU time is that of all threads of this process and is the measure; wall
-time depends on what else runs. A peer that is not installed is left out with a word;
-`make bench-optimizer` has them all. Writes `optimizer_step.csv`, `optimizer_scaling.csv` and a
-chart of each.
+Contenders take turns: one step each, in a new order every round, so that other load on the machine
+affects all equally. Results are compared by CPU time, which is that of all threads of this process;
+wall time depends on other load. Libraries that are not installed are skipped with a message;
+`make bench-optimizer` installs all of them. Writes `optimizer_step.csv`, `optimizer_scaling.csv`
+and a chart of each.
 
-The bytes bound is what the memory alone would take: SGD with momentum reads weights, velocity and
-gradient and writes weights and velocity (5 streams of the model's size); LARS reads weights and
-gradient once before that, for their norms (7 streams). A memory copy has 2 streams.
+The bytes bound is the time for memory traffic alone: SGD with momentum reads weights, velocity and
+gradient and writes weights and velocity (5 streams of the model's size); LARS first reads weights
+and gradient once, for their norms (7 streams). A memory copy has 2 streams.
 """
 
 import os
@@ -28,16 +28,16 @@ FLAGS = flags.FLAGS
 
 LARS_STREAMS, SGD_STREAMS, COPY_STREAMS = 7, 5, 2
 BOUND_LARS, BOUND_SGD = "bytes bound, LARS", "bytes bound, SGD"
-# Long enough for the thread pools of the last contender to stop spinning and go to sleep.
+# Long enough for the thread pools of the previous contender to stop spinning and sleep.
 PAUSE_SECONDS = 0.02
 
 
 def measure(steps, rounds):
-    """Returns {name: (CPU milliseconds, wall milliseconds)}, one value per round each.
+    """Returns {name: (CPU milliseconds, wall milliseconds)}, with one value per round in each.
 
     Args:
         steps: {name: function that takes one step}.
-        rounds: number of measured rounds; three more come before them.
+        rounds: Number of measured rounds, after three warm-up rounds.
     """
     times = {name: ([], []) for name in steps}
     order = list(steps)
@@ -56,7 +56,7 @@ def measure(steps, rounds):
 
 
 def summary(name, cpu, wall):
-    """Returns the row of a table."""
+    """Returns a row of a table."""
     return {
         "optimizer": name,
         "cpu_ms_median": round(statistics.median(cpu), 2),
@@ -75,7 +75,7 @@ def compare(peers, rounds, all_forms):
         try:
             steps[name] = make(task)
         except ImportError as error:
-            print(f"left out: {name} ({error})")
+            print(f"skipped: {name} ({error})")
     print(f"ResNet-50: {len(task.weights)} variables, {task.parameters / 1e6:.2f} M parameters")
     rows = [summary(n, *t) for n, t in measure(steps, rounds).items()]
     copy = next(row for row in rows if row["optimizer"] == peers.COPY)
@@ -96,7 +96,7 @@ def _cpu(rows, name):
 
 
 def scale(peers, rounds):
-    """Returns the table of LARS and SGD over the number of parameters and of variables."""
+    """Returns the table of LARS and SGD for various numbers of parameters and of variables."""
     contenders = {
         peers.LARS_DEFAULT: peers.OURS[peers.LARS_DEFAULT],
         peers.SGD: peers.PEERS[peers.SGD],
@@ -115,7 +115,7 @@ def scale(peers, rounds):
 
 
 def overhead(rows, name):
-    """Returns the CPU microseconds that one more variable costs: the slope of a line."""
+    """Returns the CPU microseconds per additional variable: the slope of a fitted line."""
     points = [r for r in rows if r["series"] == "variables" and r["optimizer"] == name]
     line = statistics.linear_regression(
         [r["variables"] for r in points], [1e3 * r["cpu_ms_median"] for r in points]
@@ -124,7 +124,7 @@ def overhead(rows, name):
 
 
 def chart(rows, path):
-    """Draws the CPU time of every contender as a bar."""
+    """Draws a bar chart of the contenders' CPU times."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.4 * len(rows) + 1.2), layout="constrained")
@@ -143,7 +143,7 @@ def chart(rows, path):
 
 
 def scaling_chart(rows, path):
-    """Draws CPU time over parameters and over variables."""
+    """Draws CPU time against numbers of parameters and of variables."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -159,7 +159,7 @@ def scaling_chart(rows, path):
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -181,21 +181,21 @@ def main(argv):
         rows = scale(peers, FLAGS.rounds)
         tables.show(rows)
         for name in dict.fromkeys(row["optimizer"] for row in rows):
-            print(f"{name}: {overhead(rows, name):.1f} CPU microseconds for each variable more")
+            print(f"{name}: {overhead(rows, name):.1f} CPU microseconds per additional variable")
         tables.write(rows, folder / "optimizer_scaling.csv")
         scaling_chart(rows, folder / "optimizer_scaling.png")
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
     flags.DEFINE_integer("rounds", 36, "Interleaved rounds over the contenders.", lower_bound=1)
     flags.DEFINE_boolean(
-        "all_forms", False, "Measure every form of tf_lars.LARS, not the default alone."
+        "all_forms", False, "Measure every form of tf_lars.LARS, not just the default."
     )
     flags.DEFINE_boolean(
         "scaling", True, "Measure 1 M to 100 M parameters and 10 to 1,000 variables."
     )
-    flags.DEFINE_integer("threads", 2, "TensorFlow's threads, within and between operations.")
+    flags.DEFINE_integer("threads", 2, "TensorFlow's intra-op and inter-op threads.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the tables and charts.")
 
 

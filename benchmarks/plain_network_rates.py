@@ -1,9 +1,11 @@
-"""Why LARS fails on a network without batch normalisation: what step each variable takes.
+"""Why LARS fails on a network without batch normalisation: sizes of the variables' steps.
 
-LARS moves a kernel by rate x trust coefficient of its norm, and a bias, which it does not adapt, by
-rate times its gradient. This prints both at the first step, for the digits.
+LARS moves a kernel by (rate x trust coefficient) times its norm, and a bias, which it does not
+adapt, by the rate times its gradient. This prints both for the first step on the digits.
 
     python -m benchmarks.plain_network_rates --learning_rate=10
+
+The network is `models.study_networks:plain_convnet`.
 """
 
 import argparse
@@ -19,10 +21,10 @@ from tf_lars.data.prepare import digits
 
 
 def rows(data_dir, learning_rate, batch, seed):
-    """Returns for each variable of the network the rate that LARS gives it, and its step.
+    """Returns the learning rate that LARS gives each variable of the network, and its step.
 
-    `effective_rate` is that of plain SGD with the same step; `step` the norm of the step over the
-    norm of all weights.
+    `effective_rate` is that of plain SGD with the same step; `step` is the norm of the step divided
+    by the norm of all weights.
     """
     images = in_memory.load(data_dir, "train", 8, 1.0)
     chosen = np.random.default_rng(seed).permutation(len(images))[:batch]

@@ -1,11 +1,11 @@
-"""Two short runs on this machine predict the others: `planner.calibrate` held against measurement.
+"""Accuracy of `planner.calibrate` on this machine: two short runs predict the others.
 
     python -m benchmarks.planner_local
 
-Trains a small ResNet on the digits with one, two and four worker processes, in turns, so that what
-else the machine does falls on all alike, calibrates with the first two settings, and predicts the
-rest. The fastest run of each setting counts, because other work can only slow a run. Writes
-`benchmarks/results/planner_local.csv`.
+Trains a small ResNet on the digits with one, two and four worker processes, calibrates with the
+first two settings and predicts the rest. Settings take turns, so that other load on the machine
+affects all equally. The fastest run of each setting is used, since other load can only slow a run.
+Writes `benchmarks/results/planner_local.csv`.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from tf_lars.planner import Measurement
 FLAGS = flags.FLAGS
 
 GIVEN = ((1, 256), (2, 512))
-"""Workers and global batch of the runs that the planner is given."""
+"""Workers and global batch size of the runs used for calibration."""
 
 PREDICTED = ((1, 512), (2, 256), (2, 1024), (4, 512))
-"""And of those that it predicts."""
+"""Workers and global batch size of the predicted runs."""
 
 MODEL = ("--model=small_resnet14_w16", "--image_size=32", "--epochs=6", "--warmup_epochs=1")
 
 
 def train(data_dir: str, model_dir: str, workers: int, batch: int) -> float:
-    """Trains once; returns the run's images per second, the median of its epochs."""
+    """Trains once; returns the images per second of the run, the median over its epochs."""
     subprocess.run(
         [
             *(sys.executable, "-m", "launch.local", *MODEL),
@@ -54,11 +54,11 @@ def train(data_dir: str, model_dir: str, workers: int, batch: int) -> float:
 
 
 def compare(rates: dict[tuple[int, int], list[float]], folder: pathlib.Path) -> list[dict]:
-    """Returns a row per setting: measured, and predicted from the first two alone.
+    """Returns a row per setting: measured, and predicted from the first two settings only.
 
     Args:
-      rates: images per second of all runs, by workers and batch.
-      folder: holds a finished run of each setting, under "WORKERS-BATCH".
+      rates: Images per second of all runs, by workers and batch size.
+      folder: Folder with a finished run of each setting, under "WORKERS-BATCH".
     """
     measured = {
         (workers, batch): dataclasses.replace(
@@ -92,7 +92,7 @@ def compare(rates: dict[tuple[int, int], list[float]], folder: pathlib.Path) -> 
 
 
 def main(_):
-    """Measures, compares and writes."""
+    """Runs the benchmark; prints and writes its results."""
     settings = [*GIVEN, *PREDICTED]
     rates = {setting: [] for setting in settings}
     with tempfile.TemporaryDirectory() as name:
@@ -122,9 +122,9 @@ def main(_):
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
-    flags.DEFINE_integer("rounds", 3, "Runs of each setting.", lower_bound=1)
-    flags.DEFINE_string("path", "benchmarks/results/planner_local.csv", "Where the table goes.")
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
+    flags.DEFINE_integer("rounds", 3, "Runs per setting.", lower_bound=1)
+    flags.DEFINE_string("path", "benchmarks/results/planner_local.csv", "File for the table.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two ways from image files to a TFRecord shard, as tasks of its process pool."""
+"""Two converters from image files to a TFRecord shard, as tasks for the process pool."""
 
 import dataclasses
 import os
@@ -11,11 +11,11 @@ from tf_lars.data.prepare.shard_writer import ShardTask, write_task
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A task to be timed; its shard is removed again.
+    """A task to be timed; its shard is removed afterwards.
 
-    Args:
-        name: The contender's.
-        task: A `ShardTask` for ours, a `FullDecodeTask` for the peer.
+    Attributes:
+        name: Name of the contender.
+        task: A `ShardTask` for tf_lars, or a `FullDecodeTask`.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class FullDecodeTask:
-    """Image files, their label, and the shard that they go into."""
+    """Image files, their label and the path of their shard."""
 
     paths: tuple[str, ...]
     label: int
@@ -33,7 +33,7 @@ class FullDecodeTask:
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What a task took, in seconds, on the clock that all processes share, and in which process."""
+    """Cost of a task; its times are in seconds, on a clock that all processes share."""
 
     name: str
     images: int
@@ -45,7 +45,7 @@ class Timing:
 
 
 def timed(measured: Measured, advance) -> Timing:
-    """Runs a task in a worker process; CPU time is that of all its threads."""
+    """Runs and times a task in a worker process; CPU time is that of all its threads."""
     task = measured.task
     cpu, begin = time.process_time(), time.monotonic()
     if isinstance(task, ShardTask):
@@ -61,9 +61,9 @@ def timed(measured: Measured, advance) -> Timing:
 
 
 def full_decode_shard(task: FullDecodeTask) -> None:
-    """Writes a shard and learns every image's height and width by decoding it.
+    """Writes a shard, decoding every image to find its height and width.
 
-    After the steps of tools/datasets/imagenet_to_gcs.py in tensorflow/tpu.
+    Follows the steps of tools/datasets/imagenet_to_gcs.py in tensorflow/tpu.
     """
     import tensorflow as tf
 

@@ -1,9 +1,9 @@
-"""Draws the pictures of docs/scaling.md, and fills in its tables.
+"""Draws the figures of docs/scaling.md and updates its tables.
 
     python -m benchmarks.scaling_page
 
-Tables stand in the page between `<!-- table: NAME -->` and `<!-- end -->`. They come from the files
-of `benchmarks.fit_planner` and `benchmarks.planner_local`, and from the planner itself.
+Tables are placed between `<!-- table: NAME -->` and `<!-- end -->`. Their data come from the files
+written by `benchmarks.fit_planner` and `benchmarks.planner_local`, and from the planner.
 """
 
 import csv
@@ -21,7 +21,7 @@ FLAGS = flags.FLAGS
 
 
 def tables(results: pathlib.Path) -> dict[str, str]:
-    """Returns the tables of the page by name, in Markdown."""
+    """Returns the page's tables in Markdown, by name."""
     validation = _read(results / "planner_validation.csv")
     sizes = _read(results / "planner_by_size.csv")
     papers = _read(results / "planner_papers.csv")
@@ -79,14 +79,16 @@ def tables(results: pathlib.Path) -> dict[str, str]:
 
 
 def fill(text: str, contents: dict[str, str]) -> str:
-    """Returns a page with its tables in place.
+    """Returns a page with its tables inserted.
 
     Raises:
-      ValueError: the page has no place for a table, or a place for none.
+      ValueError: The places in the page do not match the tables.
     """
     places = re.findall(r"<!-- table: (.+?) -->", text)
     if sorted(places) != sorted(contents):
-        raise ValueError(f"The page has places for {places}, and there are {list(contents)}.")
+        raise ValueError(
+            f"The page must have places for {list(contents)}. Received: places for {places}."
+        )
     return re.sub(
         r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)",
         lambda match: f"{match[1]}\n{contents[match[2]]}\n\n{match[3]}",
@@ -124,7 +126,7 @@ def _markdown(header: list[str], rows: list[list]) -> str:
 
 
 def main(_):
-    """Draws every picture and fills in every table."""
+    """Draws all figures and updates all tables."""
     docs = pathlib.Path(FLAGS.docs)
     for name, draw in PICTURES.items():
         draw(docs / name)
@@ -133,10 +135,10 @@ def main(_):
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
-    flags.DEFINE_string("docs", "docs", "Folder of scaling.md and its pictures.")
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
+    flags.DEFINE_string("docs", "docs", "Folder of scaling.md and its figures.")
     flags.DEFINE_string(
-        "results", "benchmarks/results", "Folder of the planner's tables of errors."
+        "results", "benchmarks/results", "Folder with the tables of the planner's errors."
     )
 
 

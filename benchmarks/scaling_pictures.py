@@ -1,4 +1,4 @@
-"""The pictures of docs/scaling.md; `benchmarks.scaling_page` draws them."""
+"""Figures of docs/scaling.md, drawn by `benchmarks.scaling_page`."""
 
 import functools
 import pathlib
@@ -16,13 +16,14 @@ RESNET50, ALEXNET = planner.workload("resnet50"), planner.workload("alexnet_bn")
 GIB = 2**30
 
 PAPER_FORWARD_FLOPS = {"AlexNet": (1.5e9, 61e6), "ResNet-50": (7.7e9, 25e6)}
-"""Forward FLOP per image and parameters, as the paper counts them."""
+"""Forward FLOPs per image and number of parameters, as counted in the paper."""
 
 
 def knl() -> planner.CalibratedDevice:
-    """Returns KNL, calibrated on the paper's 512- and 1,024-processor rows alone.
+    """Returns KNL, calibrated only on the paper's results for 512 and 1,024 processors.
 
-    Both ran on Stampede 2, whose network is Omni-Path; the all-reduce is the paper's lg p (a + nB).
+    Both ran on Stampede 2, whose network is Omni-Path; the all-reduce takes lg p (a + nB) as in the
+    paper.
     """
     rows = [
         Measurement(r.accelerator, r.devices, r.global_batch_size, r.step_seconds, RESNET50)
@@ -33,13 +34,13 @@ def knl() -> planner.CalibratedDevice:
 
 
 def communication(path: pathlib.Path) -> None:
-    """Iterations and communicated bytes against the batch."""
-    figure, (left, right) = _figure("What a larger batch saves: ResNet-50 on ImageNet")
+    """Draws iterations and communicated bytes against the batch size."""
+    figure, (left, right) = _figure("Savings of a larger batch: ResNet-50 on ImageNet")
     batches = np.geomspace(256, 131072, 100)
     needed = [planner.epochs_to_target("resnet50", b)[0] for b in batches]
     for axes, each, label in (
         (left, 1.0, "iterations"),
-        (right, 4 * RESNET50.parameters / GIB, "GiB of gradients, each device"),
+        (right, 4 * RESNET50.parameters / GIB, "GiB of gradients per device"),
     ):
         axes.plot(
             batches, 90 * IMAGENET_EXAMPLES / batches * each, label="90 epochs at every batch"
@@ -47,7 +48,7 @@ def communication(path: pathlib.Path) -> None:
         axes.plot(
             batches,
             np.array(needed) * IMAGENET_EXAMPLES / batches * each,
-            label="the epochs that the batch needs for 75.9 %",
+            label="epochs needed for 75.9 %",
         )
         axes.set_title(label)
         axes.axvline(planner.critical_batch().batch_size, color="grey", ls="--")
@@ -59,13 +60,13 @@ def communication(path: pathlib.Path) -> None:
 
 
 def ratio(path: pathlib.Path) -> None:
-    """Computation against communication, and what it does to the scaling of AlexNet."""
+    """Draws the ratio of computation to communication and its effect on weak scaling."""
     figure, (left, right) = _figure("Why AlexNet scales worse than ResNet-50")
     names = list(PAPER_FORWARD_FLOPS)
     values = [flops / parameters for flops, parameters in PAPER_FORWARD_FLOPS.values()]
     bars = left.bar(names, values, color=["tab:orange", "tab:blue"])
     left.bar_label(bars, [f"{value:.3g}" for value in values])
-    left.set_title("forward FLOP per parameter (the paper's count)")
+    left.set_title("forward FLOPs per parameter (as counted in the paper)")
     device = knl()
     counts = 2 ** np.arange(0, 12)
     for name, model, colour in (
@@ -92,7 +93,7 @@ def ratio(path: pathlib.Path) -> None:
 
 
 def knl_scaling(path: pathlib.Path) -> None:
-    """Time on 512 to 2,048 KNL against the published."""
+    """Draws predicted and published times on 512 to 2,048 KNL."""
     figure, axes = _figure("ResNet-50, batch 32,768, 90 epochs, on KNL", columns=1)
     counts = np.geomspace(256, 4096, 30).astype(int)
     at = functools.partial(planner.predict, accelerator=knl(), global_batch_size=32768, epochs=90)
@@ -113,7 +114,7 @@ def knl_scaling(path: pathlib.Path) -> None:
                 result.minutes,
                 "s" if given else "o",
                 color="black" if given else "tab:red",
-                label="published, given to the fit" if given else None,
+                label="published, used in the fit" if given else None,
             )
             axes.annotate(
                 f"{result.work.split(' (')[0].split(' in ')[0]}: {result.minutes:g} min",
@@ -121,14 +122,14 @@ def knl_scaling(path: pathlib.Path) -> None:
                 xytext=(8, 4),
                 textcoords="offset points",
             )
-    axes.plot([], [], "o", color="tab:red", label="published, not given")
+    axes.plot([], [], "o", color="tab:red", label="published, not used in the fit")
     _logarithmic(axes, "devices", "minutes")
     axes.legend(loc="lower left")
     figure.savefig(path)
 
 
 def record_rows() -> list[dict]:
-    """Returns the papers, and each MLPerf round's fastest result of the half that is here."""
+    """Returns the papers' results, and the fastest known result of each MLPerf round."""
     families = ("P100", "KNL", "SKX", "TPUv2", "TPUv3", "P40", "V100-SXM")
     chosen = [
         r
@@ -158,7 +159,7 @@ def record_rows() -> list[dict]:
 
 
 def records(path: pathlib.Path) -> None:
-    """Published and predicted times, 2015 to 2024."""
+    """Draws published and predicted times from 2015 to 2024."""
     figure, axes = _figure("ResNet-50 on ImageNet, 2015 to 2024", columns=1, height=7.5)
     rows = record_rows()
     places = -np.arange(len(rows))
@@ -189,8 +190,8 @@ def records(path: pathlib.Path) -> None:
 
 
 def strong_and_weak(path: pathlib.Path) -> None:
-    """Efficiency against devices, at a fixed batch and at fixed images per device."""
-    figure, (left, right) = _figure("Images per second and device, over those of 8 devices")
+    """Draws efficiency against devices, at a fixed batch size and at fixed images per device."""
+    figure, (left, right) = _figure("Images per second and device, relative to 8 devices")
     counts = 2 ** np.arange(3, 13)
     for name in ("A100-SXM", "A100-PCIe", "H100-SXM", "V100-SXM", "TPUv4", "Gaudi"):
         family = planner.device(name)
@@ -200,7 +201,10 @@ def strong_and_weak(path: pathlib.Path) -> None:
             seen = counts <= family.most_devices
             (line,) = axes.plot(counts[seen], (rates / rates[0])[seen], label=name)
             axes.plot(counts, rates / rates[0], ":", color=line.get_color())
-    for axes, title in ((left, "strong scaling: batch 8,192"), (right, "weak scaling: 64 each")):
+    for axes, title in (
+        (left, "strong scaling: batch 8,192"),
+        (right, "weak scaling: 64 images per device"),
+    ):
         axes.set_title(title)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(_number)
@@ -214,34 +218,34 @@ def strong_and_weak(path: pathlib.Path) -> None:
 
 
 def limits(path: pathlib.Path) -> None:
-    """What larger batches buy up to 100,000 devices."""
-    figure, (left, right) = _figure("What larger batches buy, up to 100,000 H100")
+    """Draws the speed-up from larger batches, up to 100,000 devices."""
+    figure, (left, right) = _figure("Speed-up from larger batches, up to 100,000 H100")
     at = functools.partial(planner.predict, accelerator="H100-SXM")
     counts = np.unique(np.geomspace(1, 100_000, 60).astype(int))
     for images in (4, 16, 64, 256):
         plans = [at(devices=int(p), global_batch_size=int(p) * images) for p in counts]
         published = np.array([not plan.epochs_extrapolated for plan in plans])
         minutes = np.array([plan.minutes for plan in plans])
-        (line,) = left.plot(counts[published], minutes[published], label=f"{images} each")
+        (line,) = left.plot(counts[published], minutes[published], label=f"{images} images each")
         left.plot(counts, minutes, ":", color=line.get_color())
     floor = planner.critical_batch()
     step = planner.device("H100-SXM").step(RESNET50, 1, 1)
     limit = floor.epochs * IMAGENET_EXAMPLES / floor.batch_size * step.overhead / 60
     left.axhline(limit, color="grey", ls="--")
-    left.text(1, limit * 1.1, "floor: E0 N / Bc steps of nothing but overhead", color="grey")
-    left.plot(3584, 0.183, "k*", ms=10, label="fastest published H100 result here")
-    _logarithmic(left, "devices (dotted: batches beyond all published)", "minutes")
+    left.text(1, limit * 1.1, "lower bound: E0 N / Bc steps of overhead alone", color="grey")
+    left.plot(3584, 0.183, "k*", ms=10, label="fastest known H100 result")
+    _logarithmic(left, "devices (dotted: beyond all published batch sizes)", "minutes")
     left.legend()
     batches = np.geomspace(1024, 1e6, 80)
     speedup = [2 * planner.epochs_to_target("resnet50", b)[0]
                / planner.epochs_to_target("resnet50", 2 * b)[0] for b in batches]  # fmt: skip
     line = [2 * floor(b) / floor(2 * b) for b in batches]
-    right.plot(batches, speedup, label="reference points, then the line")
-    right.plot(batches, line, ":", label="the line E0 (1 + B/Bc)")
+    right.plot(batches, speedup, label="reference points, then E0 (1 + B/Bc)")
+    right.plot(batches, line, ":", label="E0 (1 + B/Bc)")
     right.axhline(search.LEAST_SPEEDUP, color="grey", ls="--")
     right.axvline(floor.batch_size, color="grey", ls="--")
     right.text(floor.batch_size * 1.1, 1.9, "critical batch", color="grey")
-    right.set_title("speed-up of twice the devices and twice the batch")
+    right.set_title("speed-up from doubling devices and batch")
     _logarithmic(right, "global batch")
     right.set_yscale("linear")
     right.set_ylim(1, 2.05)
@@ -250,7 +254,7 @@ def limits(path: pathlib.Path) -> None:
 
 
 def short(work: str) -> str:
-    """Returns a work without its system or group."""
+    """Returns the name of a work without its system or group."""
     mlperf = re.fullmatch(r"(MLPerf v[\d.]+) (\S+) .*", work)
     return f"{mlperf[1]} {mlperf[2]}" if mlperf else work.split(" (")[0]
 

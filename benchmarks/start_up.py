@@ -1,13 +1,13 @@
-"""Start-up of 2, 4 and 8 workers on one machine, beside what TensorFlow alone costs.
+"""Start-up cost of 2, 4 and 8 workers on one machine, compared with TensorFlow alone.
 
 python -m benchmarks.start_up --data_dir=data/digits
 
-Both sides start the same number of processes, and end after the first step of a small ResNet:
+Both contenders start the same number of processes and end after the first step of a small ResNet:
 
-- launch.local: the job as a person starts it, with one step to train. It finds its peers, reads
-  JPEGs, evaluates, writes a checkpoint and TensorBoard events, draws its report.
+- launch.local: a complete job with one training step. It connects its workers, reads JPEGs,
+  evaluates, writes a checkpoint and TensorBoard events, and draws its report.
 - bare: processes that import TensorFlow, join MultiWorkerMirroredStrategy, build the same network
-  with Keras's SGD, trace and take one step on random numbers, and no more.
+  with Keras's SGD, trace, and take one step on random numbers.
 
 CPU seconds are summed over all processes.
 """
@@ -32,9 +32,9 @@ MODEL, BATCH, SIDE = "small_resnet8", 32, 8
 
 
 def main():
-    """Measures both sides in turn and writes the table."""
+    """Runs both contenders in turns; prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", help="The digits, prepared.")
+    parser.add_argument("--data_dir", help="Folder of the prepared digits.")
     parser.add_argument("--workers", default="2,4,8")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
@@ -69,7 +69,7 @@ def main():
 
 
 def measured(run):
-    """Returns the CPU seconds of all processes that a call starts, and the seconds it takes."""
+    """Returns the CPU seconds of all processes started by a call, and its wall seconds."""
     before, start = _cpu_of_children(), time.perf_counter()
     run()
     return _cpu_of_children() - before, time.perf_counter() - start
@@ -81,7 +81,7 @@ def _cpu_of_children():
 
 
 def launched(count, data_dir):
-    """Returns a call that trains for one step with `launch.local`."""
+    """Returns a function that trains for one step with `launch.local`."""
 
     def run():
         with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +92,7 @@ def launched(count, data_dir):
                 f"--model_dir={folder}",
                 f"--model={MODEL}",
                 f"--num_workers={count}",
-                "--global_batch_size=1424",  # one step is an epoch, but for a few images
+                "--global_batch_size=1424",  # one step is an epoch, except for a few images
                 "--epochs=1",
                 "--warmup_epochs=0",
             ]
@@ -102,7 +102,7 @@ def launched(count, data_dir):
 
 
 def bare(count):
-    """Returns a call that starts so many bare workers."""
+    """Returns a function that runs `count` bare workers."""
 
     def run():
         ports = supervisor.free_ports(count)
@@ -118,7 +118,7 @@ def bare(count):
         ]
         codes = [worker.wait(600) for worker in workers]
         if any(codes):
-            raise RuntimeError(f"A bare worker has failed: exit codes {codes}.")
+            raise RuntimeError(f"A bare worker failed. Exit codes: {codes}.")
 
     return run
 

@@ -1,13 +1,13 @@
-"""What a training step holds in memory, beside the parameters of the network.
+"""Memory use of a training step, relative to the parameters of the network.
 
     python -m benchmarks.step_memory
 
-A perceptron with a batch of 8 has next to no activations, so that weights, momentum and gradients
-are all there is. `tf_lars.Trainer`, with one worker and with two, with and without micro-batches,
-Keras's `fit` and a bare `tf.function` each train it in a process of its own. "Before" is the
-resident memory when the variables exist, less that of the bare program; "peak" the highest while
-five steps are taken; both are given in copies of the trainable weights in float32. Weights and
-momentum are 2, gradients 1. Writes `step_memory.csv`.
+A perceptron with a batch of 8 has almost no activations, so that weights, momentum and gradients
+dominate. `tf_lars.Trainer`, with one worker and with two, with and without micro-batches, Keras's
+`fit` and a bare `tf.function` each train it in a separate process. "before" is the resident memory
+once the variables exist, minus that of the bare program; "peak" is the maximum during five steps.
+Both are multiples of the size of the trainable weights in float32. Weights and momentum take 2,
+gradients 1. Writes `step_memory.csv`.
 """
 
 import json
@@ -35,17 +35,17 @@ CASES = {
     "Keras fit, LARS": ("fit", 1, None),
     "bare tf.function, Keras SGD": ("bare", 1, None),
 }
-"""By name: the loop, its workers, and its micro-batch."""
+"""Loop, number of workers and micro-batch size, by name."""
 
 
 def resident(field: str) -> int:
-    """Returns a size of this process in bytes: VmRSS now, VmHWM at its highest."""
+    """Returns the resident memory of this process in bytes: VmRSS (current) or VmHWM (peak)."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024
 
 
 def train(loop: str, micro_batch_size: int | None) -> dict[str, float]:
-    """Trains here; returns the memory before and at its peak, in copies of the weights."""
+    """Trains in this process; returns memory before and peak, as multiples of the weights."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -62,11 +62,11 @@ def train(loop: str, micro_batch_size: int | None) -> dict[str, float]:
         optimizer = keras.optimizers.SGD(0.01, momentum=0.9) if loop == "bare" else LARS(0.01)
         model.compile(optimizer, "mse", jit_compile=False)
         optimizer.build(model.trainable_variables)
-    for variable in optimizer.variables:  # zeros take memory when they are first written
+    for variable in optimizer.variables:  # zeros take no memory until they are written
         variable.assign(variable + 0)
     copy = 4 * model.count_params()
     before = resident("VmRSS") - program
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
 
     replicas = strategy.num_replicas_in_sync
     x = np.ones((STEPS * BATCH * replicas, WIDTH), np.float32)
@@ -91,7 +91,7 @@ def train(loop: str, micro_batch_size: int | None) -> dict[str, float]:
 
 
 def run(loop: str, workers: int, micro_batch_size: int | None) -> dict[str, float]:
-    """Returns the highest of what the workers measured."""
+    """Trains in worker processes; returns the maxima of their measurements."""
     ports = supervisor.free_ports(workers)
     with tempfile.TemporaryDirectory() as folder:
         results = [os.path.join(folder, f"{rank}.json") for rank in range(workers)]
@@ -113,7 +113,7 @@ def run(loop: str, workers: int, micro_batch_size: int | None) -> dict[str, floa
 
 
 def main(argv):
-    """Measures, prints and writes; with --loop, trains as one worker."""
+    """Runs the benchmark, or with --loop trains as one of its workers."""
     del argv
     if FLAGS.loop:
         pathlib.Path(FLAGS.result).write_text(json.dumps(train(FLAGS.loop, FLAGS.micro_batch_size)))
@@ -138,9 +138,9 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("rounds", 3, "Processes per row; the median counts.")
+    flags.DEFINE_integer("rounds", 3, "Runs per row, which shows their median.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table.")
-    flags.DEFINE_string("loop", None, "For workers: the loop that this process runs.")
-    flags.DEFINE_integer("micro_batch_size", None, "For workers.")
-    flags.DEFINE_string("result", None, "For workers: file for what is measured.")
+    flags.DEFINE_string("loop", None, "For workers: loop to run.")
+    flags.DEFINE_integer("micro_batch_size", None, "For workers: size of micro-batches.")
+    flags.DEFINE_string("result", None, "For workers: file for the measurements.")
     app.run(main)

@@ -1,4 +1,4 @@
-"""Tables of measurements, and the machine that they come from."""
+"""Tables of measurements, and a description of the machine."""
 
 import csv
 import os
@@ -7,7 +7,7 @@ import platform
 
 
 def write(rows, path):
-    """Writes a table, a list of dictionaries with equal keys, as CSV."""
+    """Writes a table, given as a list of dictionaries with the same keys, as CSV."""
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
@@ -15,14 +15,14 @@ def write(rows, path):
 
 
 def show(rows):
-    """Prints a table in columns."""
+    """Prints a table in aligned columns."""
     widths = {k: max(len(k), *(len(str(row[k])) for row in rows)) for k in rows[0]}
     for row in [{k: k for k in rows[0]}, *rows]:
         print("  ".join(str(row[k]).ljust(width) for k, width in widths.items()).rstrip())
 
 
 def machine():
-    """Returns a line about this machine: architecture, processor, cores and system."""
+    """Returns a one-line description of the machine: architecture, processor, cores and system."""
     return f"{platform.machine()}, {_processor()}, {os.cpu_count()} cores, {platform.platform()}"
 
 

@@ -1,17 +1,17 @@
-"""What a second worker costs: CPU seconds per image of ResNet-50, by one worker and by two.
+"""Weak scaling on CPUs: CPU seconds per image of ResNet-50 with one worker and with two.
 
     python -m benchmarks.weak_scaling
 
-Every worker has one core to itself and a batch of its own, so two workers do twice the work.
-Perfect scaling leaves the CPU seconds per image as they were; the efficiency is
+Each worker has one core and its own batch, so two workers do twice the work. With perfect scaling,
+the CPU seconds per image stay the same; the efficiency is
 
     (CPU seconds per image of one worker) / (CPU seconds per image of two workers).
 
-The all-reduce of a step moves 102 MB whatever the batch, so each batch has its own efficiency. CPU
-seconds are those of all threads of the workers, the network's included, and depend little on
-what else the machine does; wall time depends on it. `tf_lars.Trainer` and torch's
-DistributedDataParallel over gloo take turns with each batch, with one worker and with two. Where
-torch is in another environment, `--torch_python` names its Python. Writes `weak_scaling.csv` and a
+The all-reduce of a step moves 102 MB for any batch size, so the efficiency depends on the batch
+size. CPU seconds are those of all threads of the workers, including the network's, and hardly
+depend on other load on the machine; wall time does. `tf_lars.Trainer` and torch's
+DistributedDataParallel over gloo take turns with each batch size, with one worker and with two. If
+torch is in another environment, set `--torch_python` to its Python. Writes `weak_scaling.csv` and a
 chart.
 """
 
@@ -37,17 +37,17 @@ TF_LARS, TORCH = "tf_lars.Trainer", "torch DDP, gloo"
 
 
 def run(framework, workers, task, python=sys.executable, extra=None):
-    """Returns {"cpu": [...], "wall": [...]} of the measured steps, over all workers together.
+    """Returns {"cpu": [...], "wall": [...]} with the seconds of the measured steps of all workers.
 
     Args:
         framework: "tf_lars" or "torch".
-        workers: number of processes, each pinned to one core.
-        task: settings of `weak_scaling_worker`.
-        python: interpreter of the workers.
-        extra: environment variables to set.
+        workers: Number of processes, each pinned to one core.
+        task: Settings for `weak_scaling_worker`.
+        python: Python interpreter of the workers.
+        extra: Additional environment variables.
 
     Raises:
-        RuntimeError: a worker failed; with the end of its log.
+        RuntimeError: A worker failed; the message contains the end of its log.
     """
     ports = supervisor.free_ports(workers)
     cores = sorted(os.sched_getaffinity(0))
@@ -82,13 +82,13 @@ def run(framework, workers, task, python=sys.executable, extra=None):
 
 
 def measure(contenders, batch_sizes, rounds, task):
-    """Returns {(name, batch size, workers): times}, in a new order every round.
+    """Returns {(name, batch size, workers): times}, measured in a new order every round.
 
     Args:
         contenders: {name: (framework, python)}.
-        batch_sizes: images of a worker's batch.
-        rounds: runs of each, with one worker and with two.
-        task: further settings of `weak_scaling_worker`.
+        batch_sizes: Batch sizes per worker.
+        rounds: Number of runs of each, with one worker and with two.
+        task: Other settings for `weak_scaling_worker`.
     """
     turns = list(itertools.product(contenders, batch_sizes, (1, 2)))
     times = {turn: {"cpu": [], "wall": []} for turn in turns}
@@ -111,7 +111,7 @@ def measure(contenders, batch_sizes, rounds, task):
 
 
 def table(times):
-    """Returns the rows: CPU milliseconds per image, and the efficiency of the second worker."""
+    """Returns the rows of the table: CPU milliseconds per image and efficiency."""
     rows = []
     for (name, batch_size, workers), values in sorted(times.items()):
         alone = statistics.median(times[name, batch_size, 1]["cpu"])
@@ -134,7 +134,7 @@ def table(times):
 
 
 def chart(rows, path):
-    """Draws the efficiency of two workers against the batch of each."""
+    """Draws the efficiency of two workers against the batch size per worker."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.4), layout="constrained")
@@ -158,7 +158,7 @@ def chart(rows, path):
     axes.minorticks_off()
     axes.set_ylim(0.5, 1.05)
     axes.axhline(1, color="grey", linewidth=0.8)
-    axes.set_xlabel("images in a worker's batch")
+    axes.set_xlabel("batch size per worker")
     axes.set_ylabel("CPU efficiency of two workers")
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -170,15 +170,15 @@ def _has_torch(python):
 
 
 def main(argv):
-    """Measures, prints and writes."""
+    """Runs the benchmark; prints and writes its results."""
     del argv
     if len(os.sched_getaffinity(0)) < 2:
-        raise SystemExit("error: two workers need a core each. Received: one core.")
+        raise SystemExit("error: Two workers need two cores. Received: one core.")
     contenders = {TF_LARS: ("tf_lars", sys.executable)}
     if _has_torch(FLAGS.torch_python):
         contenders[TORCH] = ("torch", FLAGS.torch_python)
     else:
-        print(f"left out: torch ({FLAGS.torch_python} cannot import it)")
+        print(f"skipped: torch ({FLAGS.torch_python} cannot import it)")
     print(tables.machine())
     task = {
         "image_size": FLAGS.image_size,
@@ -195,15 +195,15 @@ def main(argv):
 
 
 def define_flags():
-    """Defines the flags; not at import, for the benchmarks' flags have the same names."""
-    flags.DEFINE_integer("rounds", 2, "Runs of each contender.", lower_bound=1)
-    flags.DEFINE_integer("steps", 8, "Measured steps of each run.", lower_bound=1)
-    flags.DEFINE_integer("warm_up", 2, "Steps before them.", lower_bound=1)
+    """Defines the flags; not at import, since other benchmarks have flags of the same names."""
+    flags.DEFINE_integer("rounds", 2, "Runs per contender.", lower_bound=1)
+    flags.DEFINE_integer("steps", 8, "Measured steps per run.", lower_bound=1)
+    flags.DEFINE_integer("warm_up", 2, "Steps before the measured ones.", lower_bound=1)
     flags.DEFINE_multi_integer(
-        "batch_size", [32, 128], "Images of a worker's batch; may be repeated.", lower_bound=1
+        "batch_size", [32, 128], "Batch size per worker; may be repeated.", lower_bound=1
     )
     flags.DEFINE_integer("image_size", 64, "Side of the images in pixels.", lower_bound=32)
-    flags.DEFINE_string("torch_python", sys.executable, "A Python that has torch.")
+    flags.DEFINE_string("torch_python", sys.executable, "Python interpreter with torch.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Folder for the table and the chart.")
 
 

@@ -1,10 +1,10 @@
-"""One worker of benchmarks.weak_scaling: trains ResNet-50 and writes its CPU seconds per step.
+"""A worker of benchmarks.weak_scaling: trains ResNet-50 and writes its CPU seconds per step.
 
     python -m benchmarks.weak_scaling_worker tf_lars|torch '{"batch": 32, ...}' RESULT
 
-Both train ResNet v1.5 with 25.6 million parameters by SGD with momentum, in float32, on one batch
-of noise in memory, so that the network and the all-reduce are all there is. torch is given its
-usual ways: DistributedDataParallel over gloo, which overlaps the all-reduce with backpropagation.
+Both frameworks train ResNet v1.5 with 25.6 million parameters by SGD with momentum, in float32, on
+one batch of noise in memory, so that only the network and the all-reduce are measured. torch uses
+its standard DistributedDataParallel over gloo, which overlaps the all-reduce with backpropagation.
 """
 
 import itertools
@@ -80,7 +80,7 @@ def train_torch(task):
 
 
 def torch_resnet50():
-    """Returns ResNet-50 v1.5 of torch modules, in the memory format that is quickest on CPUs."""
+    """Returns ResNet-50 v1.5 in torch, in the memory format that is fastest on CPUs."""
     import torch
     from torch import nn
 
@@ -122,7 +122,7 @@ def torch_resnet50():
 
 
 class Times:
-    """CPU seconds of this process and all its threads, and wall seconds, between steps."""
+    """CPU seconds of this process (all threads) and wall seconds, for each step."""
 
     def __init__(self):
         self.marks = []
@@ -142,7 +142,7 @@ class Times:
 
 
 def main():
-    """Trains as the command line says."""
+    """Trains according to the command line and writes the result."""
     framework, task, path = sys.argv[1:]
     train = {"tf_lars": train_tf_lars, "torch": train_torch}[framework]
     result = train(json.loads(task))

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint of a run on each validation image once, or names what is in pictures.
+"""Evaluates a checkpoint of a run on each validation image once, or classifies pictures.
 
 python -m launch.evaluate --model_dir=RUN --num_workers=2
 python -m launch.evaluate --model_dir=RUN --checkpoint=best --data_dir=OTHER_DATA
@@ -34,7 +34,7 @@ from tf_lars.errors import (
 
 FLAGS = absl_flags.FLAGS
 TOP = 5
-"""How many classes are named for a picture."""
+"""Number of classes printed for a picture."""
 _OVERRIDES = tuple(
     n for n, s in setting.settings_of(TrainingSettings).items() if s.evaluation_may_override
 )
@@ -44,14 +44,14 @@ _FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "format", *_OVERRIDE
 def define() -> None:
     """Defines the flags of this program."""
     run_flags.define()
-    absl_flags.DEFINE_integer("num_workers", 1, "Worker processes on this machine.")
+    absl_flags.DEFINE_integer("num_workers", 1, "Number of worker processes on this machine.")
     flags.define(TrainingSettings, _OVERRIDES, unset="If not given, as in the run.")
     absl_flags.DEFINE_list("predict", [], "Pictures to classify instead of evaluating.")
-    absl_flags.DEFINE_enum("format", "table", ["table", "json"], "What is printed.")
+    absl_flags.DEFINE_enum("format", "table", ["table", "json"], "Format of the printed results.")
 
 
 def main() -> int:
-    """Evaluates, or watches over the processes that do."""
+    """Evaluates, or supervises the processes that do."""
     settings = load.settings_of_run(FLAGS.model_dir, FLAGS.data_dir)
     given = flags.values(TrainingSettings)
     overrides = {name: given[name] for name in _OVERRIDES if name in given}
@@ -62,7 +62,7 @@ def main() -> int:
     try:
         if FLAGS.predict:
             return predict(settings, info, FLAGS.predict)
-        if supervisor.STATUS_VARIABLE in os.environ:  # one of the workers that are started below
+        if supervisor.STATUS_VARIABLE in os.environ:  # a worker that was started below
             supervisor.start_heartbeat()
             return evaluate(settings, info, resolve_cluster())
         if FLAGS.num_workers == 1:
@@ -81,14 +81,14 @@ def main() -> int:
 
 
 def evaluate(settings: TrainingSettings, info: DatasetInfo, cluster: Cluster) -> int:
-    """Prints loss and accuracy over the validation images, each counted once."""
+    """Prints the loss and accuracy over the validation images, counting each once."""
     import tensorflow as tf
 
     from tf_lars import create_strategy
     from tf_lars.tracking import results
 
     trainer, source = load.load_run(settings, info, create_strategy(cluster), FLAGS.checkpoint)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it over
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has replaced the handler
     replicas = trainer.strategy.num_replicas_in_sync
     batch = build_input.evaluation_batch_size(settings, replicas)
     if FLAGS.evaluation_batch_size is None:  # the run may have had another number of replicas
@@ -122,7 +122,7 @@ def predict(settings: TrainingSettings, info: DatasetInfo, paths: Sequence[str])
     from tf_lars.data import decode
     from tf_lars.data.prepare.encode import BadImage, EncodingSettings, to_jpeg
 
-    # As the images of the data were prepared.
+    # Pictures are encoded like the images of the data.
     names = {field.name for field in dataclasses.fields(EncodingSettings)}
     encoding = EncodingSettings(**{k: v for k, v in info.settings.items() if k in names})
     images = []

@@ -1,4 +1,4 @@
-"""Writes the model of a run for use elsewhere: images with colours from 0 to 255 in, logits out.
+"""Exports the model of a run, which maps images with colours from 0 to 255 to logits.
 
 python -m launch.export --model_dir=RUN --output=model.keras     (Keras)
 python -m launch.export --model_dir=RUN --output=saved_model     (a TensorFlow SavedModel)
@@ -27,7 +27,7 @@ def define() -> None:
     """Defines the flags of this program."""
     run_flags.define()
     absl_flags.DEFINE_string(
-        "output", "", "A file that ends in .keras, or the folder of a SavedModel; not there yet."
+        "output", "", "New file that ends in .keras, or new folder for a SavedModel."
     )
 
 
@@ -36,12 +36,12 @@ def main() -> int:
     output = FLAGS.output
     if output.endswith((".h5", ".hdf5")):
         raise InputError(
-            f"--output must end in .keras, or name a folder. Received: {output!r}, Keras's former "
+            f"--output must end in .keras, or name a folder. Received: {output!r}, Keras's legacy "
             "format."
         )
     if not output or os.path.exists(output):
         raise InputError(
-            "--output must be a file or a folder that is not there yet, so that nothing is lost. "
+            "--output must be a file or folder that does not exist yet, so that nothing is lost. "
             f"Received: {output!r}."
         )
     settings = load.settings_of_run(FLAGS.model_dir, FLAGS.data_dir)
@@ -54,27 +54,27 @@ def main() -> int:
     trainer, source = load.load_run(settings, info, tf.distribute.get_strategy(), FLAGS.checkpoint)
     with _writing(output), trainer.averaged_weights():
         _write(trainer.model, output, settings.image_size_schedule or settings.image_size)
-    print(f"{source.path} is exported to {output}")
+    print(f"exported {source.path} to {output}")
     return EXIT_DONE
 
 
 def _write(model: "keras.Model", output: str, image_size: int | str) -> None:
     import keras
 
-    # Without the optimizer: Keras could not read it elsewhere, and it is as large as the weights.
+    # Drops the optimizer: Keras could not load it elsewhere, and it is as large as the weights.
     model.optimizer, model.compiled = None, False
     if output.endswith(".keras"):
         model.save(output)
         return
-    side = image_size if isinstance(image_size, int) else None  # a schedule has any
-    # A subclassed model's own signature would be of the dtype that it computes in.
+    side = image_size if isinstance(image_size, int) else None  # a schedule has several
+    # By default, the signature of a subclassed model has the dtype in which it computes.
     images = keras.InputSpec(shape=(None, side, side, 3), dtype="float32")
     model.export(output, verbose=False, input_signature=[images])
 
 
 @contextlib.contextmanager
 def _writing(output: str) -> Iterator[None]:
-    """Removes what was written of an export that fails, and says why it failed."""
+    """Removes the partial output of an export that fails, and reports why it failed."""
     import tensorflow as tf
 
     try:
@@ -86,8 +86,8 @@ def _writing(output: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 os.remove(output)
         raise InputError(
-            "--output must be a place that can be written to, and the model one that Keras can "
-            f"write there. Received: {output!r} ({error}). Change the one or the other."
+            "--output must be writable, and Keras must be able to save the model in its format. "
+            f"Received: {output!r} ({error}). Change --output or the model."
         ) from error
 
 

@@ -3,9 +3,9 @@
 python -m launch.gpu_cluster --worker_hosts=node0:2222,node1:2222 --flagfile=RECIPE \\
     --data_dir=DATA --model_dir=SHARED/RUN
 
-Each host's launcher watches over that host's worker: one process for all of its GPUs, or several
-with --workers_per_host. Who is in the job comes from the first of: --worker_hosts, TF_CONFIG,
-Slurm (srun), a Kubernetes JobSet. --model_dir must be on a file system that all hosts share.
+Each host's launcher supervises that host's worker: one process for all of its GPUs, or several
+with --workers_per_host. The hosts come from the first of --worker_hosts, TF_CONFIG, Slurm (srun)
+and a Kubernetes JobSet that is set. --model_dir must be on a file system that all hosts share.
 """
 
 import os
@@ -38,21 +38,20 @@ def define() -> None:
     flags.DEFINE_integer(
         "task_index",
         None,
-        "Index of this host in --worker_hosts, from 0; by default the entry whose address is this "
-        "machine's.",
+        "Index of this host in --worker_hosts, from 0; by default that of this machine's address.",
         module_name=_GROUP,
     )
     flags.DEFINE_integer(
         "num_workers",
         None,
-        "How many worker processes the whole job must have; by default as many as are found.",
+        "Number of worker processes that the whole job must have; by default any number.",
         module_name=_GROUP,
     )
     flags.DEFINE_integer(
         "workers_per_host",
         1,
-        "Worker processes on each host, each with its share of the GPUs and a port that follows "
-        "the host's own.",
+        "Worker processes on each host, each with its share of the GPUs. Their ports are "
+        "consecutive, from the host's own.",
         module_name=_GROUP,
     )
 
@@ -66,7 +65,7 @@ def main(settings: TrainingSettings, job: JobSettings) -> int:
     if flags.FLAGS.num_workers not in (None, found):
         raise InputError(
             f"--num_workers must be the number of workers of the job. Received: "
-            f"{flags.FLAGS.num_workers}, and {found} from {views[0].source}. Start as many, or "
+            f"{flags.FLAGS.num_workers}, and {found} from {views[0].source}. Start that many, or "
             "omit the flag."
         )
     if dry_run.wanted():
@@ -83,28 +82,28 @@ def main(settings: TrainingSettings, job: JobSettings) -> int:
 
 
 def _hosts() -> Cluster:
-    """Returns the launchers of all hosts as a cluster."""
+    """Returns the cluster of all hosts' launchers."""
     hosts, index = flags.FLAGS.worker_hosts, flags.FLAGS.task_index
     if hosts and index is None:
         index = _own_index(hosts)
     cluster = resolve_cluster(worker_hosts=hosts, task_index=index)
     if not cluster.workers:
         raise InputError(
-            "A cluster must be named by --worker_hosts, TF_CONFIG, Slurm's srun or a Kubernetes "
-            "JobSet. Received: none of them. On one machine, use python -m launch.local."
+            "A cluster must be described by --worker_hosts, TF_CONFIG, Slurm's srun or a "
+            "Kubernetes JobSet. Received: none of them. On one machine, use python -m launch.local."
         )
     return cluster
 
 
 def _own_index(hosts: list[str]) -> int:
-    """Returns the place of this machine among the hosts."""
-    Cluster(tuple(hosts), 0, WORKER_HOSTS_FLAG)  # addresses that are none are refused
+    """Returns the index of this machine among the hosts."""
+    Cluster(tuple(hosts), 0, WORKER_HOSTS_FLAG)  # refuses malformed addresses
     with ThreadPoolExecutor(max_workers=64) as pool:
         own = [index for index, is_own in enumerate(pool.map(_is_own, hosts)) if is_own]
     if len(own) != 1:
         raise InputError(
-            "One of --worker_hosts must be this machine, or --task_index must say which. "
-            f"Received: {len(own)} of {','.join(hosts)} with an address of this machine. Give "
+            "Exactly one of --worker_hosts must be this machine, unless --task_index is given. "
+            f"Received: {len(own)} of {','.join(hosts)} with an address of this machine. Set "
             "--task_index."
         )
     return own[0]
@@ -114,7 +113,7 @@ def _is_own(address: str) -> bool:
     try:
         return messages.is_local(messages.resolve(split_address(address)[0]))
     except OSError:
-        return False  # another host's name may resolve later
+        return False  # another host's name may not resolve yet
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compares SGD, Nesterov and LARS at large batches: many short runs in one process, and a picture.
+"""Compares SGD, Nesterov and LARS at large batches, in many short runs within one process.
 
 python -m launch.large_batch_study --preset=digits
 """
@@ -28,32 +28,33 @@ FLAGS = absl_flags.FLAGS
 
 
 def define() -> None:
-    """Defines the flags, one for each field of `StudySettings` among them."""
+    """Defines the program's flags, which include every field of `StudySettings`."""
     absl_flags.DEFINE_string(
-        "preset", "digits", f"Settings by name: {', '.join(PRESETS)}. Flags that are given win."
+        "preset", "digits", f"Settings by name: {', '.join(PRESETS)}. Other flags override them."
     )
     absl_flags.DEFINE_string(
         "output",
         None,
-        "Path without ending: .csv has a line per trial, .png the picture, .settings.json what "
-        "all trials share. By default runs/large_batch_PRESET.",
+        "Path without extension: .csv is for the results with a line per trial, .png for the "
+        "picture, .settings.json for the settings of all trials. Defaults to "
+        "runs/large_batch_PRESET.",
     )
     absl_flags.DEFINE_boolean("dry_run", False, "List the trials without training.")
-    flags.define(StudySettings, unset="By default the preset's.")
+    flags.define(StudySettings, unset="Defaults to the preset's.")
 
 
 def settings() -> StudySettings:
-    """Returns the preset with the flags that are given.
+    """Returns the settings of the preset, overridden by the flags that are given.
 
     Raises:
-      InputError: no such preset, or a flag is out of its range.
+      InputError: The preset is unknown, or a flag is out of range.
     """
     require(FLAGS.preset in PRESETS, "--preset", f"one of {', '.join(PRESETS)}", FLAGS.preset)
     return dataclasses.replace(PRESETS[FLAGS.preset], **flags.values(StudySettings))
 
 
 def main() -> int:
-    """Runs what is left of the study, and draws it."""
+    """Runs the remaining trials of the study, and prints and draws the results."""
     chosen = settings()
     models.check(chosen.model)
     for augmentation in filter(None, (chosen.augmentation, chosen.other_augmentation)):
@@ -80,7 +81,7 @@ def main() -> int:
     except KeyboardInterrupt:
         left = len(trials.remaining(chosen, log.results))
         print(
-            f"\ninterrupted; the same command continues with the {left} trials that are left",
+            f"\ninterrupted; the same command continues with the {left} remaining trials",
             file=sys.stderr,
         )
         code = EXIT_INTERRUPTED
@@ -92,26 +93,27 @@ def main() -> int:
 
 
 def _run(chosen: StudySettings, info: DatasetInfo, log: ResultLog) -> None:
-    """Runs trials until none is left or the time is over."""
+    """Runs trials until all have run or the time is over."""
     begin = time.perf_counter()
     budget = 60 * (chosen.budget_minutes or math.inf)
     todo = trials.remaining(chosen, log.results)
-    # Some will be the same, once the grids have chosen.
+    # Some will coincide once the grids have chosen.
     most = "at most " if any(trial.learning_rate is None for trial in todo) else ""
-    print(f"{most}{len(todo)} trials to be run, {len(log.results)} are in {log.path}", flush=True)
+    print(f"{most}{len(todo)} trials to run, {len(log.results)} done in {log.path}", flush=True)
     if not todo:
         return
     runner = _runner(chosen, info)
     seconds: list[float] = []
     while todo:
         trial = trials.resolve(chosen, log.results, todo[0])
-        assert trial  # what a grid chooses comes after the grid
+        assert trial  # The choice of a grid comes after the grid.
         spent = time.perf_counter() - begin
-        # One trial at least, or a start whose time went into reading the data would never end.
+        # Runs at least one trial: otherwise, if reading the data takes the whole time, restarting
+        # would never finish the study.
         if seconds and spent + statistics.median(seconds) > budget:
             print(
-                f"{chosen.budget_minutes:g} minutes are over, with {len(todo)} trials left; the "
-                "same command continues with them",
+                f"the budget of {chosen.budget_minutes:g} minutes is used up, with {len(todo)} "
+                "trials left; the same command continues with them",
                 flush=True,
             )
             return

@@ -22,15 +22,15 @@ def define() -> None:
     flags.DEFINE_integer(
         "num_workers",
         1,
-        "1 trains in this process, on all of its GPUs; more start that many processes that train "
-        "together (MultiWorkerMirroredStrategy), each with its share of the GPUs or cores, and "
-        "restart them when one fails.",
+        "1 trains in this process, on all GPUs. More start that many worker processes "
+        "(MultiWorkerMirroredStrategy), each with its share of the GPUs or cores, and restart them "
+        "when one fails.",
         module_name="Job",
     )
 
 
 def main(settings: TrainingSettings, job: JobSettings) -> int:
-    """Trains, or supervises the processes that do."""
+    """Trains in this process, or supervises worker processes."""
     num_workers = flags.FLAGS.num_workers
     require(num_workers >= 1, "--num_workers", "at least 1", num_workers)
     if dry_run.wanted():

@@ -1,35 +1,61 @@
-"""Measures the input pipeline on this machine: images/s, CPU per image, devices that it can feed.
+"""Measures the input pipeline: images/s, CPU time per image, and the devices it can feed.
 
 python -m launch.measure_input --data_dir=DATA --image_size=224 --devices_per_host=8
 """
 
-from absl import flags as absl_flags
+import dataclasses
 
 from launch.cli import app, flags
 from launch.run import build_input
 from launch.run.settings import INPUT_SETTINGS, TrainingSettings
 from tf_lars.data import order
 from tf_lars.errors import EXIT_DONE, require
+from tf_lars.setting import above, at_least, check, setting
 
-FLAGS = absl_flags.FLAGS
+_GROUP = "Measurement"
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasurementSettings:
+    """Settings of a measurement; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    seconds: float = setting(
+        "Seconds to measure, for training and for evaluation each.",
+        10.0,
+        rule=above(0),
+        group=_GROUP,
+    )
+    devices_per_host: int = setting(
+        "Number of GPUs or TPU cores that share this machine's CPU cores.",
+        1,
+        rule=at_least(1),
+        group=_GROUP,
+    )
+    device_images_per_second: float | None = setting(
+        "Images per second that one device trains on, to tell whether the input or the device is "
+        "the limit.",
+        None,
+        rule=above(0),
+        group=_GROUP,
+    )
+
+    def __post_init__(self):
+        check(self)
 
 
 def define() -> None:
     """Defines the flags of this program."""
+    flags.define(MeasurementSettings)
     flags.define(TrainingSettings, (*INPUT_SETTINGS, "global_batch_size"))
-    absl_flags.DEFINE_float("seconds", 10.0, "Seconds to measure training and evaluation each.")
-    absl_flags.DEFINE_integer(
-        "devices_per_host", 1, "GPUs or TPU cores that share this machine's cores.", lower_bound=1
-    )
-    absl_flags.DEFINE_float(
-        "device_images_per_second",
-        None,
-        "Images per second that one device trains on, to tell which of the two is the limit.",
-    )
 
 
 def main() -> int:
     """Runs the program; returns its exit code."""
+    measurement = MeasurementSettings(**flags.values(MeasurementSettings))
     settings = TrainingSettings(**flags.values(TrainingSettings))
     require(settings.data_dir, "--data_dir", "a prepared folder", settings.data_dir)
     build_input.describe_once(settings.data_dir)
@@ -44,13 +70,13 @@ def main() -> int:
     alone = tf.distribute.InputContext(1, 0, 1)
     steps = order.evaluation_steps(training.num_examples, batch)
     rates = {
-        "training": throughput.measure(training.dataset(alone, 0, steps), FLAGS.seconds),
-        "evaluation": throughput.measure(evaluation.dataset(alone), FLAGS.seconds),
+        "training": throughput.measure(training.dataset(alone, 0, steps), measurement.seconds),
+        "evaluation": throughput.measure(evaluation.dataset(alone), measurement.seconds),
     }
     print(throughput.table(rates))
     print(
         throughput.verdict(
-            rates["training"], FLAGS.devices_per_host, FLAGS.device_images_per_second
+            rates["training"], measurement.devices_per_host, measurement.device_images_per_second
         )
     )
     return EXIT_DONE

@@ -1,4 +1,4 @@
-"""Time to train, before any machine is rented: a table of plans and a picture.
+"""Predicts the time to train before any machine is rented: a table of plans and a picture.
 
 python -m launch.plan --accelerator=A100-SXM --devices=64 --global_batch_size=16384
 """
@@ -7,101 +7,149 @@ import dataclasses
 import functools
 import json
 
-from absl import flags
-
-from launch.cli import app
+from launch.cli import app, flags
 from tf_lars import planner
 from tf_lars.errors import EXIT_DONE, InputError
 from tf_lars.planner import communication, plan_table, search
 from tf_lars.planner.devices import Device
 from tf_lars.planner.prediction import Plan
 from tf_lars.recipes import recipes
+from tf_lars.setting import above, at_least, check, one_of, setting, within
 
-FLAGS = flags.FLAGS
+PLAN, HARDWARE, OUTPUT = "What to plan", "Hardware", "Output"
+"""Groups of settings in `--help`."""
+
+_DTYPES = tuple(communication.BYTES)
 
 
-def define() -> None:
-    """Defines the program's flags."""
-    flags.DEFINE_string("model", None, f"One of {', '.join(planner.workloads())}.")
-    flags.DEFINE_string(
-        "accelerator",
+@dataclasses.dataclass(frozen=True)
+class PlanSettings:
+    """Settings of a plan; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    model: str | None = setting(
+        f"Model to train: one of {', '.join(planner.workloads())}. Defaults to resnet50, or to the "
+        "model of the runs in --calibrate.",
         None,
-        f"A family with published results: {', '.join(planner.accelerators())}.",
+        group=PLAN,
     )
-    flags.DEFINE_integer("devices", None, "How many train together.")
-    flags.DEFINE_integer(
-        "global_batch_size", None, "Examples per step, on all devices; by default the quickest."
-    )
-    flags.DEFINE_float("epochs", None, "Passes over the data; by default what the batch needs.")
-    flags.DEFINE_integer("num_examples", recipes.IMAGENET_EXAMPLES, "Training examples per epoch.")
-    flags.DEFINE_string("optimizer", "lars", "lars or sgd: whose settings are shown.")
-    flags.DEFINE_float("price_per_device_hour", None, "For the cost, in any currency.")
-    flags.DEFINE_float("deadline_minutes", None, "Find the fewest devices that train in this time.")
-    flags.DEFINE_integer(
-        "largest_batch", 67840, "Of the batches that are tried; the largest published is 67,840."
-    )
-    flags.DEFINE_float("flops", None, "A device's peak FLOP/s, where it has no published results.")
-    flags.DEFINE_float("memory_bandwidth", None, "Its memory's bytes/s.")
-    flags.DEFINE_string(
-        "network",
+    devices: int | None = setting("Number of devices.", None, rule=at_least(1), group=PLAN)
+    deadline_minutes: float | None = setting(
+        "Instead of --devices: finds the fewest devices that train within this time.",
         None,
-        f"Between its nodes: {', '.join(planner.networks())}, or LATENCY_US:GIGABITS.",
+        rule=above(0),
+        group=PLAN,
     )
-    flags.DEFINE_string("node_network", None, "Within a node, for --all_reduce=two_level.")
-    flags.DEFINE_integer("devices_per_node", 8, "For --all_reduce=two_level.")
-    flags.DEFINE_string("all_reduce", "ring", f"One of {', '.join(communication.ALGORITHMS)}.")
-    flags.DEFINE_string("dtype", "bfloat16", "Of the arithmetic: float32, bfloat16 or float16.")
-    flags.DEFINE_string("gradient_dtype", "float32", "In which gradients are sent.")
-    flags.DEFINE_float("overlap", 0.0, "Share of the backward pass that hides the all-reduce.")
-    flags.DEFINE_list(
-        "calibrate", None, "Folders of finished runs (--model_dir), from which to predict."
+    global_batch_size: int | None = setting(
+        "Examples per step, on all devices. Defaults to the batch with the shortest time.",
+        None,
+        rule=at_least(1),
+        group=PLAN,
     )
-    flags.DEFINE_string("format", "table", "table or json.")
-    flags.DEFINE_string(
-        "picture", "plan.png", "Where the picture goes; with --format=json none unless given."
+    largest_batch: int = setting(
+        "Largest batch to try where --global_batch_size is not given; the largest published one "
+        "is 67,840.",
+        67840,
+        rule=at_least(1),
+        group=PLAN,
+    )
+    epochs: float | None = setting(
+        "Passes over the data. Defaults to those that the batch needs.",
+        None,
+        rule=above(0),
+        group=PLAN,
+    )
+    num_examples: int = setting(
+        "Training examples per epoch.", recipes.IMAGENET_EXAMPLES, rule=at_least(1), group=PLAN
+    )
+    optimizer: str = setting(
+        "Optimizer of the recipe that is shown: lars or sgd.",
+        "lars",
+        rule=one_of("lars", "sgd"),
+        group=PLAN,
+    )
+    price_per_device_hour: float | None = setting(
+        "Price in any currency, for the cost of the run.", None, rule=above(0), group=PLAN
+    )
+    accelerator: str | None = setting(
+        f"Device family with published results: {', '.join(planner.accelerators())}. With "
+        "--calibrate, the device among those of the runs.",
+        None,
+        group=HARDWARE,
+    )
+    calibrate: tuple[str, ...] | None = setting(
+        "Folders of your own finished runs (--model_dir) from which to predict.",
+        None,
+        group=HARDWARE,
+    )
+    flops: float | None = setting(
+        "Peak FLOP/s of a device without published results.", None, rule=above(0), group=HARDWARE
+    )
+    memory_bandwidth: float | None = setting(
+        "Memory bandwidth of that device, in bytes/s.", None, rule=above(0), group=HARDWARE
+    )
+    network: str | None = setting(
+        f"Network between nodes: {', '.join(planner.networks())}, or LATENCY_US:GIGABITS.",
+        None,
+        group=HARDWARE,
+    )
+    node_network: str | None = setting(
+        "Network within a node, for --all_reduce=two_level.", None, group=HARDWARE
+    )
+    devices_per_node: int = setting(
+        "Devices per node, for --all_reduce=two_level.", 8, rule=at_least(1), group=HARDWARE
+    )
+    all_reduce: str = setting(
+        f"All-reduce algorithm: one of {', '.join(communication.ALGORITHMS)}.",
+        "ring",
+        rule=one_of(*communication.ALGORITHMS),
+        group=HARDWARE,
+    )
+    dtype: str = setting(
+        f"Data type of the arithmetic: one of {', '.join(_DTYPES)}.",
+        "bfloat16",
+        rule=one_of(*_DTYPES),
+        group=HARDWARE,
+    )
+    gradient_dtype: str = setting(
+        f"Data type in which gradients are sent: one of {', '.join(_DTYPES)}.",
+        "float32",
+        rule=one_of(*_DTYPES),
+        group=HARDWARE,
+    )
+    overlap: float = setting(
+        "Share of the backward pass that overlaps with the all-reduce.",
+        0.0,
+        rule=within(0, 1),
+        group=HARDWARE,
+    )
+    format: str = setting("table or json.", "table", rule=one_of("table", "json"), group=OUTPUT)
+    picture: str = setting(
+        "Path of the picture; empty for none. With --format=json, it is drawn only if this flag is "
+        "given.",
+        "plan.png",
+        group=OUTPUT,
     )
 
-
-def main() -> int:
-    """Prints the plan, and draws it."""
-    if FLAGS.format not in ("table", "json"):
-        raise InputError(f"--format must be table or json. Received: {FLAGS.format!r}.")
-    accelerator = _accelerator()
-    at = functools.partial(
-        planner.predict,
-        model=FLAGS.model,
-        accelerator=accelerator,
-        epochs=FLAGS.epochs,
-        num_examples=FLAGS.num_examples,
-        price_per_device_hour=FLAGS.price_per_device_hour,
-    )
-    plan = _plan(at, accelerator)
-    answer = _answer(at, plan)
-    if FLAGS.format == "json":
-        print(json.dumps(_as_json(answer), indent=2))
-    else:
-        print(_as_text(answer), flush=True)
-    if FLAGS.picture and (FLAGS.format == "table" or FLAGS["picture"].present):
-        from tf_lars.planner import plan_picture
-
-        plan_picture.draw(at, plan, answer.paying, FLAGS.picture)
-        if FLAGS.format == "table":
-            print(f"\npicture in {FLAGS.picture}")
-    return EXIT_DONE
+    def __post_init__(self):
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """Everything that is printed.
+    """The contents of the report.
 
     Attributes:
-      plan: what was asked for.
-      same_batch: plans of other numbers of devices, at its batch.
-      same_images: plans of other numbers of devices, at its images per device.
-      paying: the largest plan, at its images per device, from which doubling pays, if any.
-      paying_devices: the most devices from which doubling pays at its batch.
-      recipe: settings for its batch, or None with
-      no_recipe: why there are none.
+      plan: The plan that was asked for.
+      same_batch: Plans for other numbers of devices, at the plan's batch.
+      same_images: Plans for other numbers of devices, at the plan's images per device.
+      paying: Largest plan, at the plan's images per device, from which doubling pays, if any.
+      paying_devices: Largest number of devices from which doubling pays at the plan's batch.
+      recipe: Settings for the plan's batch, or None.
+      no_recipe: Reason why there is no recipe, or "".
     """
 
     plan: Plan
@@ -113,79 +161,110 @@ class Answer:
     no_recipe: str
 
 
-def _accelerator() -> Device:
-    described = [n for n in ("flops", "memory_bandwidth", "network") if FLAGS[n].value is not None]
-    ways = [
-        name
-        for name, given in (
-            ("--accelerator", FLAGS.accelerator),
-            ("--flops", FLAGS.flops),
-            ("--calibrate", FLAGS.calibrate),
-        )
-        if given is not None
-    ]
-    if FLAGS.calibrate and not FLAGS.flops:
+def define() -> None:
+    """Defines the program's flags."""
+    flags.define(PlanSettings)
+
+
+def main() -> int:
+    """Prints the plan and draws it."""
+    settings = PlanSettings(**flags.values(PlanSettings))
+    device = _device(settings)
+    at = functools.partial(
+        planner.predict,
+        model=settings.model,
+        accelerator=device,
+        epochs=settings.epochs,
+        num_examples=settings.num_examples,
+        price_per_device_hour=settings.price_per_device_hour,
+    )
+    answer = _answer(at, _plan(settings, at, device), settings.optimizer)
+    as_table = settings.format == "table"
+    print(_as_text(answer) if as_table else json.dumps(_as_json(answer), indent=2), flush=True)
+    if settings.picture and (as_table or flags.given(["picture"])):
+        from tf_lars.planner import plan_picture
+
+        plan_picture.draw(at, answer.plan, answer.paying, settings.picture)
+        if as_table:
+            print(f"\npicture in {settings.picture}")
+    return EXIT_DONE
+
+
+def _device(settings: PlanSettings) -> Device:
+    """Returns the device that the settings name, describe or calibrate."""
+    if settings.calibrate and not settings.flops:
         return planner.calibrate(
-            FLAGS.calibrate,
-            accelerator=FLAGS.accelerator,
-            network=FLAGS.network,
-            algorithm=FLAGS.all_reduce,
+            settings.calibrate,
+            accelerator=settings.accelerator,
+            network=settings.network,
+            algorithm=settings.all_reduce,
         )
-    if len(ways) != 1:
+    given = [n for n in ("accelerator", "flops", "calibrate") if getattr(settings, n)]
+    if len(given) != 1:
         raise InputError(
             "The device must be given in one way: by --accelerator, one of "
             f"{', '.join(planner.accelerators())}; by --flops, --memory_bandwidth and --network; "
-            f"or by --calibrate. Received: {' and '.join(ways) or 'none of them'}."
+            f"or by --calibrate. Received: {_flags(given, ' and ') or 'none of them'}."
         )
-    if FLAGS.accelerator:
-        return planner.device(FLAGS.accelerator)
-    missing = {"flops", "memory_bandwidth", "network"} - set(described)
-    if missing:
+    if settings.accelerator:
+        return planner.device(settings.accelerator)
+    return _described_device(settings)
+
+
+def _described_device(settings: PlanSettings) -> planner.Hardware:
+    """Returns the device that the settings describe by its data sheet."""
+    flops, bandwidth, network = settings.flops, settings.memory_bandwidth, settings.network
+    if not flops or not bandwidth or not network:
+        needed = ("flops", "memory_bandwidth", "network")
+        missing = _flags([name for name in needed if not getattr(settings, name)], " and no ")
         raise InputError(
             "Hardware is described by --flops, --memory_bandwidth and --network. Received: no "
-            f"--{' and no --'.join(sorted(missing))}."
+            f"{missing}."
         )
     return planner.Hardware(
-        flops=FLAGS.flops,
-        memory_bandwidth=FLAGS.memory_bandwidth,
-        network=planner.network(FLAGS.network),
-        algorithm=FLAGS.all_reduce,
-        node_network=planner.network(FLAGS.node_network) if FLAGS.node_network else None,
-        devices_per_node=FLAGS.devices_per_node,
-        dtype=FLAGS.dtype,
-        gradient_dtype=FLAGS.gradient_dtype,
-        overlap=FLAGS.overlap,
+        flops=flops,
+        memory_bandwidth=bandwidth,
+        network=planner.network(network),
+        algorithm=settings.all_reduce,
+        node_network=planner.network(settings.node_network) if settings.node_network else None,
+        devices_per_node=settings.devices_per_node,
+        dtype=settings.dtype,
+        gradient_dtype=settings.gradient_dtype,
+        overlap=settings.overlap,
     )
 
 
-def _plan(at: search.Predictor, accelerator: Device) -> Plan:
-    batch = FLAGS.global_batch_size
-    batches = search.batches(accelerator, FLAGS.largest_batch)
-    if batch is not None:
-        batches = _only(batch)
-    if FLAGS.deadline_minutes is not None:
-        if FLAGS.devices is not None:
+def _flags(names: list[str], separator: str) -> str:
+    return separator.join(f"--{name}" for name in names)
+
+
+def _plan(settings: PlanSettings, at: search.Predictor, device: Device) -> Plan:
+    """Returns the plan for the devices, or for the deadline."""
+    devices, batch = settings.devices, settings.global_batch_size
+    batches = search.batches(device, settings.largest_batch) if batch is None else _only(batch)
+    if settings.deadline_minutes is not None:
+        if devices is not None:
             raise InputError(
                 "--deadline_minutes finds the number of devices. Received: "
-                f"--devices={FLAGS.devices} as well. Leave one out."
+                f"--devices={devices} as well. Leave one out."
             )
-        return search.for_deadline(at, FLAGS.deadline_minutes, batches)
-    if FLAGS.devices is None:
+        return search.for_deadline(at, settings.deadline_minutes, batches)
+    if devices is None:
         raise InputError("--devices or --deadline_minutes is required. Received: neither.")
-    if batch is not None or FLAGS.devices < 1:  # `predict` says what is wrong
-        return at(devices=FLAGS.devices, global_batch_size=batch or 1)
-    return search.quickest(at, FLAGS.devices, batches)
+    if batch is not None:
+        return at(devices=devices, global_batch_size=batch)
+    return search.quickest(at, devices, batches)
 
 
 def _only(batch: int) -> search.Batches:
     return lambda devices: [batch] if batch % devices == 0 else []
 
 
-def _answer(at: search.Predictor, plan: Plan) -> Answer:
+def _answer(at: search.Predictor, plan: Plan, optimizer: str) -> Answer:
     same_batch, same_images = search.neighbours(at, plan)
     recipe, no_recipe = None, ""
     try:
-        recipe = recipes.for_model(plan.model, plan.global_batch_size, FLAGS.optimizer)
+        recipe = recipes.for_model(plan.model, plan.global_batch_size, optimizer)
     except InputError as error:
         no_recipe = str(error)
     return Answer(
@@ -215,40 +294,38 @@ def _as_json(answer: Answer) -> dict:
 
 def _as_text(answer: Answer) -> str:
     plan = answer.plan
-    images = plan.global_batch_size / plan.devices
+    images = f"{plan.global_batch_size / plan.devices:,.4g} images per device"
     lines = [
         f"{plan.model} on {plan.devices:,} x {plan.accelerator}, global batch "
         f"{plan.global_batch_size:,}: {plan_table.planned_time(plan)}",
         *(f"note        {note}" for note in plan.notes),
         answer.recipe.describe() if answer.recipe else f"recipe      none: {answer.no_recipe}",
         "",
-        plan_table.header(with_cost=bool(FLAGS.price_per_device_hour)),
+        plan_table.header(with_cost=plan.cost is not None),
         *(plan_table.row(p, marked=p == plan) for p in answer.same_batch),
-        f"at {images:,.4g} images per device:",
+        f"at {images}:",
         *(plan_table.row(p, marked=p == plan) for p in answer.same_images),
     ]
     if any(p.epochs_extrapolated for p in [*answer.same_batch, *answer.same_images]):
         lines.append("~ extrapolated beyond the largest batch with a published result")
-    lines.append("")
-    rule = f"at least {search.LEAST_SPEEDUP:g} times as fast"
+    speedup = f"a speedup of at least {search.LEAST_SPEEDUP:g}"
+    with_batch = f"At {images}, doubling devices and batch"
     if answer.paying:
-        lines.append(
-            f"With {images:,.4g} images per device, twice the devices and batch are {rule} up to a "
-            f"batch of {answer.paying.global_batch_size:,} ({answer.paying.devices:,} devices). "
-            "Beyond it, a larger batch stops paying."
+        with_batch += (
+            f" gives {speedup} up to a batch of {answer.paying.global_batch_size:,} "
+            f"({answer.paying.devices:,} devices). Beyond that, a larger batch stops paying."
         )
     else:
-        lines.append(
-            f"With {images:,.4g} images per device, twice the devices and batch are nowhere {rule}."
-        )
+        with_batch += f" never gives {speedup}."
+    alone = "At this batch, doubling the devices"
     if answer.paying_devices:
-        lines.append(
-            f"With this batch, twice the devices are {rule} up to {answer.paying_devices:,} "
-            "devices. Beyond that, more devices stop paying."
+        alone += (
+            f" gives {speedup} up to {answer.paying_devices:,} devices. Beyond that, more devices "
+            "stop paying."
         )
     else:
-        lines.append(f"With this batch, twice the devices are nowhere {rule}.")
-    return "\n".join(lines)
+        alone += f" never gives {speedup}."
+    return "\n".join([*lines, "", with_batch, alone])
 
 
 if __name__ == "__main__":

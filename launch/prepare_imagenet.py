@@ -1,4 +1,4 @@
-"""Writes images, or the embedded digits, as TFRecord shards; checks what was written.
+"""Writes images, or the embedded digits, as TFRecord shards, and checks shards.
 
 python -m launch.prepare_imagenet --input_dir=FOLDER --output_dir=DIR
 python -m launch.prepare_imagenet --input_dir=FOLDER --output_dir=DIR --short_side=256
@@ -8,193 +8,250 @@ python -m launch.prepare_imagenet --describe=DIR
 
 FOLDER holds train/<class>/* and val/<class>/*, or the archives of ILSVRC2012 as downloaded:
 ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz. An interrupted
-run continues when it is started again, and ends with the same bytes.
+run continues when it is started again and produces the same bytes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
-from launch.cli import app
+from launch.cli import app, flags
 from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from tf_lars.setting import Rule, at_least, check, setting, within
 
 if TYPE_CHECKING:
     from tf_lars.data.records.dataset_info import DatasetInfo
 
-FLAGS = flags.FLAGS
+SOURCE, OUTPUT, ENCODING, READING, CLASSES = (
+    "Source, exactly one of these",
+    "Output",
+    "Encoding",
+    "Reading",
+    "Classes, for --describe",
+)
+"""Groups of settings in `--help`."""
 
-_FLAGS_OF_SOURCE = {
-    "input_dir": (
-        "output_dir",
-        "train_shards",
-        "validation_shards",
-        "num_processes",
-        "max_bad_images",
-        "overwrite",
-        "short_side",
-        "jpeg_quality",
-    ),
-    "dataset": ("output_dir",),
-    "describe": ("label_base", "num_classes", "max_bad_images", "num_processes"),
-    "verify": ("output_dir",),
-}
+_SOURCES = "sources"
+
+
+def _option(doc: str, default: Any, *sources: str, **uses: Any) -> Any:
+    """Returns a field for a setting that may only be given together with certain sources.
+
+    Args:
+      doc: Documentation of the setting.
+      default: Default of the setting.
+      *sources: Names of the sources.
+      **uses: Other attributes of `tf_lars.setting.Setting`.
+    """
+    metadata = setting(doc, **uses).metadata
+    return dataclasses.field(default=default, metadata={**metadata, _SOURCES: sources})
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparationSettings:
+    """Settings of a preparation; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    input_dir: str = setting(
+        "Folder with train/<class>/* and val/<class>/* (or validation/), or with the three "
+        "archives of ILSVRC2012.",
+        "",
+        group=SOURCE,
+    )
+    dataset: str | None = setting(
+        "Embedded data set: digits.",
+        None,
+        rule=Rule("digits", lambda name: name == "digits"),
+        group=SOURCE,
+    )
+    describe: str = setting(
+        "Local folder with shards of imagenet_to_gcs.py or tensorflow-datasets, for which to write "
+        "dataset.json. Training does so automatically, unless the labels need --label_base or "
+        "--num_classes.",
+        "",
+        group=SOURCE,
+    )
+    verify: bool = setting(
+        "Check the SHA-256 of every shard in --output_dir and write nothing.", False, group=SOURCE
+    )
+    output_dir: str = _option(
+        "Folder for the shards, local or remote (gs://; s3:// where tensorflow-io is installed).",
+        "",
+        "input_dir",
+        "dataset",
+        "verify",
+        group=OUTPUT,
+    )
+    train_shards: int | None = _option(
+        "Number of training shards. By default, shards of about 128 MiB.",
+        None,
+        "input_dir",
+        rule=at_least(1),
+        group=OUTPUT,
+    )
+    validation_shards: int | None = _option(
+        "Number of validation shards. By default, shards of about 128 MiB.",
+        None,
+        "input_dir",
+        rule=at_least(1),
+        group=OUTPUT,
+    )
+    overwrite: bool = _option(
+        "Replace a finished data set in --output_dir, or an unfinished one of other images.",
+        False,
+        "input_dir",
+        group=OUTPUT,
+    )
+    short_side: int | None = _option(
+        "Resize larger images to this short side, in pixels. By default, no image is resized.",
+        None,
+        "input_dir",
+        rule=at_least(1),
+        group=ENCODING,
+    )
+    jpeg_quality: int = _option(
+        "Quality of re-encoded images: resized ones, PNG, CMYK and the like.",
+        95,
+        "input_dir",
+        rule=within(1, 100),
+        group=ENCODING,
+    )
+    max_bad_images: int = _option(
+        "Number of files or records without a decodable image that may be skipped.",
+        0,
+        "input_dir",
+        "describe",
+        rule=at_least(0),
+        group=READING,
+    )
+    num_processes: int | None = _option(
+        "Number of worker processes. By default, one per available core.",
+        None,
+        "input_dir",
+        "describe",
+        rule=at_least(1),
+        group=READING,
+    )
+    label_base: int | None = _option(
+        "Label of the first class, 0 or 1. By default 0 for tensorflow-datasets and where the "
+        "label 0 occurs, otherwise 1.",
+        None,
+        "describe",
+        rule=Rule("0 or 1", lambda label: label in (0, 1)),
+        group=CLASSES,
+    )
+    num_classes: int | None = _option(
+        "Number of classes. By default, the number of named labels, or else up to the highest "
+        "label.",
+        None,
+        "describe",
+        rule=at_least(1),
+        group=CLASSES,
+    )
+
+    def __post_init__(self):
+        check(self)
 
 
 def define() -> None:
     """Defines the flags of this program."""
-    flags.DEFINE_string(
-        "input_dir",
-        None,
-        "Folder with train/<class>/* and val/<class>/* (or validation/), or with the three "
-        "archives of ILSVRC2012.",
-    )
-    flags.DEFINE_string(
-        "output_dir",
-        None,
-        "Folder for the shards, local or remote (gs://; s3:// where tensorflow-io is installed).",
-    )
-    flags.DEFINE_enum("dataset", None, ["digits"], "Embedded data set, instead of --input_dir.")
-    flags.DEFINE_integer(
-        "train_shards", None, "Training shards; by default about 128 MiB each.", lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "validation_shards",
-        None,
-        "Validation shards; by default about 128 MiB each.",
-        lower_bound=1,
-    )
-    flags.DEFINE_integer(
-        "num_processes", None, "Worker processes; by default one per available core.", lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "max_bad_images", 0, "Files that may be skipped because they are no image.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "short_side",
-        None,
-        "Resize larger images to this short side, in pixels; by default none is resized.",
-        lower_bound=1,
-    )
-    flags.DEFINE_integer(
-        "jpeg_quality",
-        95,
-        "Quality of the images that are encoded again: resized ones, PNG, CMYK and the like.",
-        lower_bound=1,
-        upper_bound=100,
-    )
-    flags.DEFINE_bool(
-        "overwrite",
-        False,
-        "Replace a finished data set in --output_dir, or an unfinished one of other images.",
-    )
-    flags.DEFINE_string(
-        "describe",
-        None,
-        "Local folder with shards of imagenet_to_gcs.py or tensorflow-datasets, to write their "
-        "dataset.json. Training does so by itself, unless labels need the next two flags.",
-    )
-    flags.DEFINE_integer(
-        "label_base",
-        None,
-        "With --describe: label of the first class. By default 0 for tensorflow-datasets and where "
-        "the label 0 occurs, otherwise 1.",
-        lower_bound=0,
-        upper_bound=1,
-    )
-    flags.DEFINE_integer(
-        "num_classes",
-        None,
-        "With --describe: by default as many as labels are named or occur.",
-        lower_bound=1,
-    )
-    flags.DEFINE_bool("verify", False, "Only check the SHA-256 of every shard in --output_dir.")
+    flags.define(PreparationSettings)
 
 
 def main() -> int:
     """Runs the program; returns its exit code."""
-    _check_flags()
+    settings = PreparationSettings(**flags.values(PreparationSettings))
+    run = {"input_dir": _prepare, "dataset": _digits, "describe": _describe, "verify": _verify}
+    source = _source(settings)
     try:
-        if FLAGS.describe:
-            _describe()
-        elif FLAGS.verify:
-            _verify()
-        else:
-            _prepare()
+        run[source](settings)
     except KeyboardInterrupt:
         print("interrupted; start again to continue", flush=True)
         return EXIT_INTERRUPTED
     return EXIT_DONE
 
 
-def _check_flags() -> None:
-    sources = [name for name in _FLAGS_OF_SOURCE if FLAGS[name].value]
-    if len(sources) != 1:
-        received = " and ".join(f"--{name}" for name in sources) or "none"
+def _source(settings: PreparationSettings) -> str:
+    """Returns the name of the source after checking that the other flags fit it."""
+    fields = dataclasses.fields(settings)
+    sources_of = {f.name: f.metadata[_SOURCES] for f in fields if _SOURCES in f.metadata}
+    sources = [f.name for f in fields if f.name not in sources_of]
+    wanted = [name for name in sources if getattr(settings, name)]
+    if len(wanted) != 1:
         raise InputError(
-            f"Exactly one of {', '.join(f'--{name}' for name in _FLAGS_OF_SOURCE)} is needed. "
-            f"Received: {received}. See --help."
+            f"Exactly one of {_as_flags(sources, ', ')} is needed. Received: "
+            f"{_as_flags(wanted, ' and ') or 'none'}. See --help."
         )
-    (source,) = sources
-    for name in dict.fromkeys(name for names in _FLAGS_OF_SOURCE.values() for name in names):
-        if FLAGS[name].present and name not in _FLAGS_OF_SOURCE[source]:
-            owners = [f"--{one}" for one, names in _FLAGS_OF_SOURCE.items() if name in names]
+    (source,) = wanted
+    for name in flags.given(sources_of):
+        if source not in sources_of[name]:
             raise InputError(
-                f"--{name} goes with {' or '.join(owners)} only. Received: --{name} with "
-                f"--{source}. Leave it out."
+                f"--{name} goes with {_as_flags(sources_of[name], ' or ')} only. Received: "
+                f"--{name} with --{source}. Leave it out."
             )
-    if "output_dir" in _FLAGS_OF_SOURCE[source] and not FLAGS.output_dir:
+    if source in sources_of["output_dir"] and not settings.output_dir:
         raise InputError("--output_dir is required. Received: none. Name the folder of the shards.")
+    return source
 
 
-def _describe() -> None:
-    from tf_lars.data.prepare.describe import describe
-
-    info = describe(
-        FLAGS.describe,
-        label_base=FLAGS.label_base,
-        num_classes=FLAGS.num_classes,
-        max_bad_images=FLAGS.max_bad_images,
-        num_processes=FLAGS.num_processes,
-    )
-    _print_table(info, FLAGS.describe)
-    print(f"labels from {info.labels[0]} to {info.labels[-1]}")
+def _as_flags(names: Iterable[str], separator: str) -> str:
+    return separator.join(f"--{name}" for name in names)
 
 
-def _verify() -> None:
-    from tf_lars.data.prepare import verify
-
-    info = verify.verify(FLAGS.output_dir)
-    shards = sum(len(split.shards) for split in info.splits.values())
-    print(f"{FLAGS.output_dir}: every one of {shards} shards has the SHA-256 recorded")
-
-
-def _prepare() -> None:
-    from tf_lars.data.prepare import digits
+def _prepare(settings: PreparationSettings) -> None:
     from tf_lars.data.prepare.encode import EncodingSettings
     from tf_lars.data.prepare.preparation import PrepareConfig, prepare_images
 
-    if FLAGS.dataset == "digits":
-        info = digits.prepare(FLAGS.output_dir)
-    else:
-        info, report = prepare_images(
-            PrepareConfig(
-                FLAGS.input_dir,
-                FLAGS.output_dir,
-                train_shards=FLAGS.train_shards,
-                validation_shards=FLAGS.validation_shards,
-                num_processes=FLAGS.num_processes,
-                max_bad_images=FLAGS.max_bad_images,
-                overwrite=FLAGS.overwrite,
-                encoding=EncodingSettings(FLAGS.short_side, FLAGS.jpeg_quality),
-            )
+    info, report = prepare_images(
+        PrepareConfig(
+            settings.input_dir,
+            settings.output_dir,
+            train_shards=settings.train_shards,
+            validation_shards=settings.validation_shards,
+            num_processes=settings.num_processes,
+            max_bad_images=settings.max_bad_images,
+            overwrite=settings.overwrite,
+            encoding=EncodingSettings(settings.short_side, settings.jpeg_quality),
         )
-        print(
-            f"{report.shards_written} shards written and {report.shards_kept} kept; "
-            f"{report.images_written:,} images in {report.seconds:.1f} s"
-        )
-    _print_table(info, FLAGS.output_dir)
+    )
+    print(
+        f"{report.shards_written} shards written and {report.shards_kept} kept; "
+        f"{report.images_written:,} images in {report.seconds:.1f} s"
+    )
+    _print_table(info, settings.output_dir)
+
+
+def _digits(settings: PreparationSettings) -> None:
+    from tf_lars.data.prepare import digits
+
+    _print_table(digits.prepare(settings.output_dir), settings.output_dir)
+
+
+def _describe(settings: PreparationSettings) -> None:
+    from tf_lars.data.prepare.describe import describe
+
+    info = describe(
+        settings.describe,
+        label_base=settings.label_base,
+        num_classes=settings.num_classes,
+        max_bad_images=settings.max_bad_images,
+        num_processes=settings.num_processes,
+    )
+    _print_table(info, settings.describe)
+    print(f"labels from {info.labels[0]} to {info.labels[-1]}")
+
+
+def _verify(settings: PreparationSettings) -> None:
+    from tf_lars.data.prepare import verify
+
+    info = verify.verify(settings.output_dir)
+    shards = sum(len(split.shards) for split in info.splits.values())
+    print(f"{settings.output_dir}: all {shards} shards have the recorded SHA-256")
 
 
 def _print_table(info: DatasetInfo, folder: str) -> None:

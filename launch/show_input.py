@@ -1,13 +1,12 @@
-"""Draws what the network sees: images after the input pipeline and the device's part of it.
+"""Draws images as the network sees them: after the input pipeline and the device's part of it.
 
 python -m launch.show_input --data_dir=DATA --output=sheet.png --augmentation=randaugment
 
 The picture is that of a training step on one device with a batch of --num_images.
 """
 
+import dataclasses
 import os
-
-from absl import flags as absl_flags
 
 from launch.cli import app, flags
 from launch.run import build_input
@@ -15,28 +14,42 @@ from launch.run.settings import INPUT_SETTINGS, TrainingSettings
 from tf_lars.data import order
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import EXIT_DONE, InputError
+from tf_lars.setting import check, one_of, setting, within
 
-FLAGS = absl_flags.FLAGS
+_GROUP = "Contact sheet"
+
+
+@dataclasses.dataclass(frozen=True)
+class SheetSettings:
+    """Settings of a contact sheet; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    output: str = setting("Path of the PNG file to write.", "", group=_GROUP)
+    split: str = setting(
+        "train or validation.", "train", rule=one_of("train", "validation"), group=_GROUP
+    )
+    epoch: int = setting(
+        "Epoch of the training images, from 0.", 0, rule=within(0, 999_999), group=_GROUP
+    )
+    num_images: int = setting("Number of images.", 32, rule=within(1, 256), group=_GROUP)
+
+    def __post_init__(self):
+        check(self)
 
 
 def define() -> None:
     """Defines the flags of this program."""
+    flags.define(SheetSettings)
     flags.define(TrainingSettings, INPUT_SETTINGS)
-    absl_flags.DEFINE_string("output", "", "The PNG file to write.")
-    absl_flags.DEFINE_enum("split", "train", ["train", "validation"], "Which images.")
-    absl_flags.DEFINE_integer("epoch", 0, "Epoch of the training images, from 0.", lower_bound=0)
-    absl_flags.DEFINE_integer("num_images", 32, "How many images.", lower_bound=1, upper_bound=256)
 
 
 def main() -> int:
-    """Draws the sheet."""
-    if not FLAGS.output:
-        raise InputError("--output is required. Received: none. Name the PNG file to write.")
-    folder = os.path.dirname(FLAGS.output) or "."
-    if not (FLAGS.output.endswith(".png") and os.path.isdir(folder)):
-        raise InputError(
-            f"--output must be a .png file in an existing folder. Received: {FLAGS.output!r}."
-        )
+    """Draws the sheet; returns the exit code of the program."""
+    sheet = SheetSettings(**flags.values(SheetSettings))
+    _check_output(sheet.output)
     settings = TrainingSettings(**flags.values(TrainingSettings))
     build_input.describe_once(settings.data_dir)
     info = DatasetInfo.load(settings.data_dir)
@@ -44,30 +57,37 @@ def main() -> int:
     from tf_lars.data import contact_sheet
     from tf_lars.data.image_input import to_device_batch
 
-    batch = next(iter(_batches(settings)))
+    batch = next(iter(_batches(settings, sheet)))
     images, targets, weights = to_device_batch(batch, info.num_classes)
     images, targets = images.numpy(), targets.numpy()
     if weights is not None:  # padding
         images, targets = images[weights.numpy() > 0], targets[weights.numpy() > 0]
-    title = _title(settings, info, images.shape[1])
-    contact_sheet.draw(images, targets, info.class_names, FLAGS.output, title)
-    print(f"{len(images)} images in {FLAGS.output}")
+    title = _title(settings, sheet, info, images.shape[1])
+    contact_sheet.draw(images, targets, info.class_names, sheet.output, title)
+    print(f"{len(images)} images in {sheet.output}")
     return EXIT_DONE
 
 
-def _batches(settings: TrainingSettings):
+def _check_output(path: str) -> None:
+    if not path:
+        raise InputError("--output is required. Received: none. Name the PNG file to write.")
+    if not (path.endswith(".png") and os.path.isdir(os.path.dirname(path) or ".")):
+        raise InputError(f"--output must be a .png file in an existing folder. Received: {path!r}.")
+
+
+def _batches(settings: TrainingSettings, sheet: SheetSettings):
     import tensorflow as tf
 
     alone = tf.distribute.InputContext(1, 0, 1)
-    if FLAGS.split == "validation":
-        return build_input.evaluation(settings, FLAGS.num_images).dataset(alone)
-    data = build_input.training(settings, FLAGS.num_images)
-    first = order.evaluation_steps(FLAGS.epoch * data.num_examples, FLAGS.num_images)
+    if sheet.split == "validation":
+        return build_input.evaluation(settings, sheet.num_images).dataset(alone)
+    data = build_input.training(settings, sheet.num_images)
+    first = order.evaluation_steps(sheet.epoch * data.num_examples, sheet.num_images)
     return data.dataset(alone, first, first + 1)
 
 
-def _title(settings: TrainingSettings, info: DatasetInfo, size: int) -> str:
-    if FLAGS.split == "validation":
+def _title(settings: TrainingSettings, sheet: SheetSettings, info: DatasetInfo, size: int) -> str:
+    if sheet.split == "validation":
         return f"{info.name}, validation, {size} px"
     is_randaugment = settings.augmentation == "randaugment"
     named = {
@@ -78,7 +98,7 @@ def _title(settings: TrainingSettings, info: DatasetInfo, size: int) -> str:
     }
     return ", ".join(
         [
-            f"{info.name}, training, epoch {FLAGS.epoch}, seed {settings.seed}",
+            f"{info.name}, training, epoch {sheet.epoch}, seed {settings.seed}",
             f"{size} px, augmentation {settings.augmentation}",
             *(f"{name} {value:g}" for name, value in named.items() if value),
         ]

@@ -1,9 +1,9 @@
-"""Trains on a TPU: one core, one host or a slice of many hosts, from one process.
+"""Trains on a TPU, from one core to a slice of many hosts, in one process.
 
 python -m launch.tpu --tpu=local --flagfile=RECIPE --data_dir=DATA --model_dir=RUN
 python -m launch.tpu --tpu=NAME --flagfile=RECIPE --data_dir=DATA --model_dir=RUN
 
-On a slice of several hosts, run it on one of them, with TPU_LOAD_LIBRARY=0 in its environment;
+On a slice of several hosts, run it on one of them, with TPU_LOAD_LIBRARY=0 in the environment.
 TensorFlow's servers on all hosts do the work, and every host reads --data_dir.
 """
 
@@ -22,20 +22,20 @@ def define() -> None:
     flags.DEFINE_string(
         "tpu",
         "local",
-        "local: the TPU of this host; NAME of a Cloud TPU; or grpc://host:8470, for several hosts "
-        "separated by commas.",
+        "local for the TPU of this host, the name of a Cloud TPU, or grpc://host:8470, with commas "
+        "between several hosts.",
         module_name="TPU",
     )
     flags.DEFINE_integer(
         "num_workers",
         None,
-        "1, if given: one process drives all hosts of a TPU.",
+        "Must be 1 if given: one process drives all hosts of a TPU.",
         module_name="TPU",
     )
 
 
 def main(settings: TrainingSettings, job: JobSettings) -> int:
-    """Trains."""
+    """Trains in this process."""
     if flags.FLAGS.num_workers not in (None, 1):
         raise InputError(
             "One process drives all hosts of a TPU, so --num_workers must be 1. Received: "

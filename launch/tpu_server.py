@@ -1,10 +1,10 @@
-"""One host of a TPU slice on GKE: serves its chips to the coordinator, which is `launch.tpu`.
+"""Serves the chips of one host of a TPU slice on GKE to the coordinator, `launch.tpu`.
 
 python -m launch.tpu_server --port=8470
 
-TensorFlow drives a slice of several hosts from one process, through a gRPC server on each host.
-On TPU VMs that is TensorFlow's own `start_grpc_tpu_worker`, which asks the machine's metadata for
-its place in the slice; to pods, GKE says the same in variables.
+TensorFlow drives a slice of several hosts from one process, through a gRPC server on each host. On
+TPU VMs, that server is TensorFlow's own `start_grpc_tpu_worker`, which reads the host's index in
+the slice from the machine's metadata; in pods, GKE provides it in environment variables.
 """
 
 import os
@@ -18,17 +18,17 @@ from tf_lars.errors import InputError
 
 PORT = flags.DEFINE_integer("port", 8470, "Port for the coordinator.")
 MESH_CONTROLLER_PORT = 8476
-"""Where the hosts' TPU drivers meet, on the first host."""
+"""Port on the first host at which the TPU drivers of all hosts meet."""
 
 
 def tpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Returns the variables that libtpu needs in a server, from those of GKE's device plugin.
 
-    They are those that tensorflow/python/tools/grpc_tpu_worker.py (tensorflow-tpu 2.20) sets; the
-    shape of the slice libtpu takes from GKE's variables directly. Empty where there is no TPU.
+    They are the ones that tensorflow/python/tools/grpc_tpu_worker.py (tensorflow-tpu 2.20) sets.
+    libtpu reads the shape of the slice from GKE's variables directly. Empty without a TPU.
 
     Raises:
-      InputError: GKE's variables contradict each other.
+      InputError: If GKE's variables contradict each other.
     """
     names = environment.get("TPU_WORKER_HOSTNAMES", "")
     if not names:
@@ -37,7 +37,7 @@ def tpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
     worker = environment.get("TPU_WORKER_ID", "")
     if not worker.isdecimal() or int(worker) >= len(hosts):
         raise InputError(
-            f"TPU_WORKER_ID must be a place among the {len(hosts)} TPU_WORKER_HOSTNAMES. Received: "
+            f"TPU_WORKER_ID must be an index into the {len(hosts)} TPU_WORKER_HOSTNAMES. Received: "
             f"{worker!r}."
         )
     return {
@@ -50,11 +50,11 @@ def tpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Serves until it is told to end."""
+    """Serves until SIGTERM or SIGINT."""
     if not 0 < PORT.value < 2**16:
         raise InputError(f"--port must be from 1 to 65535. Received: {PORT.value}.")
-    # TensorFlow takes SIGTERM for a notice and goes on. Its threads inherit this mask and do not
-    # get the signal, so that this one does.
+    # TensorFlow treats SIGTERM as a preemption notice and keeps running. Its threads inherit this
+    # mask, so that the signal reaches this thread.
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     os.environ.update(tpu_environment(os.environ))  # before libtpu is loaded

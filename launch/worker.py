@@ -1,4 +1,4 @@
-"""One worker of the cluster that TF_CONFIG describes; the launchers start these."""
+"""Runs one worker of the cluster that TF_CONFIG describes; started by the launchers."""
 
 from launch.cli import app, flags
 from launch.run import process

@@ -1,14 +1,15 @@
 """AlexNet, and AlexNet-BN, which "ImageNet Training in Minutes" trains with batches of 32K.
 
-Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 2012,
-as Caffe holds it (BVLC/caffe, models/bvlc_alexnet/train_val.prototxt): the grouping of the two
-towers in conv2, conv4 and conv5, the initial weights, and the biases of 0.1 where the paper has 1.
+AlexNet is that of Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural
+Networks", NIPS 2012, as implemented in Caffe (BVLC/caffe,
+models/bvlc_alexnet/train_val.prototxt): the two towers are groups in conv2, conv4 and conv5, the
+initial weights are Caffe's, and biases are 0.1 where the paper has 1.
 
 AlexNet-BN is the network of the 32K solver in Intel Caffe
-(models/intel_optimized_models/multinode/alexnet_bn_32nodes/train_val2.prototxt), equal to
-B. Ginsburg's in NVIDIA Caffe (borisgin/nvcaffe, models/alexnet_bn/train_val2.prototxt). It is not
-the usual convolution, normalisation, ReLU: local response normalisation goes, and the inputs of
-conv2 to conv5 are batch-normalised, after ReLU and pooling, without scale and offset.
+(models/intel_optimized_models/multinode/alexnet_bn_32nodes/train_val2.prototxt), identical to
+B. Ginsburg's in NVIDIA Caffe (borisgin/nvcaffe, models/alexnet_bn/train_val2.prototxt). Unlike the
+usual order of convolution, normalisation and ReLU, it batch-normalises the inputs of conv2 to
+conv5, after ReLU and pooling, without scale and offset. It has no local response normalisation.
 """
 
 import keras
@@ -27,32 +28,32 @@ _CONVOLUTIONS = (
 )
 _STRIDE = 4
 SMALLEST_IMAGE = 64
-"""Side in pixels; the last pooling then has one position left."""
+"""Side in pixels of the smallest image, for which the last pooling has one position left."""
 
 
 def alexnet(
     *, num_classes: int = 1000, image_size: int = 227, batch_norm: bool = False
 ) -> keras.Model:
-    """AlexNet, or AlexNet-BN: 60,965,224 trainable parameters each, for 1,000 classes.
+    """Builds AlexNet or AlexNet-BN, each with 60,965,224 trainable parameters for 1,000 classes.
 
-    The images of 227 pixels are Caffe's. Other sizes are padded with the mean colour to the next
-    that the stride of conv1 divides, so that 224 becomes 227, with the same parameters.
+    Caffe uses images of 227 pixels. Other sizes are padded with the mean colour to the next size
+    that fits the stride of conv1: 224 becomes 227, with the same number of parameters.
 
     Args:
-      num_classes: number of logits.
-      image_size: side of the square input in pixels, at least 64; the kernel of fc6 depends on it.
-      batch_norm: AlexNet-BN in place of AlexNet.
+      num_classes: Number of logits.
+      image_size: Side of the square input in pixels, at least 64; the kernel of fc6 depends on it.
+      batch_norm: Whether to build AlexNet-BN.
 
     Raises:
-      InputError: the images are too small.
+      InputError: The images are too small.
     """
     if image_size < SMALLEST_IMAGE:
         raise InputError(
             f"AlexNet needs images of at least {SMALLEST_IMAGE} pixels. Received: {image_size}. "
-            "For smaller ones there are the small_resnet models."
+            "Use a small_resnet model for smaller ones."
         )
     image = image_input(image_size)
-    # Caffe's inputs: grey levels about the mean, for AlexNet-BN over 256.
+    # Caffe's inputs: grey levels minus the mean, divided by 256 for AlexNet-BN.
     x = normalise_colours(image, std=(256.0,) * 3 if batch_norm else (1.0,) * 3)
     x = _pad_to_stride(x, image_size)
     for number, (channels, kernel, groups, pooled) in enumerate(_CONVOLUTIONS, start=1):
@@ -91,8 +92,8 @@ def alexnet(
 
 
 def _alexnet_bias(number: int) -> float:
-    # Krizhevsky et al. start the biases of conv2, conv4 and conv5 at 1, so that their ReLUs begin
-    # with positive inputs; with Caffe's data that did not train (BVLC/caffe, pull request 327).
+    # Krizhevsky et al. initialise the biases of conv2, conv4 and conv5 to 1, so that their ReLUs
+    # start with positive inputs; in Caffe that did not train (BVLC/caffe, pull request 327).
     return 0.1 if number in (2, 4, 5) else 0.0
 
 
@@ -110,10 +111,10 @@ def _pad_to_stride(x, image_size: int):
 
 @keras.saving.register_keras_serializable(package="models")
 class GroupedConv2D(layers.Conv2D):
-    """`Conv2D` whose groups are convolutions of their own, joined along the channels.
+    """`Conv2D` that computes its groups as separate convolutions and concatenates the results.
 
-    Keras hands grouped convolutions to XLA where TensorFlow once had no kernel for them. For
-    AlexNet's conv2 on a CPU that takes ten times as long, forwards and backwards.
+    Keras compiles grouped convolutions with XLA, since TensorFlow once had no kernel for them. For
+    AlexNet's conv2 on a CPU that takes ten times as long, both forwards and backwards.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -131,15 +132,15 @@ class GroupedConv2D(layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="models")
 class LocalResponseNormalization(layers.Layer):
-    """y = x / (1 + alpha / size * s)**beta, s the sum of x**2 over `size` neighbouring channels.
+    """y = x / (1 + alpha / size * s)**beta, with s the sum of x**2 over `size` adjacent channels.
 
     Krizhevsky et al. 2012, section 3.3, with Caffe's conventions: alpha is divided by the size,
-    and the constant is 1. Computed in float32, where a small alpha does not vanish beside 1.
+    and the constant is 1. Computed in float32, where a small alpha is not lost when added to 1.
 
     Args:
-      size: number of channels, an odd number; the channel itself is in their middle.
-      alpha: weight of the sum.
-      beta: power.
+      size: Number of channels in the sum, centred on the normalised one; odd.
+      alpha: Weight of the sum.
+      beta: Exponent.
     """
 
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, **kwargs):

@@ -1,8 +1,8 @@
-"""Any model of `keras.applications` by its name, from random weights.
+"""Models of `keras.applications` by name, with random weights.
 
-The network is Keras's own with its own top (`include_top=True`), so that parameters and dropout
-are the published ones. What is added: each family's normalisation of colours, which Keras leaves
-outside of half of them, goes inside, and the last layers compute in float32.
+The networks are Keras's own, including their top (`include_top=True`), so parameters and dropout
+match the published models. Two things are added: each family's normalisation of colours, which
+half of the families leave to `preprocess_input`, and float32 arithmetic in the last layers.
 """
 
 import sys
@@ -19,20 +19,20 @@ def create(name: str, *, num_classes: int, image_size: int) -> keras.Model:
     """Builds `keras.applications.<name>` with random weights.
 
     Args:
-      name: of a function in `keras.applications`, such as `EfficientNetV2B0`.
-      num_classes: number of logits.
-      image_size: side of the square input in pixels, with colours from 0 to 255.
+      name: Name of a function in `keras.applications`, such as `EfficientNetV2B0`.
+      num_classes: Number of logits.
+      image_size: Side of the square input in pixels.
 
     Raises:
-      InputError: the installed Keras has no such model, or it cannot be built for this size.
+      InputError: The installed Keras has no such model, or cannot build it for this size.
     """
     builder = getattr(keras.applications, name, None)
     if builder is None:
         raise InputError(
-            f"The model must be one of the installed Keras's ({keras.__version__}). Received: "
+            f"The model must exist in the installed Keras ({keras.__version__}). Received: "
             f"'keras.applications/{name}'."
         )
-    # A family whose network normalises by itself has a preprocess_input that does nothing.
+    # In families whose network normalises its input, preprocess_input does nothing.
     preprocess_input = sys.modules[builder.__module__].preprocess_input
     image = image_input(image_size)
     try:
@@ -48,16 +48,16 @@ def create(name: str, *, num_classes: int, image_size: int) -> keras.Model:
         raise unbuildable(name, image_size, error, "another --image_size") from error
     _normalise_as_imagenet(network)
     _compute_top_in_float32(network)
-    # The cast changes nothing: it declares the type that the last layers now have.
+    # Changes no values: declares the dtype that the last layers now have.
     outputs = layers.Activation("linear", dtype="float32", name="float32_logits")(network.output)
     return keras.Model(image, outputs, name=name)
 
 
 def _normalise_as_imagenet(network: keras.Model) -> None:
-    """Gives the statistics of ImageNet to EfficientNetB0 to B7.
+    """Sets ImageNet's colour statistics in EfficientNetB0 to B7.
 
-    Their `Normalization` layer has them in the published weights alone; with random weights it
-    would pass colours from 0 to 1 unchanged.
+    Their `Normalization` layer has the statistics only in the published weights; with random
+    weights it would leave colours from 0 to 1 unchanged.
     """
     for layer in network.layers:
         if isinstance(layer, layers.Normalization) and layer.input_mean is None:
@@ -68,7 +68,7 @@ def _normalise_as_imagenet(network: keras.Model) -> None:
 
 
 def _compute_top_in_float32(network: keras.Model) -> None:
-    """Sets the dtype of the classifier, and of what reshapes its result, to float32."""
+    """Sets the classifier, and any layers behind it, to float32."""
     for layer in reversed(network.layers):
         layer.dtype_policy = "float32"
         if layer.weights:

@@ -1,4 +1,4 @@
-"""Size and cost of any Keras model: trainable parameters, and FLOPs of a forward pass."""
+"""Size and cost of any Keras model: trainable parameters and FLOPs of a forward pass."""
 
 import dataclasses
 import math
@@ -15,11 +15,11 @@ _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a model holds and costs.
+    """Size and cost of a model.
 
     Attributes:
-      parameters: numbers in the trainable weights.
-      forward_flops: floating-point operations per image, forward; see `forward_flops`.
+      parameters: Number of trainable parameters.
+      forward_flops: Floating-point operations of a forward pass per image; see `forward_flops`.
     """
 
     parameters: int
@@ -33,25 +33,26 @@ class Description:
 
 
 def describe(model: "keras.Model", image_size: int) -> Description:
-    """Returns the description of a model for images of this size."""
+    """Returns a model's size, and its cost for images of a given size."""
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
     return Description(parameters, forward_flops(model, image_size))
 
 
 def forward_flops(model: "keras.Model", image_size: int) -> int:
-    """Returns the FLOPs of one image's way through the model.
+    """Returns the FLOPs of a forward pass for one image.
 
     A multiply-add is two FLOPs: ResNet-50 at 224 pixels has 4.09 G multiply-adds, 8.18 GFLOPs.
     Convolutions and matrix products count, as in published figures; normalisation, activations,
     pooling and additions do not. Training costs about three times as much: the gradients with
-    respect to inputs and to weights each cost a forward pass.
+    respect to inputs and to weights each cost as much as a forward pass.
 
-    Counted in the model's TensorFlow graph, so that subclassed models and products within a layer
-    (attention) are included. What runs in a loop of the graph (`tf.while_loop`) is not.
+    Operations are counted in the model's TensorFlow graph, which covers subclassed models and
+    products within a layer (attention). Those in a loop of the graph (`tf.while_loop`) are not
+    counted.
 
     Args:
-      model: takes `[batch, image_size, image_size, 3]`.
-      image_size: side of the square image in pixels.
+      model: Model with inputs `[batch, image_size, image_size, 3]`.
+      image_size: Side of the square image in pixels.
     """
     import tensorflow as tf
 
@@ -65,7 +66,7 @@ def forward_flops(model: "keras.Model", image_size: int) -> int:
 def _multiply_adds(
     nodes: Iterable[Any], arguments: Mapping[str, Shape], functions: Mapping[str, Any]
 ) -> int:
-    """Returns the multiply-adds of a graph's nodes, those of the functions they call included."""
+    """Returns the multiply-adds of a graph's nodes, including the functions that they call."""
     shapes = {name: [shape] for name, shape in arguments.items()}
     nodes = list(nodes)
     for node in nodes:
@@ -94,7 +95,7 @@ def _multiply_adds(
 
 
 def _convolution(node, inputs: list[Shape], output: Shape) -> int:
-    # A filter is [height, width, input channels of a group, output channels].
+    # A filter is [height, width, input channels per group, output channels].
     return math.prod(output) * math.prod(inputs[1][:-1])
 
 
@@ -103,7 +104,7 @@ def _depthwise_convolution(node, inputs: list[Shape], output: Shape) -> int:
 
 
 def _transposed_convolution(node, inputs: list[Shape], output: Shape) -> int:
-    # Of the sizes, the filter and the image: each pixel meets the filter once.
+    # The inputs are the output's shape, the filter and the image; each pixel uses the filter once.
     return math.prod(inputs[2]) * math.prod(inputs[1][:-1])
 
 
@@ -135,6 +136,6 @@ _COUNTS = {
 
 
 def _significant(value: float) -> str:
-    """Returns three significant digits without an exponent."""
+    """Formats a number with three significant digits and no exponent."""
     digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
     return f"{value:.{digits}f}"

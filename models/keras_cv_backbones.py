@@ -1,9 +1,9 @@
-"""The backbones of KerasCV by their class names, from random weights, with a classifier on top.
+"""KerasCV backbones by class name, with random weights and a classifier on top.
 
-KerasCV 0.9 keeps the settings of a backbone beside its weights in a store of models, and fetches
-them even for random weights. They are written down here, so that nothing is downloaded; the
-parameter counts that KerasCV states for its presets are the test of them. The video backbones
-(`VideoSwin...`) take no images and are left out.
+KerasCV 0.9 stores a backbone's settings with its weights online and downloads them even for random
+weights. Here the settings are listed, so nothing is downloaded; tests compare them with the
+parameter counts that KerasCV publishes for its presets. Video backbones (`VideoSwin...`) are
+excluded, since they do not take images.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _scaled(cls: str, common: dict[str, Any], variants: dict[str, tuple[float, float]]):
-    """Returns the backbones of a family by width and depth coefficient."""
+    """Returns the backbones of a family that differ in width and depth coefficients."""
     return {
         cls.replace("Backbone", f"{variant}Backbone"): (
             cls,
@@ -28,9 +28,9 @@ def _scaled(cls: str, common: dict[str, Any], variants: dict[str, tuple[float, f
 def _resnets(version: str):
     """Returns ResNet-18 to 152, version "" (1) or "V2".
 
-    KerasCV's version 2 strides in the last block of a stack and yet strides by (1, 2, 2, 2), so
-    that each stack works at the size of the one before: ResNet-50 costs 23.1 GFLOPs at 224 pixels,
-    three times as many as version 1.
+    KerasCV's version 2 strides in the last block of each stack but keeps the strides (1, 2, 2, 2),
+    so each stack works at the resolution of the previous one: ResNet-50 costs 23.1 GFLOPs at 224
+    pixels, three times as much as version 1.
     """
     blocks = {
         18: (2, 2, 2, 2),
@@ -77,7 +77,7 @@ _EFFICIENTNET = {
 def _efficientnet_v2(
     repeats: list[int], filters: list[int], width: float = 1.0, depth: float = 1.0
 ):
-    """Returns an EfficientNetV2 (Tan and Le 2021, table 4): three fused stages, then the others."""
+    """Returns an EfficientNetV2 (Tan and Le 2021, table 4): three fused stages, then unfused."""
     others = len(repeats) - 3
     return (
         "EfficientNetV2Backbone",
@@ -100,7 +100,7 @@ _V2_B = ([1, 2, 2, 3, 5, 8], [32, 16, 32, 48, 96, 112, 192])
 
 
 def _mobilenet_v3(rows: list[tuple[float, int, int, int, bool, str]]):
-    """Returns a MobileNetV3 from rows of expansion, filters, kernel, stride, SE, activation."""
+    """Returns a MobileNetV3; a row is (expansion, filters, kernel, stride, SE, activation)."""
     expansion, filters, kernel, stride, squeeze, activation = map(list, zip(*rows, strict=True))
     return (
         "MobileNetV3Backbone",
@@ -226,7 +226,7 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "CSPDarkNetMBackbone": _csp_darknet(96, 2),
     "CSPDarkNetLBackbone": _csp_darknet(128, 3),
     "CSPDarkNetXLBackbone": _csp_darknet(170, 4),
-    # No classes by size: these are the names of KerasCV's presets.
+    # KerasCV has no classes for these sizes; the names are those of its presets.
     "yolo_v8_xs_backbone": _yolo_v8([32, 64, 128, 256], 1),
     "yolo_v8_s_backbone": _yolo_v8([64, 128, 256, 512], 1),
     "yolo_v8_m_backbone": _yolo_v8([96, 192, 384, 576], 2),
@@ -243,22 +243,22 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "ViTDetLBackbone": _vit_det(1024, 24, 16),
     "ViTDetHBackbone": _vit_det(1280, 32, 16),
 }
-"""Name to the KerasCV class that builds it, and that class's arguments."""
+"""KerasCV class and its arguments, by name of the backbone."""
 
 
 def create(name: str, *, num_classes: int, image_size: int) -> "keras.Model":
-    """Builds a backbone, global average pooling and a float32 classifier.
+    """Builds a backbone with global average pooling and a float32 classifier.
 
-    Colours from 0 to 255 are scaled by KerasCV's own first layer, to 0 to 1; `ViTDet` then
-    normalises them by the statistics of ImageNet.
+    KerasCV's first layer scales colours from 0 to 255 to the range from 0 to 1; `ViTDet` then
+    normalises them with ImageNet's statistics.
 
     Args:
-      name: one of `BACKBONES`.
-      num_classes: number of logits.
-      image_size: side of the square input in pixels.
+      name: A key of `BACKBONES`.
+      num_classes: Number of logits.
+      image_size: Side of the square input in pixels.
 
     Raises:
-      InputError: KerasCV is not installed, or the backbone cannot be built for this size.
+      InputError: KerasCV is not installed, or cannot build the backbone for this size.
     """
     import keras
 

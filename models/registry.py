@@ -1,11 +1,11 @@
-"""Keras models by name: images with colours from 0 to 255 in, logits out, in float32 for all ours.
+"""Keras models by name, which map images with colours from 0 to 255 to logits.
 
-Names are checked without importing Keras; what builds a model imports it.
+Names are checked without importing Keras; building a model imports it.
 """
 
 import difflib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models import user_model
 from models.keras_cv_backbones import BACKBONES
@@ -19,7 +19,7 @@ IMAGENET_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"
 _SMALL_RESNET = re.compile(r"small_resnet(\d+)(?:_w(\d+))?")
 
 APPLICATIONS_PREFIX, KERAS_CV_PREFIX = "keras.applications/", "keras_cv/"
-# Data, so that a name is checked before Keras has been imported; a test compares it with Keras.
+# Listed here so that names are checked without importing Keras; a test compares them with Keras.
 APPLICATIONS = (
     *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
     *(f"DenseNet{depth}" for depth in (121, 169, 201)),
@@ -41,10 +41,10 @@ APPLICATIONS = (
 
 
 def check(name: str, *, space_to_depth_stem: bool = False, any_image_size: bool = False) -> None:
-    """Finds, within a moment and without importing Keras, what `create` would refuse.
+    """Checks the arguments of `create` as far as possible without importing Keras.
 
     Raises:
-      InputError: no such model, or one without the stem or the sizes that are asked for.
+      InputError: The model is unknown, or does not support the stem or variable image sizes.
     """
     if ":" in name:
         user_model.check(name)
@@ -57,8 +57,8 @@ def check(name: str, *, space_to_depth_stem: bool = False, any_image_size: bool 
     fully_convolutional = name in IMAGENET_RESNETS or _SMALL_RESNET.fullmatch(name) or ":" in name
     if any_image_size and not fully_convolutional:
         raise InputError(
-            f"--image_size_schedule is for {', '.join(IMAGENET_RESNETS)}, small_resnetD and models "
-            f"of your own. Received: {name!r}."
+            f"--image_size_schedule is for {', '.join(IMAGENET_RESNETS)}, small_resnetD and your "
+            f"own models. Received: {name!r}."
         )
 
 
@@ -73,26 +73,26 @@ def create(
     """Builds a model with random weights.
 
     Args:
-      name: one of
+      name: One of
         `resnet18|34|50|101|152` (v1.5);
         `small_resnetD[_wW]` for small images, with depth D = 6n+2 and width W, 16 by default
         (He et al. 2016, section 4.2);
         `alexnet`, `alexnet_bn`;
-        `keras.applications/EfficientNetV2B0`, any model of `keras.applications`;
-        `keras_cv/ResNet50V2Backbone`, any image backbone of `keras_cv.models`;
-        `package.module:function` or `path/to/file.py:function`, see `models.user_model`.
-      num_classes: number of logits.
-      image_size: side of the square input in pixels; None for a network that takes any.
-      space_to_depth_stem: compute the stem of an ImageNet ResNet on blocks of 2 x 2 pixels; the
-        weights and the result are the same, a TPU is faster.
-      sync_batch_norm: in training, normalise by the mean and variance of the batch over all
+        `keras.applications/NAME`, any model of `keras.applications`, such as EfficientNetV2B0;
+        `keras_cv/NAMEBackbone`, any image backbone of `keras_cv.models`, such as ResNet50V2;
+        `package.module:function` or `path/to/file.py:function`; see `models.user_model`.
+      num_classes: Number of logits.
+      image_size: Side of the square input in pixels; None for a network that takes any size.
+      space_to_depth_stem: Whether to compute the stem of an ImageNet ResNet on blocks of 2 x 2
+        pixels, with the same weights and results but faster on TPUs.
+      sync_batch_norm: Whether to normalise training batches by their mean and variance over all
         replicas; by default each replica normalises its own share.
 
     Raises:
-      InputError: no such model, or it cannot be built so.
+      InputError: The model is unknown, or cannot be built with these arguments.
     """
     check(name, space_to_depth_stem=space_to_depth_stem, any_image_size=image_size is None)
-    size = {"num_classes": num_classes, "image_size": image_size}
+    size: Any = {"num_classes": num_classes, "image_size": image_size}
     if ":" in name:
         model = user_model.create(name, **size)
     elif name.startswith(APPLICATIONS_PREFIX):
@@ -123,7 +123,7 @@ def create(
 
 
 def _synchronise_batch_norm(name: str, model: "keras.Model") -> None:
-    """Sets `synchronized` on all layers of batch normalisation, which read it at each call."""
+    """Sets `synchronized` on all batch normalisation layers, which read it at each call."""
     import keras
 
     from tf_lars.private_api import layers_of
@@ -151,14 +151,14 @@ def _known(name: str) -> bool:
 
 
 def _small_resnet(name: str) -> tuple[int, int]:
-    """Returns depth and width of a name that `_SMALL_RESNET` matches."""
+    """Returns depth and width for a name that matches `_SMALL_RESNET`."""
     match = _SMALL_RESNET.fullmatch(name)
     assert match
     return int(match[1]), int(match[2] or 16)
 
 
 def _unknown(name: str) -> str:
-    """Returns the sentence for a name that `_known` denies."""
+    """Returns the message for an unknown name."""
     ours = [*IMAGENET_RESNETS, *ALEXNETS]
     names = [
         *ours,
@@ -166,7 +166,7 @@ def _unknown(name: str) -> str:
         *(APPLICATIONS_PREFIX + one for one in APPLICATIONS),
         *(KERAS_CV_PREFIX + one for one in BACKBONES),
     ]
-    # The last part of a name counts too: EfficientNetB0 lacks no more than its prefix.
+    # The last part of a name is compared too: EfficientNetB0 lacks only its prefix.
     by_case = {one.lower(): one for one in names}
     by_ending = {one.rpartition("/")[2].lower(): one for one in reversed(names)}
     candidates = by_ending | by_case
@@ -175,6 +175,6 @@ def _unknown(name: str) -> str:
     return (
         f"The model must be one of {', '.join(ours)}; small_resnetD or small_resnetD_wW with "
         "depth D = 6n+2 and width W (small_resnet14_w16); keras.applications/NAME; "
-        "keras_cv/NAMEBackbone; or a function of your own, package.module:function or "
+        "keras_cv/NAMEBackbone; or your own function, package.module:function or "
         f"path/to/file.py:function. Received: {name!r}.{hint}"
     )

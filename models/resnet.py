@@ -1,9 +1,9 @@
-"""Residual networks: ResNet v1.5 for ImageNet and the small family for images of about 32 pixels.
+"""Residual networks: ResNet v1.5 for ImageNet and a small family for images of about 32 pixels.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. Version 1.5 strides in the
 3x3 convolution of a bottleneck instead of its first 1x1 (MLPerf's and torchvision's ResNet-50).
-As in Goyal et al. 2017, the last gamma of each block starts at zero, so that each block begins as
-the identity. Convolutions have no bias: the batch normalisation behind them has one.
+As in Goyal et al. 2017, the last gamma of each block is initialised to zero, so that each block
+starts as the identity. Convolutions have no bias, since batch normalisation follows.
 """
 
 import keras
@@ -11,8 +11,9 @@ from keras import layers, ops
 
 from models.input_and_head import image_input, logits, normalise_colours
 
-# The moving statistics must follow weights that a large batch changes fast; 0.9 is MLPerf's
-# setting, where Keras's default of 0.99 still holds the initial values after 100 steps.
+# The moving statistics must keep up with weights that change fast with a large batch; 0.9 is
+# MLPerf's setting. With Keras's default of 0.99 they still contain the initial values after 100
+# steps.
 BATCH_NORM_MOMENTUM = 0.9
 BATCH_NORM_EPSILON = 1e-5
 
@@ -33,17 +34,17 @@ def imagenet_resnet(
     width: int = 64,
     space_to_depth_stem: bool = False,
 ) -> keras.Model:
-    """ResNet v1.5 with a 7x7 stride-2 stem and four stages of `width` x (1, 2, 4, 8) channels.
+    """Builds a ResNet v1.5: a 7x7 stride-2 stem and four stages of `width` x (1, 2, 4, 8) channels.
 
-    With 1,000 classes ResNet-50 has 25,557,032 trainable parameters.
+    With 1,000 classes, ResNet-50 has 25,557,032 trainable parameters.
 
     Args:
-      depth: 18, 34, 50, 101 or 152.
-      num_classes: number of logits.
-      image_size: side of the square input in pixels; the features are 1/32 of it.
-      width: channels of the stem and of the first stage.
-      space_to_depth_stem: compute the first convolution as `SpaceToDepthConv2D` does: the same
-        weights and the same result, faster on a TPU.
+      depth: Number of layers: 18, 34, 50, 101 or 152.
+      num_classes: Number of logits.
+      image_size: Side of the square input in pixels; that of the features is 1/32 of it.
+      width: Channels of the stem and of the first stage.
+      space_to_depth_stem: Whether to compute the first convolution with `SpaceToDepthConv2D`: same
+        weights and result, but faster on TPUs.
     """
     kind, blocks = _STAGES[depth]
     image = image_input(image_size)
@@ -61,13 +62,13 @@ def imagenet_resnet(
 def small_resnet(
     depth: int, *, num_classes: int = 10, image_size: int | None = 32, width: int = 16
 ) -> keras.Model:
-    """The CIFAR ResNet of He et al., section 4.2: a 3x3 stem and three stages of n basic blocks.
+    """Builds the CIFAR ResNet of He et al., section 4.2: a 3x3 stem and 3 stages of n basic blocks.
 
     Args:
-      depth: 6n + 2.
-      num_classes: number of logits.
-      image_size: side of the square input in pixels; the features are 1/4 of it.
-      width: channels of the first stage; the next two have twice and four times as many.
+      depth: Number of layers, 6n + 2.
+      num_classes: Number of logits.
+      image_size: Side of the square input in pixels; that of the features is 1/4 of it.
+      width: Channels of the first stage; the next two have twice and four times as many.
     """
     image = image_input(image_size)
     x = normalise_colours(image)
@@ -125,8 +126,8 @@ def _shortcut(x, channels: int, stride: int, name: str):
 
 def _conv(x, channels: int, kernel: int, stride: int = 1, *, kind=layers.Conv2D, name: str):
     if stride > 1 and kernel > 1:
-        # "same" would pad a strided convolution on one side only, which depends on the image
-        # size; the reference implementations pad both sides alike.
+        # With "same", the padding of a strided convolution would depend on the image size; the
+        # reference implementations pad both sides equally.
         x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
     return kind(
         channels,
@@ -150,20 +151,20 @@ def _batch_norm(x, *, zero_gamma: bool = False, name: str):
 
 @keras.saving.register_keras_serializable(package="models")
 class SpaceToDepthConv2D(layers.Conv2D):
-    """`Conv2D` with stride 2, computed as a convolution of stride 1 on blocks of 2 x 2 pixels.
+    """`Conv2D` with stride 2, computed as a convolution with stride 1 on blocks of 2 x 2 pixels.
 
-    A TPU's matrix unit multiplies 128 channels at once, and an image has three. Each block of
-    2 x 2 pixels becomes one pixel of four times the channels, and the kernel, with a row and a
-    column of zeros behind it, is rearranged likewise: 7 x 7 x 3 to 4 x 4 x 12. The weights are
-    those of `Conv2D`, so that checkpoints fit both, LARS sees the same norms, and the zeros stay
-    zeros (in Google's ResNet for MLPerf, "space to depth").
+    A TPU's matrix unit processes 128 channels at a time, and an image has three. Each block of
+    2 x 2 pixels becomes one pixel with four times as many channels, and the kernel, padded with a
+    row and a column of zeros, is rearranged in the same way: 7 x 7 x 3 to 4 x 4 x 12. The weights
+    are those of `Conv2D`, so checkpoints fit both, LARS sees the same norms, and the zeros stay
+    zeros (in Google's ResNet for MLPerf: "space to depth").
 
-    For "valid" padding, an odd kernel, one group and no dilation.
+    Requires "valid" padding, an odd kernel size, one group and no dilation.
     """
 
     def convolution_op(self, inputs, kernel):
         """Convolves the rearranged image with the rearranged kernel."""
-        # One more row and column, then as many as make pairs; the sizes may be known but later.
+        # One more row and column, cropped to an even size; sizes may be unknown until run time.
         inputs = ops.pad(inputs, [[0, 0], [0, 1], [0, 1], [0, 0]])
         _, height, width, _ = ops.shape(inputs)
         inputs = inputs[:, : height // 2 * 2, : width // 2 * 2]
@@ -172,7 +173,7 @@ class SpaceToDepthConv2D(layers.Conv2D):
 
 
 def _blocks_to_channels(x, axis: int):
-    """Moves blocks of 2 x 2 along `axis` and the one behind it into the axis behind those."""
+    """Moves blocks of 2 x 2 along `axis` and the next axis into the axis after them."""
     shape = ops.shape(x)
     before, (height, width, channels), after = (
         shape[:axis],

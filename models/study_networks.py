@@ -1,6 +1,6 @@
-"""Networks that studies and measurements need, and that nobody trains for their accuracy.
+"""Small networks for studies and measurements, not for their accuracy.
 
-Each is a name for `--model`, such as --model=models.study_networks:resnet18_w16.
+Each can be named by `--model`, as in --model=models.study_networks:resnet18_w16.
 """
 
 import keras
@@ -11,16 +11,16 @@ from models.input_and_head import image_input, logits, normalise_colours
 
 
 def resnet18_w16(num_classes: int, image_size: int | None) -> keras.Model:
-    """ResNet-18 with a quarter of its channels: 0.7 M parameters.
+    """Builds ResNet-18 with a quarter of its channels: 0.7 M parameters.
 
-    Its stem halves the image twice, so that 32 pixels cost a third of what `small_resnet8_w8`
-    takes for them.
+    Its stem halves the image twice, so images of 32 pixels cost a third of what they cost in
+    `small_resnet8_w8`.
     """
     return resnet.imagenet_resnet(18, num_classes=num_classes, image_size=image_size, width=16)
 
 
 def plain_convnet(num_classes: int, image_size: int | None) -> keras.Model:
-    """Four convolutions with biases and without batch normalisation."""
+    """Builds a network of four convolutions with biases and without batch normalisation."""
     image = image_input(image_size)
     x = normalise_colours(image)
     for stage, channels in enumerate((16, 32), start=1):

@@ -1,14 +1,14 @@
-"""A model from somebody's own code: `package.module:function` or `path/to/file.py:function`.
+"""Models from the user's code: `package.module:function` or `path/to/file.py:function`.
 
 The function is called as `function(num_classes=..., image_size=...)` and returns a `keras.Model`,
-functional or subclassed, that takes images, float32 `[batch, image_size, image_size, 3]` with
-colours from 0 to 255, and gives logits `[batch, num_classes]`. `image_size` is None where the size
-changes from epoch to epoch. It runs in every worker process, after the seed has been set and within
-the strategy's scope, so that all workers begin with the same weights; on several machines the file
-must be on each.
+functional or subclassed, that maps float32 images `[batch, image_size, image_size, 3]` with
+colours from 0 to 255 to logits `[batch, num_classes]`. `image_size` is None if the size changes
+between epochs. The function runs in every worker process, after the seed has been set and within
+the strategy's scope, so that all workers start with the same weights; the file must exist on every
+machine.
 
-A module is found as by `python -m`: in the working directory and on PYTHONPATH. The folder of a
-file joins the search path behind all others, so that the file can import its neighbours.
+Modules are found as by `python -m`: in the working directory and on PYTHONPATH. The folder of a
+file is appended to the search path, so that the file can import its neighbours.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tf_lars.errors import InputError
 
@@ -31,15 +31,15 @@ CONTRACT = "function(num_classes=..., image_size=...) that returns a keras.Model
 
 
 def check(name: str) -> None:
-    """Finds what is wrong with a name that has a colon, as far as that goes without running it.
+    """Checks a name that contains a colon, as far as possible without running the code.
 
     Raises:
-      InputError: half of the name is missing, or there is no such file or top-level package.
+      InputError: Half of the name is missing, or the file or top-level package does not exist.
     """
     source, _, function = name.rpartition(":")
     if not source or not function.isidentifier():
         raise InputError(
-            "A model of your own must be package.module:function or path/to/file.py:function. "
+            "Your own model must be package.module:function or path/to/file.py:function. "
             f"Received: {name!r}."
         )
     if _is_file(source):
@@ -53,8 +53,8 @@ def check(name: str) -> None:
     if not package.isidentifier() or importlib.util.find_spec(package) is None:
         raise InputError(
             f"The module of --model must be importable. Received: {name!r}, and there is no "
-            f"module {package!r} in the working directory or on PYTHONPATH; a file is named by "
-            "its path, path/to/file.py:function."
+            f"module {package!r} in the working directory or on PYTHONPATH. Name a file by its "
+            "path, path/to/file.py:function."
         )
 
 
@@ -69,11 +69,11 @@ def create(name: str, *, num_classes: int, image_size: int | None) -> "keras.Mod
 
     Args:
       name: `package.module:function` or `path/to/file.py:function`.
-      num_classes: number of logits.
-      image_size: side of the square input in pixels; None for any.
+      num_classes: Number of logits.
+      image_size: Side of the square input in pixels; None for any size.
 
     Raises:
-      InputError: the function cannot be found, called, or gives no such model.
+      InputError: The function cannot be found or called, or does not return a suitable model.
     """
     check(name)
     source, _, function_name = name.rpartition(":")
@@ -81,8 +81,8 @@ def create(name: str, *, num_classes: int, image_size: int | None) -> "keras.Mod
     function = getattr(module, function_name, None)
     if not callable(function):
         raise InputError(
-            f"{source} must define the function {function_name!r}. Received: {name!r}, and it "
-            f"{'is no function' if function is not None else 'has none of this name'}."
+            f"{source} must define the function {function_name!r}. Received: {name!r}, which "
+            f"{'does not exist' if function is None else 'is not a function'}."
         )
     arguments = {"num_classes": num_classes, "image_size": image_size}
     try:
@@ -91,7 +91,7 @@ def create(name: str, *, num_classes: int, image_size: int | None) -> "keras.Mod
     except TypeError as error:
         raise InputError(
             f"--model needs a {CONTRACT}. Received: {function_name}{signature} in {source}, which "
-            f"cannot be called so ({error})."
+            f"cannot be called like that ({error})."
         ) from error
     model = _run(name, "fails", lambda: function(**arguments))
     _check_model(name, model, num_classes, image_size)
@@ -107,7 +107,7 @@ def _import(source: str) -> ModuleType:
         return importlib.import_module(source)
     path = os.path.abspath(source)
     folder, file_name = os.path.split(path)
-    # A name of its own, which neither hides nor finds a module of the file's name.
+    # A unique name, which cannot collide with a module of the file's name.
     digest = hashlib.sha256(path.encode()).hexdigest()[:8]
     module_name = f"model_file_{digest}_{os.path.splitext(file_name)[0]}"
     if module_name in sys.modules:
@@ -128,7 +128,7 @@ def _import(source: str) -> ModuleType:
 
 
 def _run(name: str, what: str, step: Callable):
-    """Runs a step of somebody's code; its exception becomes one sentence with the place."""
+    """Runs a step of the user's code; its exception becomes one sentence with its location."""
     try:
         return step()
     except Exception as error:
@@ -139,12 +139,12 @@ def _run(name: str, what: str, step: Callable):
         ) from error
 
 
-def _check_model(name: str, model: object, num_classes: int, image_size: int | None) -> None:
-    """Builds the model, if it is not yet, and checks what it gives for images of this size."""
+def _check_model(name: str, model: Any, num_classes: int, image_size: int | None) -> None:
+    """Builds the model if necessary and checks its output for images of this size."""
     import keras
 
     class Probe(keras.layers.Layer):
-        """Calls the model as training does; a functional model infers less when called itself."""
+        """Calls the model as training does; calling a functional model directly infers less."""
 
         def call(self, image):
             return model(image)
@@ -154,22 +154,22 @@ def _check_model(name: str, model: object, num_classes: int, image_size: int | N
             f"--model={name} must return a keras.Model. Received: {type(model).__name__}."
         )
     image = keras.Input((image_size, image_size, 3))
-    takes_none = f"takes no images of shape [batch, {image_size}, {image_size}, 3]"
-    _run(name, takes_none, lambda: model(image))
-    output = _run(name, takes_none, lambda: Probe()(image))
+    refuses = f"does not take images of shape [batch, {image_size}, {image_size}, 3]"
+    _run(name, refuses, lambda: model(image))
+    output = _run(name, refuses, lambda: Probe()(image))
     shape = getattr(output, "shape", None)
     if shape is None or tuple(shape) != (None, num_classes):
         described = type(output).__name__ if shape is None else list(shape)
         raise InputError(
-            f"--model={name} must give logits of shape [batch, {num_classes}], one for each class "
-            f"of the data. Received: {described}."
+            f"--model={name} must give logits of shape [batch, {num_classes}], one for each "
+            f"class of the data. Received: {described}."
         )
-    last = model.layers[-1] if model.layers else None
+    last: Any = model.layers[-1] if model.layers else None
     if (
         isinstance(last, keras.layers.Softmax)
         or getattr(last, "activation", None) is keras.activations.softmax
     ):
         raise InputError(
-            f"--model={name} must give logits, to which the loss applies the softmax itself. "
-            f"Received: a last layer {last.name!r} with softmax. Leave it out."
+            f"--model={name} must give logits, since the loss applies the softmax. Received: a "
+            f"last layer {last.name!r} with softmax. Leave it out."
         )

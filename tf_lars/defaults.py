@@ -4,23 +4,23 @@ OPTIMIZERS = ("lars", "sgd", "nesterov")
 """Optimizers by name: LARS, SGD with momentum, and SGD with Nesterov momentum."""
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-"""Arithmetic of a network; float16 comes with dynamic loss scaling."""
+"""Precisions of a network's arithmetic; float16 includes dynamic loss scaling."""
 
 REDUCTION_DTYPES = ("float32", "bfloat16")
 """Types in which gradients may be all-reduced."""
 
 BYTES_PER_PACK = 32 * 2**20
-"""Gradients are all-reduced in packs of at most this size.
+"""Maximum size of the packs in which gradients are all-reduced.
 
 On two CPU processes over loopback, 102 MB in 160 tensors took 678 ms with packs of 32 MiB, and
 1,808 ms or more with TensorFlow's default.
 """
 
 MAX_SKIPPED_STEPS = 20
-"""Steps in a row that a run skips before it ends; dynamic loss scaling needs a few to settle."""
+"""Number of skipped steps in a row that ends a run; dynamic loss scaling needs a few to settle."""
 
 SHORT_RUN_STEPS = 1000
-"""In runs of fewer steps, moving averages of batch normalisation are useless for evaluation."""
+"""Number of steps below which batch normalisation's moving averages are useless for evaluation."""
 
 SHORT_RUN_EXAMPLES = 8192
-"""Training examples from which such runs estimate the statistics of batch normalisation."""
+"""Number of training examples from which short runs estimate batch normalisation's statistics."""

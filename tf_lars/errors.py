@@ -1,20 +1,20 @@
-"""What a person did wrong, told in one sentence, and the exit codes of a training process."""
+"""Errors with a message for the user, and the exit codes of a training process."""
 
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
-"""Bad flags or input: starting again cannot help, so nobody restarts it."""
+"""Bad flags or input: a restart cannot help, so none is attempted."""
 EXIT_PREEMPTED = 42
-"""Stopped from outside after saving a checkpoint: restart to go on."""
+"""Stopped from outside after saving a checkpoint: restart to resume."""
 EXIT_PEER_FAILED = 75
 """Another worker failed: restart the whole group."""
 EXIT_INTERRUPTED = 130
-"""Stopped by Ctrl-C; a shell reports the same of any program that it ends."""
+"""Stopped by Ctrl-C; shells report this code for any program that Ctrl-C ends."""
 
 
 class InputError(ValueError):
-    """A setting or an input that cannot work.
+    """Error in a setting or an input.
 
-    The message is one sentence or two for a person: the rule, then "Received: ...", then the fix.
+    The message is one or two sentences for the user: the rule, then "Received: ...", then the fix.
     Launchers print it without a traceback and exit with `EXIT_BAD_INPUT`.
     """
 
@@ -23,29 +23,29 @@ def require(holds: object, what: str, rule: str, received: object, remedy: str =
     """Checks a setting.
 
     Args:
-      holds: whether the setting is in order.
-      what: its name, as the person knows it: "--epochs", or "`momentum`" for an argument.
-      rule: what it must be: "at least 1".
-      received: what it is.
-      remedy: a sentence that says what to do; "" where the rule says enough.
+      holds: Whether the setting is valid.
+      what: Name of the setting as the user knows it: "--epochs", or "`momentum`" for an argument.
+      rule: Description of valid values, such as "at least 1".
+      received: Value of the setting.
+      remedy: Sentence with the fix; "" if the rule is enough.
 
     Raises:
-      InputError: it does not hold.
+      InputError: If the setting is not valid.
     """
     if not holds:
-        # An argument is echoed as Keras does it.
+        # Arguments are echoed in Keras's style.
         name = f"{what[1:-1]}=" if what.startswith("`") else ""
         more = f" {remedy}" if remedy else ""
         raise InputError(f"{what} must be {rule}. Received: {name}{received!r}.{more}")
 
 
 class PeerFailure(RuntimeError):
-    """Another worker is gone, so this one cannot go on: `EXIT_PEER_FAILED`."""
+    """Loss of another worker, without which this one cannot continue: `EXIT_PEER_FAILED`."""
 
 
 class Preempted(Exception):
-    """Training was stopped from outside, after a checkpoint: `EXIT_PREEMPTED`."""
+    """Stop requested from outside, after a checkpoint was saved: `EXIT_PREEMPTED`."""
 
 
 class DivergedError(InputError):
-    """Training whose gradients are no longer finite: nothing that goes on would learn."""
+    """Training whose gradients are no longer finite, so that further steps would be useless."""

@@ -1,6 +1,6 @@
-"""Files by path: local ones through the standard library, remote ones through TensorFlow.
+"""Access to files by path: local ones with the standard library, remote ones with TensorFlow.
 
-A program that looks at local files only so need not wait for TensorFlow. TensorFlow itself knows
+Programs that use only local files thus need not wait for TensorFlow. TensorFlow itself supports
 `gs://`; tensorflow-io, where it is installed, adds `s3://` and others.
 """
 
@@ -20,32 +20,33 @@ _HASH_CHUNK = 1 << 20
 
 
 def is_remote(path: str) -> bool:
-    """Whether the path names a remote file system, as in `gs://bucket/folder`."""
+    """Returns whether a path is on a remote file system, as in `gs://bucket/folder`."""
     return "://" in path
 
 
 def is_folder(path: str) -> bool:
-    """Whether there is such a folder.
+    """Returns whether a folder exists.
 
     Raises:
-        InputError: TensorFlow has no file system for the path's scheme; so do all functions here.
+        InputError: TensorFlow has no file system for the path's scheme; all functions of this
+            module raise it.
     """
     return _gfile(path).isdir(path) if is_remote(path) else os.path.isdir(path)
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file or folder."""
+    """Returns whether a file or folder exists."""
     return _gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def names(folder: str, hidden: bool = False) -> list[str]:
-    """The names of the files and folders in a folder, sorted; without hidden ones by default."""
+    """Returns the names in a folder, sorted; without hidden files and folders by default."""
     found = _gfile(folder).listdir(folder) if is_remote(folder) else os.listdir(folder)
     return sorted(name for name in found if hidden or not name.startswith("."))
 
 
 def size(path: str) -> int | None:
-    """Bytes of a file; None if it does not exist."""
+    """Returns the size of a file in bytes; None if it does not exist."""
     if not exists(path):
         return None
     return _gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
@@ -59,7 +60,7 @@ def open_file(path: str, mode: str) -> Any:
 
 
 def rename(path: str, new_path: str) -> None:
-    """Gives a file a new name, in place of a file that has it."""
+    """Renames a file, replacing any file of the new name."""
     if is_remote(path):
         _gfile(path).rename(path, new_path, overwrite=True)
     else:
@@ -73,7 +74,7 @@ def remove(path: str) -> None:
 
 
 def make_folder(path: str) -> None:
-    """Makes a folder and those above it, where there are none."""
+    """Creates a folder and its parents, if they do not exist."""
     with writing(path):
         if is_remote(path):
             _gfile(path).makedirs(path)
@@ -82,13 +83,13 @@ def make_folder(path: str) -> None:
 
 
 def remove_folder(path: str) -> None:
-    """Removes a folder with all that it holds, if it exists."""
+    """Removes a folder and its contents, if it exists."""
     if is_folder(path):
         (_gfile(path).rmtree if is_remote(path) else shutil.rmtree)(path)
 
 
 def hash_file(path: str) -> tuple[int, str]:
-    """Size in bytes and SHA-256 (hex) of a file."""
+    """Returns the size in bytes and the SHA-256 (hex) of a file."""
     digest = hashlib.sha256()
     num_bytes = 0
     with open_file(path, "rb") as file:
@@ -99,13 +100,13 @@ def hash_file(path: str) -> tuple[int, str]:
 
 
 def read_json(path: str) -> Any:
-    """The content of a JSON file."""
+    """Returns the content of a JSON file."""
     with open_file(path, "r") as file:
         return json.loads(file.read())
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file that appears under its name when complete.
+    """Writes a JSON file, which appears under its name when complete.
 
     Several processes, on several hosts, may write it at the same time.
     """
@@ -117,14 +118,14 @@ def write_json(path: str, content: Mapping[str, Any]) -> None:
 
 
 def temporary_path(path: str) -> str:
-    """A hidden name in the same folder, for a file that is not complete yet."""
+    """Returns a hidden path in the same folder, for an incomplete file."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.tmp")
 
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[None]:
-    """Turns the file system's errors while `path` is written into an `InputError`."""
+    """Turns file system errors raised while writing `path` into an `InputError`."""
     try:
         yield
     except Exception as error:
@@ -138,7 +139,7 @@ def writing(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turns the file system's errors while `path` is read into an `InputError`."""
+    """Turns file system errors raised while reading `path` into an `InputError`."""
     try:
         yield
     except Exception as error:
@@ -163,14 +164,14 @@ def _gfile(path: str) -> Any:
 
     scheme = path.partition("://")[0]
     if scheme not in tf.io.gfile.get_registered_schemes():
-        with contextlib.suppress(Exception):  # not installed, or made for another TensorFlow
+        with contextlib.suppress(Exception):  # not installed, or built for another TensorFlow
             import tensorflow_io  # noqa: F401
     schemes = tf.io.gfile.get_registered_schemes()
     if scheme not in schemes:
         known = ", ".join(f"{name}://" for name in sorted(schemes) if name not in ("", "file"))
         raise InputError(
-            f"A remote path needs a file system that TensorFlow has. Received: {path!r}, and "
-            f"TensorFlow {tf.__version__} has {known} here. Install the tensorflow-io that goes "
-            "with it, mount the storage as a folder, or use a local folder."
+            f"A remote path needs a file system that TensorFlow supports. Received: {path!r}, but "
+            f"TensorFlow {tf.__version__} supports {known} here. Install a matching tensorflow-io, "
+            "mount the storage as a folder, or use a local folder."
         )
     return tf.io.gfile

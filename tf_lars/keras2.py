@@ -1,22 +1,20 @@
 """LARS for Keras 2: TensorFlow 2.13 to 2.15, and tf_keras under newer TensorFlow.
 
-Here tensorflow-addons lives. Its wrappers (MovingAverage, Lookahead, SWA) take no optimizer but the
-legacy one of Keras 2, so that is the base.
+This version works with tensorflow-addons. Its wrappers (MovingAverage, Lookahead, SWA) accept only
+legacy optimizers of Keras 2, hence the base class.
 """
 
-import dataclasses
 from typing import Any
 
 import tensorflow as tf
 
-from tf_lars.errors import InputError, require
-from tf_lars.optimizers import presets
-from tf_lars.optimizers.exclusions import ExcludingOptimizer
-from tf_lars.optimizers.lars_rule import LarsRule, densify
+from tf_lars.errors import InputError
+from tf_lars.optimizers.lars_rule import densify
+from tf_lars.optimizers.lars_settings import LarsSettings
 
 
 def _keras2():
-    """Returns the Keras 2 of this environment."""
+    """Returns the Keras 2 package of this environment."""
     if tuple(map(int, tf.__version__.split(".")[:2])) < (2, 16):
         return tf.keras
     try:
@@ -34,29 +32,29 @@ _KERAS: Any = _keras2()
 
 
 @_KERAS.utils.register_keras_serializable(package="tf_lars")
-class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
+class LARS(LarsSettings, _KERAS.optimizers.legacy.Optimizer):
     """Layer-wise Adaptive Rate Scaling for Keras 2.
 
-    It computes what `tf_lars.LARS` does, by the same `tf_lars.optimizers.lars_rule`; see there for
-    the equations and for the arguments not explained here. Gradients are summed over the replicas
-    first, then clipped, then applied. The velocity has the dtype of its variable, also with 16
-    bits. Mixed precision is Keras 2's own: `mixed_precision.LossScaleOptimizer(LARS(...))`.
+    It takes the same steps as `tf_lars.LARS`, with the same `tf_lars.optimizers.lars_rule`; see
+    there for the equations and for the arguments not explained here. Gradients are first summed
+    over the replicas, then clipped, then applied. The velocity has the dtype of its variable, even
+    with 16 bits. Mixed precision is Keras 2's own: `mixed_precision.LossScaleOptimizer(LARS(...))`.
 
-    `tf.train.Checkpoint` and `model.save("model.h5")` keep the velocity. The formats .keras and
-    SavedModel keep the settings of a legacy optimizer and lose its state, LARS's too.
+    `tf.train.Checkpoint` and `model.save("model.h5")` keep the velocity. The .keras and SavedModel
+    formats keep the settings of a legacy optimizer but lose its state, including that of LARS.
 
     Args:
-        learning_rate: a number, a schedule of the same Keras, or a function without arguments;
-            1.0 unless given.
+        learning_rate: Number, schedule of the same Keras, or function without arguments; 1.0 by
+            default.
         momentum, weight_decay, trust_coefficient, epsilon, nesterov, momentum_form, trust_norm,
             clip_trust_ratio, exclude_from_weight_decay, exclude_from_layer_adaptation,
-            excluded_learning_rate_multiplier: as in `tf_lars.LARS`.
-        name: "LARS" unless given.
+            excluded_learning_rate_multiplier: As in `tf_lars.LARS`.
+        name: Name of the optimizer; "LARS" by default.
         **kwargs: `clipnorm`, `global_clipnorm`, `clipvalue`, `decay` or `lr` of the legacy base.
 
     Raises:
-        InputError: a setting out of its range, a schedule of another Keras, a pattern that matches
-            no variable, or TensorFlow 1 behaviour.
+        InputError: If a setting is out of its range, the schedule belongs to another Keras, a
+            pattern matches no variable, or TensorFlow 1 behaviour is enabled.
     """
 
     _HAS_AGGREGATE_GRAD = True
@@ -86,17 +84,17 @@ class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
         schedule = _KERAS.optimizers.schedules.LearningRateSchedule
         if hasattr(learning_rate, "get_config") and not isinstance(learning_rate, schedule):
             raise InputError(
-                f"A schedule must be of the Keras that the optimizer is of, {_KERAS.__name__}. "
+                f"A schedule must come from the optimizer's Keras, {_KERAS.__name__}. "
                 f"Received: learning_rate={learning_rate!r}."
             )
         self._set_hyper("learning_rate", learning_rate)
         self._set_hyper("decay", self._initial_decay)
-        multiplier = excluded_learning_rate_multiplier
-        require(weight_decay >= 0, "`weight_decay`", "at least 0", weight_decay)
-        require(multiplier >= 0, "`excluded_learning_rate_multiplier`", "at least 0", multiplier)
         self.weight_decay = weight_decay
-        self.excluded_learning_rate_multiplier = multiplier
-        self.rule = LarsRule(
+        self._set_lars(
+            weight_decay=weight_decay,
+            excluded_learning_rate_multiplier=excluded_learning_rate_multiplier,
+            exclude_from_weight_decay=exclude_from_weight_decay,
+            exclude_from_layer_adaptation=exclude_from_layer_adaptation,
             momentum=momentum,
             trust_coefficient=trust_coefficient,
             epsilon=epsilon,
@@ -105,18 +103,12 @@ class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
             trust_norm=trust_norm,
             clip_trust_ratio=clip_trust_ratio,
         )
-        self._set_exclusions(exclude_from_weight_decay, exclude_from_layer_adaptation)
-
-    @classmethod
-    def preset(cls, name, **overrides):
-        """Returns LARS as a well-known implementation has it; see `tf_lars.LARS.preset`."""
-        return cls(**{**presets.settings(name), **overrides})
 
     def _create_slots(self, var_list):
         if not tf.compat.v1.executing_eagerly_outside_functions():
             raise InputError(
                 "tf_lars.keras2.LARS needs TensorFlow 2 behaviour. Received: graphs with sessions. "
-                "Leave out `tf.compat.v1.disable_eager_execution()`."
+                "Remove `tf.compat.v1.disable_eager_execution()`."
             )
         self._settle_exclusions(var_list)
         if self.rule.momentum:
@@ -124,7 +116,7 @@ class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
                 self.add_slot(variable, "velocity")
 
     def _settle_exclusions(self, var_list):
-        # The base comes here at every step, with the variables that have gradients then.
+        # The base class calls this in every step, with the variables that have gradients in it.
         known = {_key(v): v for v in var_list}
         if known.keys() <= self._excluded.keys():
             return
@@ -139,7 +131,7 @@ class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
         self.built = True
 
     def _transform_gradients(self, grads_and_vars):
-        # Before the base clips: the norm of slices that repeat rows is not that of their sum.
+        # Before the base class clips: slices with repeated rows have another norm than their sum.
         return super()._transform_gradients([(densify(g, v.shape), v) for g, v in grads_and_vars])
 
     def _resource_apply_dense(self, grad, var, apply_state=None):
@@ -157,11 +149,11 @@ class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
             0.0 if no_decay else self.weight_decay,
             not no_adaptation,
         )
-        # The kernels have no output; a tf.function orders what follows by the variables.
+        # The kernels have no output; a tf.function orders later operations by the variables.
         return tf.no_op()
 
     def _resource_apply_sparse_duplicate_indices(self, grad, var, indices, apply_state=None):
-        # Reached from the wrappers of tensorflow-addons alone.
+        # Called only by the wrappers of tensorflow-addons.
         dense = densify(tf.IndexedSlices(grad, indices), var.shape)
         return self._resource_apply_dense(dense, var, apply_state)
 
@@ -169,30 +161,17 @@ class LARS(ExcludingOptimizer, _KERAS.optimizers.legacy.Optimizer):
         return self._resource_apply_sparse_duplicate_indices(grad, var, indices, apply_state)
 
     def get_config(self):
-        """Returns the constructor's arguments, and the exclusions that methods have added."""
+        """Returns the constructor's arguments, and the exclusions added by methods."""
         return {
             **super().get_config(),
             "learning_rate": self._serialize_hyperparameter("learning_rate"),
             "decay": self._initial_decay,
             "weight_decay": self.weight_decay,
-            **dataclasses.asdict(self.rule),
-            "excluded_learning_rate_multiplier": self.excluded_learning_rate_multiplier,
-            **self._exclusions_config(),
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Returns the optimizer that `get_config` describes, without its state."""
-        config = dict(config)
-        more = config.pop("more_exclusions", None)
-        optimizer = super().from_config(config, custom_objects)
-        if more:
-            optimizer._restore_exclusions(more)
-        return optimizer
 
 
 def _key(variable):
-    """Returns one key for a mirrored variable and for each of its copies."""
+    """Returns the same key for a mirrored variable and for each of its copies."""
     mirrored = isinstance(variable, tf.distribute.DistributedValues)
     if not mirrored and hasattr(variable.handle, "_distributed_container"):
         variable = variable.handle._distributed_container()

@@ -1,6 +1,6 @@
-"""The GPUs, cores and memory of this machine, found without TensorFlow.
+"""GPUs, cores and memory of this machine, found without TensorFlow.
 
-TensorFlow would take the GPUs, and seconds to import.
+TensorFlow would occupy the GPUs and take seconds to import.
 """
 
 import os
@@ -12,12 +12,12 @@ _SECONDS = 20
 
 
 def gpu_names(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Returns the names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves to this process.
+    """Returns the names of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES makes visible.
 
-    None where nvidia-smi is not there or fails. A MIG slice has the name "MIG".
+    The list is empty if nvidia-smi is missing or fails. A MIG slice has the name "MIG".
 
     Args:
-      environment: holds CUDA_VISIBLE_DEVICES and PATH.
+      environment: Environment variables with CUDA_VISIBLE_DEVICES and PATH.
     """
     try:
         done = subprocess.run(
@@ -42,13 +42,13 @@ def gpu_names(environment: Mapping[str, str] = os.environ) -> list[str]:
             if entry == str(number) or (entry and uuid.strip().startswith(entry))
         ]
         if not match:
-            break  # CUDA, too, takes those before the first that does not exist
+            break  # like CUDA, which uses the devices before the first that does not exist
         chosen.append(match[0])
     return chosen
 
 
 def gpu_identifiers(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Returns what CUDA_VISIBLE_DEVICES calls the GPUs of `gpu_names`, in the same order."""
+    """Returns the identifiers of the GPUs of `gpu_names` in CUDA_VISIBLE_DEVICES, in order."""
     count = len(gpu_names(environment))
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -57,14 +57,14 @@ def gpu_identifiers(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def available_cores() -> int:
-    """Returns how many CPU cores this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def available_memory_bytes() -> int:
-    """Returns the memory that this machine can give without swapping, in bytes."""
+    """Returns the memory that is available without swapping, in bytes."""
     with open("/proc/meminfo") as file:
         lines = dict(line.split(":") for line in file)
     return 1024 * int(lines["MemAvailable"].split()[0])

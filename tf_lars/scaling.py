@@ -1,11 +1,11 @@
-"""How a learning rate scales with the global batch."""
+"""Rules that scale a learning rate with the global batch."""
 
 import math
 
-from tf_lars.errors import InputError
+from tf_lars.errors import require
 
 LARS_FLAT_BATCH = 16384
-"""From here on the published rates of LARS no longer grow with the batch."""
+"""Batch from which the published learning rates of LARS stay constant."""
 
 
 def linear_scaling(
@@ -14,9 +14,12 @@ def linear_scaling(
     """Returns learning_rate * batch_size / reference_batch_size.
 
     Args:
-        learning_rate: the rate that is right at `reference_batch_size`.
-        batch_size: the global batch to scale to.
-        reference_batch_size: 256 unless given.
+        learning_rate: Learning rate tuned at `reference_batch_size`.
+        batch_size: Global batch to scale to.
+        reference_batch_size: Global batch to scale from.
+
+    Raises:
+        InputError: A batch is not above 0.
 
     Reference: Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677, section 2.1.
     """
@@ -29,9 +32,12 @@ def square_root_scaling(
     """Returns learning_rate * sqrt(batch_size / reference_batch_size).
 
     Args:
-        learning_rate: the rate that is right at `reference_batch_size`.
-        batch_size: the global batch to scale to.
-        reference_batch_size: 256 unless given.
+        learning_rate: Learning rate tuned at `reference_batch_size`.
+        batch_size: Global batch to scale to.
+        reference_batch_size: Global batch to scale from.
+
+    Raises:
+        InputError: A batch is not above 0.
 
     Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks",
     arXiv:1404.5997, section 5.
@@ -44,13 +50,16 @@ def lars_scaling(
 ) -> float:
     """Returns learning_rate * sqrt(min(batch_size, 16384) / min(reference_batch_size, 16384)).
 
-    The rates of LARS in MLPerf's reference convergence points grow about as the square root of the
-    batch, from 7.4 at 1,632 to 17 at 8,192, and stay between 19 and 25 from 32,768 on.
+    The learning rates of LARS in MLPerf's reference convergence points grow roughly as the square
+    root of the batch, from 7.4 at 1,632 to 17 at 8,192, and stay between 19 and 25 from 32,768 up.
 
     Args:
-        learning_rate: the rate that is right at `reference_batch_size`.
-        batch_size: the global batch to scale to.
-        reference_batch_size: 256 unless given.
+        learning_rate: Learning rate tuned at `reference_batch_size`.
+        batch_size: Global batch to scale to.
+        reference_batch_size: Global batch to scale from.
+
+    Raises:
+        InputError: A batch is not above 0.
 
     Reference: mlperf-logging 4.1.68, rcps_resnet.json, rules 4.0.0 (tf_lars/recipes/published.csv).
     """
@@ -61,9 +70,6 @@ def lars_scaling(
 
 
 def _batch_ratio(batch_size: float, reference_batch_size: float) -> float:
-    if batch_size <= 0 or reference_batch_size <= 0:
-        raise InputError(
-            "Batch sizes must be above 0. "
-            f"Received: batch_size={batch_size}, reference_batch_size={reference_batch_size}."
-        )
+    require(batch_size > 0, "`batch_size`", "above 0", batch_size)
+    require(reference_batch_size > 0, "`reference_batch_size`", "above 0", reference_batch_size)
     return batch_size / reference_batch_size

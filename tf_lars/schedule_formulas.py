@@ -1,8 +1,8 @@
-"""The learning rate by step as formulas that NumPy and TensorFlow compute alike.
+"""Formulas of learning rate schedules, for both NumPy and TensorFlow.
 
-`tf_lars.schedules` makes Keras schedules of them, in float32 in the graph. `rates` computes the
-same numbers without TensorFlow, in float64. Where a formula takes `xp`, that is the module that
-computes it: `numpy` or `tensorflow`.
+The Keras schedules of `tf_lars.schedules` evaluate them in the graph, in float32. `rates` evaluates
+them without TensorFlow, in float64. The argument `xp` is the module to compute with, `numpy` or
+`tensorflow`.
 """
 
 import math
@@ -14,27 +14,27 @@ import numpy as np
 from tf_lars.errors import InputError
 
 STEP_DECAYS = (30 / 90, 60 / 90, 80 / 90)
-"""Where, as shares of all steps, "step" divides the rate by 10 (Goyal et al., arXiv:1706.02677)."""
+"""Boundaries of "step" as shares of all steps (Goyal et al., arXiv:1706.02677)."""
 
 STEP_DECAY_RATE = 0.1
-"""By which it multiplies the rate."""
+"""Factor on the rate at each boundary of "step"."""
 
 SCHEDULES = ("polynomial", "cosine", "step", "constant")
-"""Decays that may follow the warm-up, by name."""
+"""Names of the decays after the warm-up."""
 
 UNKNOWN = "The schedule must be polynomial, cosine, step or constant. Received: {!r}."
 
 
 def warmup(xp: Any, step: Any, after: Any, peak: float, steps: int, initial: float) -> Any:
-    """Returns i + (p - i) * s/w below w, the steps of the warm-up, and `after` from there on."""
+    """Returns i + (p - i) * s/w during the warm-up of w steps, and `after` from step w."""
     if not steps:
         return after
     return xp.where(step < steps, initial + (peak - initial) * step / steps, after)
 
 
 def fraction_left(xp: Any, step: Any, total_steps: int, warmup_steps: int) -> Any:
-    """Returns 1 - (s-w)/(T-w): 1 at the end of the warm-up, 0 from T on."""
-    # As (T-s)/(T-w): near the end, 1 minus a number near 1 would lose most of its digits.
+    """Returns 1 - (s-w)/(T-w), which is 1 at the end of the warm-up and 0 from T."""
+    # Computed as (T-s)/(T-w): near the end, 1 minus a number near 1 would lose most digits.
     return xp.maximum(total_steps - step, 0.0) / max(total_steps - warmup_steps, 1)
 
 
@@ -55,7 +55,7 @@ def staircase(xp: Any, step: Any, peak: float, boundaries: Sequence[int], rate: 
 
 
 def step_boundaries(total_steps: int) -> list[int]:
-    """Returns the steps at which "step" divides the rate by 10."""
+    """Returns the steps at which "step" divides the rate by 10, for a run of `total_steps`."""
     return [round(share * total_steps) for share in STEP_DECAYS]
 
 
@@ -70,20 +70,20 @@ def rates(
     power: float = 2.0,
     end_learning_rate: float = 0.0,
 ) -> np.ndarray:
-    """Returns the rates at some steps, `[n]`, as `tf_lars.schedules.create` would give them.
+    """Returns the rates of the schedule that `tf_lars.schedules.create` creates, `[n]`.
 
     Args:
-      name: of what follows the warm-up: "polynomial", "cosine", "step" or "constant".
-      steps: counted from 0, `[n]`.
-      peak_learning_rate: p, the rate at the end of the warm-up.
-      total_steps: T, the steps of the whole run.
-      warmup_steps: w.
-      initial_learning_rate: i, the rate at step 0 of a warm-up.
-      power: of the polynomial; no other schedule reads it.
-      end_learning_rate: e, of the polynomial and the cosine; no other schedule reads it.
+      name: Name of the decay after the warm-up: "polynomial", "cosine", "step" or "constant".
+      steps: Steps at which to evaluate the schedule, counted from 0, `[n]`.
+      peak_learning_rate: Rate at the end of the warm-up, p.
+      total_steps: Steps of the whole run, T.
+      warmup_steps: Steps of the warm-up, w.
+      initial_learning_rate: Rate at step 0 of a warm-up, i.
+      power: Power of the polynomial; ignored by the other schedules.
+      end_learning_rate: Final rate of the polynomial and the cosine, e; ignored by the others.
 
     Raises:
-      InputError: no such schedule.
+      InputError: The schedule is unknown.
     """
     step = np.asarray(steps, np.float64)
     after = np.maximum(step, warmup_steps)

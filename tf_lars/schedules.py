@@ -1,21 +1,20 @@
-"""Learning rates by step: linear warm-up, then decay.
+"""Learning rate schedules: linear warm-up, then decay.
 
 A schedule is a function of the optimizer's step s, counted from 0:
 
     rate(s) = i + (p - i) * s/w        for s < w        (warm-up)
     rate(s) = p * decay                for s >= w
 
-with the initial rate i (0 unless given), the peak p and w warm-up steps. So the very first step of
-a warm-up from 0 has the rate 0, and step w is the first with the rate p, as in MLPerf's TensorFlow
-reference. Every schedule computes its value in the graph, from the traced step: changing it between
-steps retraces nothing.
+with the initial rate i (0 by default), the peak p and w warm-up steps. The first step of a warm-up
+from 0 therefore has the rate 0, and step w is the first with the rate p, as in MLPerf's TensorFlow
+reference. Every schedule computes its rate in the graph from the traced step, without retracing.
 """
 
 import keras
 import tensorflow as tf
 
 from tf_lars import schedule_formulas as formulas
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 from tf_lars.scaling import linear_scaling, square_root_scaling
 
 __all__ = [
@@ -44,16 +43,16 @@ def create(
     """Returns a schedule by name: "polynomial", "cosine", "step" or "constant".
 
     Args:
-        name: of what follows the warm-up.
-        peak_learning_rate: p, the rate at the end of the warm-up.
-        total_steps: T, the steps of the whole run.
-        warmup_steps: w.
-        initial_learning_rate: i, the rate at step 0 of a warm-up.
-        power: of the polynomial; no other schedule reads it.
-        end_learning_rate: e, of the polynomial and the cosine; no other schedule reads it.
+        name: Name of the decay after the warm-up.
+        peak_learning_rate: Rate at the end of the warm-up, p.
+        total_steps: Steps of the whole run, T.
+        warmup_steps: Steps of the warm-up, w.
+        initial_learning_rate: Rate at step 0 of a warm-up, i.
+        power: Power of the polynomial; ignored by the other schedules.
+        end_learning_rate: Final rate of the polynomial and the cosine, e; ignored by the others.
 
     Raises:
-        InputError: no such schedule, or the schedule refuses its numbers.
+        InputError: The schedule is unknown, or a number is out of range.
     """
     common = dict(warmup_steps=warmup_steps, initial_learning_rate=initial_learning_rate)
     if name == "polynomial":
@@ -77,29 +76,26 @@ def create(
 
 
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then what a subclass says in `decay`.
+    """Linear warm-up, then the `decay` of a subclass.
 
     Args:
-        peak_learning_rate: p, the rate at the end of the warm-up.
-        warmup_steps: w, at least 0; 0 starts at the peak.
-        initial_learning_rate: i, the rate at step 0 of a warm-up.
+        peak_learning_rate: Rate at the end of the warm-up, p.
+        warmup_steps: Steps of the warm-up, w; 0 starts at the peak.
+        initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: a negative number of steps.
+        InputError: `warmup_steps` is negative.
     """
 
     def __init__(self, peak_learning_rate, warmup_steps=0, initial_learning_rate=0.0):
         super().__init__()
-        if warmup_steps < 0:
-            raise InputError(
-                f"`warmup_steps` must be at least 0. Received: warmup_steps={warmup_steps}."
-            )
+        require(warmup_steps >= 0, "`warmup_steps`", "at least 0", warmup_steps)
         self.peak_learning_rate = float(peak_learning_rate)
         self.warmup_steps = int(warmup_steps)
         self.initial_learning_rate = float(initial_learning_rate)
 
     def decay(self, step):
-        """Returns the rate at the float32 scalar `step`, which is at least `warmup_steps`."""
+        """Returns the rate at `step`, a float32 scalar of at least `warmup_steps`."""
         raise NotImplementedError(f"{type(self).__name__} must define `decay(step)`.")
 
     def __call__(self, step):
@@ -122,14 +118,14 @@ class WarmupDecay(Warmup):
     """Warm-up, then a decay from the peak to `end_learning_rate` at `total_steps`.
 
     Args:
-        peak_learning_rate: p, the rate at the end of the warm-up.
-        total_steps: T, where the end rate is reached; it stays from there on.
-        warmup_steps: w, at most T.
-        end_learning_rate: e.
-        initial_learning_rate: i, the rate at step 0 of a warm-up.
+        peak_learning_rate: Rate at the end of the warm-up, p.
+        total_steps: Step from which the rate is `end_learning_rate`, T.
+        warmup_steps: Steps of the warm-up, w, at most T.
+        end_learning_rate: Rate after the decay, e.
+        initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: T is not above 0, or w is above T.
+        InputError: T is not above 0, or w is not from 0 to T.
     """
 
     def __init__(
@@ -141,16 +137,14 @@ class WarmupDecay(Warmup):
         initial_learning_rate=0.0,
     ):
         super().__init__(peak_learning_rate, warmup_steps, initial_learning_rate)
-        if total_steps <= 0 or warmup_steps > total_steps:
-            raise InputError(
-                "`total_steps` must be above 0 and at least `warmup_steps`. "
-                f"Received: total_steps={total_steps}, warmup_steps={warmup_steps}."
-            )
+        require(total_steps > 0, "`total_steps`", "above 0", total_steps)
+        rule = f"at most `total_steps`, {total_steps}"
+        require(warmup_steps <= total_steps, "`warmup_steps`", rule, warmup_steps)
         self.total_steps = int(total_steps)
         self.end_learning_rate = float(end_learning_rate)
 
     def fraction_left(self, step):
-        """Returns 1 - (s-w)/(T-w): 1 at the end of the warm-up, 0 from T on."""
+        """Returns 1 - (s-w)/(T-w), which is 1 at the end of the warm-up and 0 from T."""
         return formulas.fraction_left(tf, step, self.total_steps, self.warmup_steps)
 
     def get_config(self):
@@ -167,15 +161,15 @@ class WarmupPolynomial(WarmupDecay):
     """Warm-up, then rate = e + (p - e) * (1 - (s-w)/(T-w))**power.
 
     Args:
-        peak_learning_rate: p, the rate at the end of the warm-up.
-        total_steps: T, where the end rate is reached; it stays from there on.
-        warmup_steps: w, at most T.
-        power: 2 unless given, above 0.
-        end_learning_rate: e.
-        initial_learning_rate: i, the rate at step 0 of a warm-up.
+        peak_learning_rate: Rate at the end of the warm-up, p.
+        total_steps: Step from which the rate is `end_learning_rate`, T.
+        warmup_steps: Steps of the warm-up, w, at most T.
+        power: Power of the decay, above 0.
+        end_learning_rate: Rate after the decay, e.
+        initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: T is not above 0, w is above T, or the power is not above 0.
+        InputError: T is not above 0, w is not from 0 to T, or the power is not above 0.
 
     Reference: You et al., "ImageNet Training in Minutes", arXiv:1709.05011; the formula is that of
     mlcommons/training retired_benchmarks/resnet-tf2.
@@ -193,8 +187,7 @@ class WarmupPolynomial(WarmupDecay):
         super().__init__(
             peak_learning_rate, total_steps, warmup_steps, end_learning_rate, initial_learning_rate
         )
-        if not power > 0:
-            raise InputError(f"`power` must be above 0. Received: power={power}.")
+        require(power > 0, "`power`", "above 0", power)
         self.power = float(power)
 
     def decay(self, step):
@@ -214,14 +207,14 @@ class WarmupCosine(WarmupDecay):
     """Warm-up, then rate = e + (p - e) * (1 + cos(pi * (s-w)/(T-w))) / 2.
 
     Args:
-        peak_learning_rate: p, the rate at the end of the warm-up.
-        total_steps: T, where the end rate is reached; it stays from there on.
-        warmup_steps: w, at most T.
-        end_learning_rate: e.
-        initial_learning_rate: i, the rate at step 0 of a warm-up.
+        peak_learning_rate: Rate at the end of the warm-up, p.
+        total_steps: Step from which the rate is `end_learning_rate`, T.
+        warmup_steps: Steps of the warm-up, w, at most T.
+        end_learning_rate: Rate after the decay, e.
+        initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: T is not above 0, or w is above T.
+        InputError: T is not above 0, or w is not from 0 to T.
 
     Reference: Loshchilov and Hutter, "SGDR", arXiv:1608.03983, one period.
     """
@@ -237,15 +230,16 @@ class WarmupStep(Warmup):
     """Warm-up, then rate = p * decay_rate**n, where n boundaries are at or below s.
 
     Args:
-        peak_learning_rate: p, the rate at the end of the warm-up.
-        boundaries: increasing steps, counted from the start of training; each is the first step
-            with the lower rate.
-        decay_rate: 0.1 unless given, above 0.
-        warmup_steps: w.
-        initial_learning_rate: i, the rate at step 0 of a warm-up.
+        peak_learning_rate: Rate at the end of the warm-up, p.
+        boundaries: Increasing steps, counted from the start of training; each is the first step
+            with a lower rate.
+        decay_rate: Factor on the rate at each boundary, above 0.
+        warmup_steps: Steps of the warm-up, w.
+        initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: the boundaries do not increase, or the rate is not above 0.
+        InputError: `warmup_steps` is negative, the boundaries do not increase, or `decay_rate` is
+            not above 0.
 
     Reference: Goyal et al., arXiv:1706.02677: 0.1 at epochs 30, 60 and 80 of 90.
     """
@@ -260,10 +254,9 @@ class WarmupStep(Warmup):
     ):
         super().__init__(peak_learning_rate, warmup_steps, initial_learning_rate)
         self.boundaries = [int(step) for step in boundaries]
-        if self.boundaries != sorted(set(self.boundaries)):
-            raise InputError(f"`boundaries` must increase. Received: boundaries={boundaries}.")
-        if not decay_rate > 0:
-            raise InputError(f"`decay_rate` must be above 0. Received: decay_rate={decay_rate}.")
+        increasing = self.boundaries == sorted(set(self.boundaries))
+        require(increasing, "`boundaries`", "strictly increasing", boundaries)
+        require(decay_rate > 0, "`decay_rate`", "above 0", decay_rate)
         self.decay_rate = float(decay_rate)
 
     def decay(self, step):
@@ -283,18 +276,18 @@ class WarmupStep(Warmup):
 
 @keras.saving.register_keras_serializable(package="tf_lars")
 class WarmupConstant(Warmup):
-    """Warm-up, then the peak rate for ever.
+    """Warm-up, then a constant rate.
 
     Args:
-        peak_learning_rate: p, the rate at the end of the warm-up.
-        warmup_steps: w.
-        initial_learning_rate: i, the rate at step 0 of a warm-up.
+        peak_learning_rate: Rate from the end of the warm-up, p.
+        warmup_steps: Steps of the warm-up, w.
+        initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: a negative number of steps.
+        InputError: `warmup_steps` is negative.
     """
 
     def decay(self, step):
         """Returns p."""
-        del step  # every step is alike
+        del step
         return tf.constant(self.peak_learning_rate, tf.float32)

@@ -45,6 +45,7 @@ class Setting:
       hosts_may_differ: whether workers may have different values.
       set_by_recipe: whether `--recipe` sets it, from the attribute of `Recipe` of the same name.
       evaluation_may_override: whether `launch.evaluate` has a flag for it.
+      repeatable: whether the flag of a tuple is given once per entry, rather than once with commas.
     """
 
     doc: str
@@ -54,6 +55,7 @@ class Setting:
     hosts_may_differ: bool = False
     set_by_recipe: bool = False
     evaluation_may_override: bool = False
+    repeatable: bool = False
 
 
 def setting(doc: str, default: Any = dataclasses.MISSING, **uses: Any) -> Any:
@@ -68,6 +70,12 @@ def settings_of(cls: Any) -> Mapping[str, Setting]:
         for field in dataclasses.fields(cls)
         if _KEY in field.metadata
     }
+
+
+def defaults(cls: Any) -> Mapping[str, Any]:
+    """Returns the defaults of the settings that have one, by name."""
+    fields = dataclasses.fields(cls)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
 
 def kinds(cls: type) -> Mapping[str, tuple[Any, ...]]:

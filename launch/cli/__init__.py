@@ -1,1 +1,1 @@
-"""From command-line flags to settings."""
+"""Conversion of command-line flags to settings."""

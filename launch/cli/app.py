@@ -1,4 +1,4 @@
-"""Runs a program's main function; bad flags and bad input end in one sentence and exit code 2."""
+"""Runs a program's main function; bad flags or input end it with one sentence and exit code 2."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def run(main: Callable[[], int | None]) -> None:
         except InputError as error:
             fail(error)
 
-    # Without a GPU, TensorFlow reports at start, and as an error, that it has found none.
+    # Without a GPU, TensorFlow logs an error at start because it has found none.
     quiet = "2" if os.path.exists("/dev/nvidia0") else "3"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)
     logging.set_verbosity(logging.WARNING)
@@ -42,11 +42,11 @@ def fail(error: Exception) -> NoReturn:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     if any(argument in _HELP for argument in argv[1:]):
-        # absl prints the flags of one module without groups, and exits with 1.
+        # absl itself prints the flags of one module, without groups, and exits with code 1.
         print(f"{sys.modules['__main__'].__doc__}{help_text()}")
         sys.exit(EXIT_DONE)
     try:
-        # absl's error path exits with 1 and a page of text.
+        # absl itself handles an error by printing a page of text and exiting with code 1.
         return flags.FLAGS(argv)
     except flags.Error as error:
         reason = str(error).removeprefix("ERROR:: ").rstrip(".")  # absl's prefix for flagfiles

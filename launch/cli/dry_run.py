@@ -1,12 +1,12 @@
-"""`--dry_run`: what a job would be and do, printed within a moment without starting it.
+"""`--dry_run`: quickly prints what a job would do, without starting it.
 
-Before a launcher starts anything, it asks:
+A launcher calls this before it starts anything:
 
     if dry_run.wanted():
         return dry_run.show(settings, cluster)
 
-Nothing is written but the picture of the schedule, which goes to --dry_run_output and never into
---model_dir: a run finds that folder as if the dry run had not been.
+Only the picture of the schedule is written, to --dry_run_output and never into --model_dir, so that
+a later run finds that folder unchanged.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from tf_lars.setting import at_least, check, setting
 from tf_lars.training.checkpoint_names import nothing_to_resume
 
 LISTED_WORKERS = 16
-"""More workers than that are not all listed."""
+"""Largest number of workers that are all listed."""
 _INDENT = " " * 12
 
 
@@ -49,24 +49,24 @@ class DryRunSettings:
         group="Dry run",
     )
     dry_run_output: str = setting(
-        "Picture of the dry run; empty for none.", "schedule.png", group="Dry run"
+        "File for the picture of the schedule; empty for none.", "schedule.png", group="Dry run"
     )
     devices_per_worker: int | None = setting(
-        "For a dry run away from the job's machines: devices of each worker. By default what the "
+        "Devices per worker, for a dry run away from the job's machines. By default what the "
         "launcher knows, or the GPUs of this machine, or 1.",
         None,
         rule=at_least(1),
         group="Dry run",
     )
     accelerator: str | None = setting(
-        "For the planned time of a dry run: a family with published results, "
+        "Device family for the planned time of a dry run, one of those with published results: "
         f"{', '.join(planner.accelerators())}. By default that of this machine's GPUs.",
         None,
         group="Dry run",
     )
     calibrate: tuple[str, ...] | None = setting(
-        "For the planned time of a dry run: folders of finished runs (--model_dir), from which to "
-        "predict.",
+        "Folders of finished runs (their --model_dir) from which to predict the planned time of a "
+        "dry run.",
         None,
         group="Dry run",
     )
@@ -93,17 +93,18 @@ def show(
     accelerator: str | None = None,
     joined: bool = True,
 ) -> int:
-    """Prints what the job would be and do, and draws its schedule; returns the exit code.
+    """Prints what the job would do, and draws its schedule; returns the exit code.
 
     Args:
-      settings: of the run.
-      cluster: who would be in it.
-      devices_per_worker: where the launcher knows it; the flag wins.
-      accelerator: the planner's name of the devices, where the launcher knows it; the flag wins.
-      joined: whether this process would itself be one of the workers, rather than start them.
+      settings: Settings of the run.
+      cluster: Cluster of the job.
+      devices_per_worker: Devices per worker, if the launcher knows it; the flag takes precedence.
+      accelerator: The planner's name of the devices, if the launcher knows it; the flag takes
+        precedence.
+      joined: Whether this process would itself be one of the workers, rather than start them.
 
     Raises:
-      InputError: what would end the run at its start.
+      InputError: If the run would end with this error at its start.
     """
     asked = DryRunSettings(**flags.values(DryRunSettings))
     preflight.check(settings, cluster.num_workers, make_folders=False)
@@ -142,7 +143,7 @@ def _cluster(cluster: Cluster, joined: bool) -> Iterator[str]:
     if not cluster.workers:
         yield f"cluster     1 worker, this process ({cluster.source})"
         return
-    started = "" if joined else "; it would start them, with free ports such as these"
+    started = "" if joined else "; it would start them on free ports such as these"
     yield f"cluster     {cluster.num_workers} workers, from {cluster.source}{started}"
     ranks = range(cluster.num_workers)
     shown = set(ranks)
@@ -172,7 +173,7 @@ def _batch(settings: TrainingSettings, workers: int, devices_per_worker: int, sh
 
 
 def _size(settings: TrainingSettings, info: DatasetInfo) -> str:
-    """Returns parameters and FLOPs where they are known without building the model."""
+    """Returns parameters and FLOPs if they are known without building the model."""
     known = planner.workloads().get(name_at(settings.model, settings.image_size))
     if known is None or info.num_classes != 1000:  # counted for ImageNet's classes
         return "its size is counted when it is built"
@@ -204,9 +205,9 @@ def _time(
     accelerator: str | None,
     here: list[str],
 ) -> Iterator[str]:
-    """Yields the planned time, or how to get it."""
+    """Yields the lines with the planned time, or with how to get it."""
     model = name_at(settings.model, settings.image_size)
-    calibrate = "--calibrate=RUN,RUN plans it from finished runs of your own"
+    calibrate = "--calibrate=RUN,RUN plans it from your own finished runs"
     device: Device
     if asked.calibrate:
         device = planner.calibrate(asked.calibrate, accelerator=asked.accelerator)
@@ -241,8 +242,8 @@ def _time(
         f"{planned.images_per_second:,.0f} images/s"
     )
     if settings.image_size_schedule:
-        yield f"note        planned as if all images had {settings.image_size} px"
-    # Not those of the plan, which knows no micro-batches: what counts is in memory at once.
+        yield f"note        planned as if all images were of {settings.image_size} px"
+    # The plan ignores micro-batches, but memory depends on the images processed at a time.
     at_once = settings.global_batch_size / devices
     if isinstance(settings.micro_batch_size, int):
         at_once = settings.micro_batch_size
@@ -253,7 +254,7 @@ def _time(
 
 
 def _model_dir(settings: TrainingSettings) -> str:
-    """Returns the line that says where the run would resume."""
+    """Returns the line that tells where the run would resume."""
     found = checkpoints_in(settings.model_dir)
     if not found:
         if settings.resume == "must":
@@ -262,7 +263,7 @@ def _model_dir(settings: TrainingSettings) -> str:
     elif settings.resume == "never":
         what = f"starts afresh, and moves the checkpoints up to {found[-1]} aside"
     else:
-        what = f"resumes from {found[-1]} if that is complete and has the same settings"
+        what = f"resumes from {found[-1]} if it is complete and has the same settings"
     return f"model_dir   {settings.model_dir}: the run {what}"
 
 
@@ -271,8 +272,8 @@ def _draw(settings: TrainingSettings, steps: int, examples: int, path: str) -> N
 
     arguments = build_model.schedule_arguments(settings, steps, examples)
     warmup_steps = arguments["warmup_steps"]
-    # Every step of a short run; of a long one enough for its width in pixels, and both sides of
-    # what is not smooth.
+    # Every step of a short run; for a long run, enough for the picture's width in pixels, and both
+    # sides of each corner.
     corners = [warmup_steps, *schedule_formulas.step_boundaries(steps)]
     beside = [corner + side for corner in corners for side in (-1, 0)]
     at = np.unique(np.clip([*np.linspace(0, steps - 1, 2000), *beside], 0, steps - 1).astype(int))

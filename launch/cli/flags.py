@@ -1,8 +1,8 @@
-"""absl flags derived from a table of settings, and back: the only reader of their values."""
+"""Defines absl flags from a table of settings, and reads their values back."""
 
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import flags
@@ -10,7 +10,7 @@ from absl import flags
 from tf_lars import setting as table
 from tf_lars.errors import InputError
 
-_DEFINE = {
+_DEFINE: dict[Any, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -22,18 +22,21 @@ def define(cls: type, names: Iterable[str] | None = None, *, unset: str | None =
     """Defines a flag for each setting of a dataclass, under the heading of its group.
 
     Args:
-      cls: a dataclass whose fields are made by `tf_lars.setting.setting`.
-      names: of the settings; by default all of them.
-      unset: what happens where a flag is not given: a sentence for `--help`. None gives each flag
-        the default of its setting instead.
+      cls: Dataclass whose fields are made by `tf_lars.setting.setting`.
+      names: Names of the settings; by default all of them.
+      unset: Sentence for `--help` on what a flag that is not given means. None gives each flag the
+        default of its setting instead.
     """
     kinds = table.kinds(cls)
-    defaults = {} if unset else {n: f.default for n, f in cls.__dataclass_fields__.items()}
+    defaults = {} if unset else table.defaults(cls)
     for name, described in table.settings_of(cls).items():
         if names is not None and name not in names:
             continue
+        if described.repeatable:  # absl adds to the text that the flag may be repeated
+            flags.DEFINE_multi_string(name, [], described.doc, module_name=described.group)
+            continue
         kind, *others = [one for one in kinds[name] if one is not types.NoneType]
-        # A setting that may be a number or a word is parsed later, as a tuple is.
+        # A setting that may be a number or a word is parsed later, like a tuple.
         define_flag = _DEFINE.get(str if others else kind, flags.DEFINE_string)
         text = described.doc if unset is None else f"{described.doc} {unset}"
         if define_flag is flags.DEFINE_string and kind is not str and not others:
@@ -42,17 +45,19 @@ def define(cls: type, names: Iterable[str] | None = None, *, unset: str | None =
 
 
 def values(cls: type) -> dict[str, Any]:
-    """Returns the values of the flags of a dataclass, by name; those that are not set are left out.
+    """Returns the values of a dataclass's flags by name, omitting flags that are not set.
 
     Raises:
-      InputError: a text is not a value of its setting.
+      InputError: If a text is not a value of its setting.
     """
     found = {}
     for name, allowed in table.kinds(cls).items():
         value = flags.FLAGS[name].value if name in flags.FLAGS else None
         if value is None:
             continue
-        if isinstance(value, str):
+        if isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, str):
             try:
                 value = table.parse(value, allowed)
             except ValueError as error:
@@ -64,12 +69,12 @@ def values(cls: type) -> dict[str, Any]:
 
 
 def given(names: Iterable[str]) -> list[str]:
-    """Returns those of some flags that the person has given."""
+    """Returns the names of those flags that the user has given."""
     return [name for name in names if name in flags.FLAGS and flags.FLAGS[name].present]
 
 
 def help_text() -> str:
-    """Returns all flags of the program with defaults and documentation, grouped by heading."""
+    """Returns all flags of the program, with defaults and documentation, grouped by heading."""
     lines = []
     for module, members in flags.FLAGS.flags_by_module_dict().items():
         if not members or "absl" in module:

@@ -1,4 +1,4 @@
-"""What all training launchers share: their flags, and the order in which settings come about."""
+"""Entry point shared by all training launchers: parses their flags and calls their main."""
 
 import sys
 from collections.abc import Callable
@@ -16,8 +16,8 @@ def run(main: Main, define: Callable[[], None]) -> None:
     """Defines and parses the flags, calls `main(settings, job)` and exits with the code it returns.
 
     Args:
-      main: trains, or watches over the processes that do.
-      define: defines the launcher's own flags.
+      main: Function that trains, or supervises the processes that do.
+      define: Function that defines the launcher's own flags.
     """
     define()
     define_training_flags()
@@ -46,17 +46,17 @@ def define_training_flags() -> None:
 
 
 def describe_data() -> None:
-    """Writes a missing `dataset.json` where `--recipe` is going to read it."""
+    """Writes a missing `dataset.json` if `--recipe` is going to read it."""
     if recipe_flag.wanted():
         data_dir = flags.values(TrainingSettings)["data_dir"]
         build_input.describe_once(data_dir, may_write=not dry_run.wanted())
 
 
 def chosen_settings() -> tuple[TrainingSettings, str]:
-    """Returns the settings that the flags give, `--recipe` included, and what it says of them.
+    """Returns the settings from the flags and `--recipe`, and the recipe's description.
 
     Raises:
-      InputError: a flag is out of its range, or there is no such recipe.
+      InputError: If a flag is out of its range, or there is no such recipe.
     """
     values = flags.values(TrainingSettings)
     if not recipe_flag.wanted():

@@ -1,4 +1,4 @@
-"""`--recipe=auto`: settings by model, data and batch; a flag that the person gives wins."""
+"""`--recipe=auto`: settings by model, data and batch, overridden by flags that are given."""
 
 import math
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ _SET = tuple(n for n, s in setting.settings_of(TrainingSettings).items() if s.se
 
 
 class Choice(NamedTuple):
-    """What a recipe sets.
+    """The settings of a recipe.
 
     Attributes:
-      values: by the name of the setting.
-      description: lines that say what was chosen and why.
+      values: Values by the name of the setting.
+      description: Lines of text with the choice and its source.
     """
 
     values: dict[str, object]
@@ -30,34 +30,34 @@ class Choice(NamedTuple):
 
 
 def define() -> None:
-    """Defines `--recipe`, and the baseline for what is not published."""
+    """Defines `--recipe`, and the flags of the baseline where nothing is published."""
     absl_flags.DEFINE_string(
         "recipe",
         "none",
         "auto: choose learning rate, warm-up, schedule, epochs, momentum, weight decay and label "
-        "smoothing for the model and the batch, and print the choice; flags that are given win.",
+        "smoothing for the model and the batch, and print the choice. Other flags override it.",
         module_name=_GROUP,
     )
     absl_flags.DEFINE_float(
         "baseline_learning_rate",
         None,
-        "For --recipe=auto with a model, data or a batch for which nothing is published: a "
-        "learning rate that is right at --baseline_batch_size.",
+        "For --recipe=auto where nothing is published for the model, data or batch: a learning "
+        "rate tuned at --baseline_batch_size.",
         module_name=_GROUP,
     )
     absl_flags.DEFINE_integer(
         "baseline_batch_size",
         None,
-        "The small global batch of --baseline_learning_rate.",
+        "Small global batch of --baseline_learning_rate.",
         module_name=_GROUP,
     )
 
 
 def wanted() -> bool:
-    """Returns whether a recipe is to be chosen.
+    """Returns whether to choose a recipe.
 
     Raises:
-      InputError: the flags contradict each other.
+      InputError: The flags contradict each other.
     """
     recipe = absl_flags.FLAGS.recipe
     require(recipe in ("none", "auto"), "--recipe", "none or auto", recipe)
@@ -75,19 +75,19 @@ def wanted() -> bool:
 
 
 def choose(values: Mapping[str, Any]) -> Choice:
-    """Returns what the recipe sets, without the flags that the person has given.
+    """Returns the settings of the recipe, except those given as flags.
 
     Args:
-      values: of the flags of `TrainingSettings`, by name.
+      values: Values of the flags of `TrainingSettings`, by name.
 
     Raises:
-      InputError: nothing is published and no baseline is given, or no usable data.
+      InputError: Nothing is published and no baseline is given, or the data is unusable.
     """
     recipe = _recipe(values, _baseline())
     chosen = {name: getattr(recipe, name) for name in _SET}
-    chosen["epochs"] = math.ceil(recipe.epochs)  # the Trainer trains whole epochs
+    chosen["epochs"] = math.ceil(recipe.epochs)  # The Trainer trains whole epochs.
     given = flags.given(_SET)
-    lines = [f"            but {name} {values[name]}, which was given" for name in given]
+    lines = [f"            overridden: {name} {values[name]}" for name in given]
     return Choice(
         {n: v for n, v in chosen.items() if v is not None and n not in given},
         "\n".join([recipe.describe(), *lines]),
@@ -103,8 +103,10 @@ def _recipe(values: Mapping[str, Any], baseline: list) -> Recipe:
     model, batch = values["model"], values["global_batch_size"]
     examples = DatasetInfo.load(values["data_dir"]).splits["train"].num_examples
     if None not in baseline:
+        rate, small_batch = baseline
         return recipes.from_baseline(
-            *baseline,
+            rate,
+            small_batch,
             batch,
             epochs=values["epochs"],
             num_examples=examples,
@@ -118,7 +120,7 @@ def _recipe(values: Mapping[str, Any], baseline: list) -> Recipe:
     if abs(examples / recipe.num_examples - 1) > 0.01:
         raise InputError(
             f"Settings are published for ImageNet's {recipe.num_examples:,} training images. "
-            f"Received: {examples:,} in {values['data_dir']!r}. Give a learning rate that is right "
-            "at a small batch: --baseline_learning_rate and --baseline_batch_size."
+            f"Received: {examples:,} in {values['data_dir']!r}. Give a learning rate tuned at "
+            "a small batch: --baseline_learning_rate and --baseline_batch_size."
         )
     return recipe

@@ -1,4 +1,4 @@
-"""Flags that say which checkpoint of which run."""
+"""Flags that select a checkpoint of a run."""
 
 from absl import flags
 
@@ -9,14 +9,14 @@ _GROUP = "Run"
 
 def define() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("model_dir", "", "Folder of a run of launch.local.", module_name=_GROUP)
+    flags.DEFINE_string("model_dir", "", "Folder of a training run.", module_name=_GROUP)
     flags.DEFINE_string(
         "checkpoint",
         NEWEST,
-        "newest; best, the one with the highest validation top-1 among those kept; or the path of "
-        "one.",
+        "newest; best, the kept checkpoint with the highest validation top-1; or the path of a "
+        "checkpoint.",
         module_name=_GROUP,
     )
     flags.DEFINE_string(
-        "data_dir", "", "Prepared data set; by default that of the run.", module_name=_GROUP
+        "data_dir", "", "Folder of prepared data; by default that of the run.", module_name=_GROUP
     )

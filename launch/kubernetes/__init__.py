@@ -1,1 +1,1 @@
-"""JobSets for GPU nodes and for TPU slices on GKE, as typed objects."""
+"""JobSets for GPU nodes and for TPU slices on GKE."""

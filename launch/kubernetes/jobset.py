@@ -1,58 +1,59 @@
-"""JobSets that train: one pod on each GPU node, or the hosts of a TPU slice.
+"""JobSets that train on GPU nodes, one pod each, or on a TPU slice.
 
-What becomes of a failure (tf_lars.errors):
+Manifests are plain dictionaries under the names of the Kubernetes API. A failed pod has these
+consequences (exit codes: `tf_lars.errors`):
 
-| a pod ends with | the JobSet |
+| pod ends with | JobSet |
 |---|---|
-| 2, bad input | fails; starting again cannot help |
-| 42, preempted and saved, or Kubernetes evicts it | starts again, as often as it happens |
-| 75, a peer failed, or anything else | starts again, at most `max_restarts` times |
+| 2: bad input | fails, since a restart cannot help |
+| 42: preempted after a checkpoint; or evicted by Kubernetes | restarts, any number of times |
+| 75: a peer failed; or any other code | restarts, at most `max_restarts` times |
 
-A Job reports only "PodFailurePolicy" as the reason where one of its rules has matched; which one
-stands at the end of its message. JobSet 0.10 and later can read that.
+Whichever rule of its failure policy matches, a Job reports only "PodFailurePolicy" as the reason.
+Its message ends with the index of the rule, which JobSet 0.10 and later can match.
 
-Reference: kubernetes-sigs/jobset, keps/262-ConfigurableFailurePolicy.
+References: Kubernetes API v1.31 (core/v1, batch/v1); JobSet API jobset.x-k8s.io/v1alpha2 as of
+JobSet 0.10; kubernetes-sigs/jobset, keps/262-ConfigurableFailurePolicy.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from launch.kubernetes import objects
 from launch.kubernetes.tpus import Slice
 from launch.kubernetes.volumes import GCS_ANNOTATIONS, MountedVolume
+from tf_lars.cluster.spec import JOBSET_PORT
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
 
 WORKER, COORDINATOR = "worker", "coordinator"
-"""Names of replicated Jobs, and of their containers."""
+"""Names of replicated Jobs and of their containers."""
 GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
-JOBSET_PORT = 2222
 TPU_SERVER_PORT = 8470
-"""The port of TPU servers that TensorFlow takes where an address has none."""
+"""Port that TensorFlow assumes for TPU servers whose address has none."""
 
-_JOBSET_KEYS = "jobset.sigs.k8s.io"
 _COORDINATOR_RESOURCES = {"cpu": "4", "memory": "16Gi"}
-"""It builds the graph, writes checkpoints and logs; data is read on the TPU's hosts."""
+"""The coordinator builds the graph and writes checkpoints and logs; the TPU hosts read the data."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """What does not depend on the accelerator.
+    """Settings of a JobSet that do not depend on the accelerator.
 
     Attributes:
-      name: of the JobSet.
-      image: container image with this repository, see Dockerfile.
-      arguments: training flags.
-      namespace: by default that of kubectl's context.
-      volumes: what all pods mount.
-      node_selector: labels that nodes must have, besides those of the accelerator.
-      tolerations: taints that do not matter, besides those of the accelerator.
-      requests: CPUs and memory of each pod, as Kubernetes' quantities.
-      shared_memory: size of /dev/shm, through which NCCL's processes on a node talk.
-      priority_class: of the pods.
-      queue: Kueue's local queue, which starts all pods or none.
-      service_account: of the pods, for buckets.
-      max_restarts: how often the JobSet starts again after a failure.
-      grace_seconds: time between a pod's notice and its end, to save a checkpoint in.
+      name: Name of the JobSet.
+      image: Container image with this repository; see Dockerfile.
+      arguments: Training flags.
+      namespace: Namespace of the JobSet; by default that of kubectl's context.
+      volumes: Volumes that all pods mount.
+      node_selector: Labels that nodes must have, in addition to those of the accelerator.
+      tolerations: Tolerations of the pods, in addition to that of the accelerator's taint.
+      requests: CPUs and memory of each pod, as Kubernetes quantities.
+      shared_memory: Size of /dev/shm, through which NCCL's processes on a node communicate.
+      priority_class: Priority class of the pods.
+      queue: Local queue of Kueue, which starts all pods or none.
+      service_account: Service account of the pods, for access to buckets.
+      max_restarts: Maximum number of restarts after failures.
+      grace_seconds: Time to save a checkpoint between SIGTERM and the end of a pod.
     """
 
     name: str
@@ -61,7 +62,7 @@ class TrainingJob:
     namespace: str | None = None
     volumes: tuple[MountedVolume, ...] = ()
     node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    tolerations: tuple[objects.Toleration, ...] = ()
+    tolerations: tuple[Mapping[str, str], ...] = ()
     requests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     shared_memory: str = "16Gi"
     priority_class: str | None = None
@@ -72,69 +73,74 @@ class TrainingJob:
 
 
 def longest_pod_name(name: str, pods: int) -> str:
-    """Returns the longest name of a pod that a JobSet of this name has, with its random end."""
+    """Returns the longest pod name in a JobSet of this name, including its random suffix."""
     return max(f"{name}-{WORKER}-0-{pods - 1}-abcde", f"{name}-{COORDINATOR}-0-0-abcde", key=len)
 
 
 def gpu_jobset(
     job: TrainingJob, *, nodes: int, gpus_per_node: int, startup_timeout: int
-) -> objects.JobSet:
-    """Returns the JobSet of `launch.gpu_cluster` on GPU nodes: one Indexed Job, one pod per node.
+) -> dict[str, Any]:
+    """Returns the JobSet of `launch.gpu_cluster`: one Indexed Job with one pod per GPU node.
 
     Args:
-      job: what to train.
-      nodes: number of nodes.
-      gpus_per_node: GPUs of each.
-      startup_timeout: seconds that the first pod waits for the last.
+      job: Settings of the JobSet.
+      nodes: Number of nodes.
+      gpus_per_node: GPUs per node.
+      startup_timeout: Seconds that the first pod waits for the last.
     """
     container = _trainer(
         job,
         WORKER,
-        # The JobSet starts all nodes again; a node alone would wait for the others in vain.
+        # The JobSet restarts all nodes; a node restarted alone would wait for the others in vain.
         ("launch.gpu_cluster", "--max_restarts=0", f"--startup_timeout={startup_timeout}"),
-        environment=(
+        env=[
             _from_label("JOBSET_NAME", "jobset-name"),
             _from_label("JOBSET_REPLICATED_JOB", "replicatedjob-name"),
             _from_label("JOBSET_JOB_INDEX", "job-index"),
-            objects.EnvVar(name="JOBSET_NUM_PODS", value=str(nodes)),
-            objects.EnvVar(name="JOBSET_PORT", value=str(JOBSET_PORT)),
-        ),
-        ports=(objects.ContainerPort(name="tensorflow", container_port=JOBSET_PORT),),
-        resources=_resources(job.requests, {GPU: str(gpus_per_node)}),
+            {"name": "JOBSET_NUM_PODS", "value": str(nodes)},
+            {"name": "JOBSET_PORT", "value": str(JOBSET_PORT)},
+        ],
+        ports=[_port("tensorflow", JOBSET_PORT)],
+        resources=_resources(job, {GPU: str(gpus_per_node)}),
     )
-    pod = _pod(job, container, node_selector=job.node_selector, taint=GPU, shared_memory=True)
-    return _jobset(job, (_replicated_job(WORKER, nodes, pod),))
+    name = "shared-memory"
+    container["volumeMounts"] = [*_mounts(job), {"name": name, "mountPath": "/dev/shm"}]
+    memory = {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": job.shared_memory}}
+    template = _pod(
+        job, container, node_selector=job.node_selector, taint=GPU, more_volumes=[memory]
+    )
+    return _jobset(job, [_replicated_job(WORKER, nodes, template)])
 
 
-def tpu_jobset(job: TrainingJob, tpu: Slice) -> objects.JobSet:
+def tpu_jobset(job: TrainingJob, tpu: Slice) -> dict[str, Any]:
     """Returns the JobSet of `launch.tpu` on a TPU slice of GKE.
 
-    A slice of one host is one pod that trains on its own chips. On one of several hosts, a pod
-    on each serves its chips by gRPC (`launch.tpu_server`), and a coordinator without chips
-    drives them all; the JobSet is done when the coordinator is.
+    On a slice with one host, a single pod trains on its own chips. On a slice with several hosts,
+    a pod on each host serves its chips by gRPC (`launch.tpu_server`), and a coordinator without
+    chips drives them all; the JobSet succeeds when the coordinator does.
     """
     selector = {
         **job.node_selector,
         "cloud.google.com/gke-tpu-accelerator": tpu.accelerator,
         "cloud.google.com/gke-tpu-topology": tpu.topology,
     }
-    chips = _resources(job.requests, {TPU: str(tpu.chips_per_host)})
+    chips = _resources(job, {TPU: str(tpu.chips_per_host)})
     if tpu.num_hosts == 1:
         container = _trainer(job, WORKER, ("launch.tpu", "--tpu=local"), resources=chips)
-        pod = _pod(job, container, node_selector=selector, taint=TPU)
-        return _jobset(job, (_replicated_job(WORKER, 1, pod),))
+        template = _pod(job, container, node_selector=selector, taint=TPU)
+        return _jobset(job, [_replicated_job(WORKER, 1, template)])
 
-    server = objects.Container(
-        name=WORKER,
-        image=job.image,
-        command=("python", "-m", "launch.tpu_server"),
-        args=(f"--port={TPU_SERVER_PORT}",),
-        ports=(objects.ContainerPort(name="tpu", container_port=TPU_SERVER_PORT),),
-        resources=chips,
-        volume_mounts=_mounts(job),
-        readiness_probe=objects.Probe(
-            tcp_socket=objects.TCPSocketAction(port=TPU_SERVER_PORT), period_seconds=5
-        ),
+    server = _without_empty(
+        {
+            "name": WORKER,
+            "image": job.image,
+            "command": ["python", "-m", "launch.tpu_server"],
+            "args": [f"--port={TPU_SERVER_PORT}"],
+            "ports": [_port("tpu", TPU_SERVER_PORT)],
+            "resources": chips,
+            "volumeMounts": _mounts(job),
+            "readinessProbe": {"tcpSocket": {"port": TPU_SERVER_PORT}, "periodSeconds": 5},
+        }
     )
     hosts = _replicated_job(
         WORKER,
@@ -153,180 +159,183 @@ def tpu_jobset(job: TrainingJob, tpu: Slice) -> objects.JobSet:
         job,
         COORDINATOR,
         ("launch.tpu", f"--tpu={addresses}"),
-        environment=(objects.EnvVar(name="TPU_LOAD_LIBRARY", value="0"),),
-        resources=_resources(_COORDINATOR_RESOURCES, {}),
+        env=[{"name": "TPU_LOAD_LIBRARY", "value": "0"}],
+        resources={"requests": dict(_COORDINATOR_RESOURCES)},
     )
     coordinator = _replicated_job(
         COORDINATOR,
         1,
         _pod(job, container, node_selector=job.node_selector),
-        depends_on=(objects.DependsOn(name=WORKER, status="Ready"),),
+        depends_on=[{"name": WORKER, "status": "Ready"}],
     )
     return _jobset(
         job,
-        (hosts, coordinator),
-        objects.SuccessPolicy(operator="All", target_replicated_jobs=(COORDINATOR,)),
+        [hosts, coordinator],
+        success_policy={"operator": "All", "targetReplicatedJobs": [COORDINATOR]},
     )
 
 
 def _jobset(
     job: TrainingJob,
-    replicated_jobs: tuple[objects.ReplicatedJob, ...],
-    success_policy: objects.SuccessPolicy | None = None,
-) -> objects.JobSet:
-    labels = {"kueue.x-k8s.io/queue-name": job.queue} if job.queue else None
-    return objects.JobSet(
-        metadata=objects.ObjectMeta(name=job.name, namespace=job.namespace, labels=labels),
-        spec=objects.JobSetSpec(
-            replicated_jobs=replicated_jobs,
-            network=objects.Network(enable_dns_hostnames=True),
-            success_policy=success_policy,
-            failure_policy=objects.FailurePolicy(
-                max_restarts=job.max_restarts,
-                # The next workers must not meet the last ones at their addresses.
-                restart_strategy="BlockingRecreate",
-                rules=tuple(
-                    objects.FailurePolicyRule(
-                        name=name,
-                        action=action,
-                        on_job_failure_reasons=("PodFailurePolicy",),
-                        on_job_failure_message_patterns=(f"matching FailJob rule at index {i}$",),
-                    )
-                    for i, (name, action) in enumerate(
-                        (
-                            ("bad_input", "FailJobSet"),
-                            ("preempted", "RestartJobSetAndIgnoreMaxRestarts"),
-                            ("disrupted", "RestartJobSetAndIgnoreMaxRestarts"),
-                        )
-                    )
-                ),
-            ),
-        ),
-    )
+    replicated_jobs: list[dict[str, Any]],
+    *,
+    success_policy: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    metadata = {
+        "name": job.name,
+        "namespace": job.namespace,
+        "labels": {"kueue.x-k8s.io/queue-name": job.queue} if job.queue else None,
+    }
+    # Indices into `_pod_failure_policy`.
+    actions = {
+        "bad_input": "FailJobSet",
+        "preempted": "RestartJobSetAndIgnoreMaxRestarts",
+        "disrupted": "RestartJobSetAndIgnoreMaxRestarts",
+    }
+    failure_policy = {
+        "maxRestarts": job.max_restarts,
+        # New workers must not meet the old ones at their addresses.
+        "restartStrategy": "BlockingRecreate",
+        "rules": [
+            {
+                "name": name,
+                "action": action,
+                "onJobFailureReasons": ["PodFailurePolicy"],
+                "onJobFailureMessagePatterns": [f"matching FailJob rule at index {index}$"],
+            }
+            for index, (name, action) in enumerate(actions.items())
+        ],
+    }
+    spec = {
+        "replicatedJobs": replicated_jobs,
+        "network": {"enableDNSHostnames": True},
+        "failurePolicy": failure_policy,
+        "successPolicy": success_policy,
+    }
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": _without_empty(metadata),
+        "spec": _without_empty(spec),
+    }
 
 
-def _pod_failure_policy(container: str) -> objects.PodFailurePolicy:
-    """Returns the rules of a Job, in the order in which `_jobset` names them."""
+def _pod_failure_policy(container: str) -> dict[str, Any]:
+    """Returns the rules of a Job, in the order of their counterparts in `_jobset`."""
 
-    def exit_code(code: int) -> objects.PodFailurePolicyRule:
-        return objects.PodFailurePolicyRule(
-            action="FailJob",
-            on_exit_codes=objects.PodFailurePolicyOnExitCodesRequirement(
-                container_name=container, operator="In", values=(code,)
-            ),
-        )
+    def exit_code(code: int) -> dict[str, Any]:
+        codes = {"containerName": container, "operator": "In", "values": [code]}
+        return {"action": "FailJob", "onExitCodes": codes}
 
-    disrupted = objects.PodFailurePolicyOnPodConditionsPattern(
-        type="DisruptionTarget", status="True"
-    )
-    return objects.PodFailurePolicy(
-        rules=(
+    disrupted = {"type": "DisruptionTarget", "status": "True"}
+    return {
+        "rules": [
             exit_code(EXIT_BAD_INPUT),
             exit_code(EXIT_PREEMPTED),
-            objects.PodFailurePolicyRule(action="FailJob", on_pod_conditions=(disrupted,)),
-        )
-    )
+            {"action": "FailJob", "onPodConditions": [disrupted]},
+        ]
+    }
 
 
 def _replicated_job(
     name: str,
     pods: int,
-    template: objects.PodTemplateSpec,
+    template: dict[str, Any],
     *,
     annotations: Mapping[str, str] | None = None,
-    depends_on: tuple[objects.DependsOn, ...] | None = None,
-) -> objects.ReplicatedJob:
-    spec = objects.JobSpec(
-        completions=pods,
-        parallelism=pods,
-        completion_mode="Indexed",
-        backoff_limit=0,
-        pod_failure_policy=_pod_failure_policy(name),
-        template=template,
-    )
-    metadata = objects.ObjectMeta(annotations=annotations) if annotations else None
-    return objects.ReplicatedJob(
-        name=name,
-        replicas=1,
-        depends_on=depends_on,
-        template=objects.JobTemplateSpec(metadata=metadata, spec=spec),
-    )
+    depends_on: list[dict[str, str]] | None = None,
+) -> dict[str, Any]:
+    spec = {
+        "completions": pods,
+        "parallelism": pods,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": _pod_failure_policy(name),
+        "template": template,
+    }
+    metadata = {"annotations": annotations} if annotations else None
+    replicated_job = {
+        "name": name,
+        "replicas": 1,
+        "template": _without_empty({"spec": spec, "metadata": metadata}),
+        "dependsOn": depends_on,
+    }
+    return _without_empty(replicated_job)
 
 
 def _pod(
     job: TrainingJob,
-    container: objects.Container,
+    container: dict[str, Any],
     *,
     node_selector: Mapping[str, str],
     taint: str | None = None,
-    shared_memory: bool = False,
-) -> objects.PodTemplateSpec:
-    volumes = tuple(v.volume(_volume_name(i)) for i, v in enumerate(job.volumes))
-    if shared_memory:
-        memory = objects.EmptyDirVolumeSource(medium="Memory", size_limit=job.shared_memory)
-        volumes = (*volumes, objects.Volume(name="shared-memory", empty_dir=memory))
-        mount = objects.VolumeMount(name="shared-memory", mount_path="/dev/shm")
-        container = dataclasses.replace(
-            container, volume_mounts=(*(container.volume_mounts or ()), mount)
-        )
-    tolerations = job.tolerations
+    more_volumes: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    tolerations = [dict(toleration) for toleration in job.tolerations]
     if taint:
-        own = objects.Toleration(key=taint, operator="Exists", effect="NoSchedule")
-        tolerations = (own, *tolerations)
-    buckets = any(volume.kind == "gcs" for volume in job.volumes)
-    return objects.PodTemplateSpec(
-        metadata=objects.ObjectMeta(annotations=GCS_ANNOTATIONS) if buckets else None,
-        spec=objects.PodSpec(
-            containers=(container,),
-            restart_policy="Never",
-            termination_grace_period_seconds=job.grace_seconds,
-            volumes=volumes or None,
-            node_selector=node_selector or None,
-            tolerations=tolerations or None,
-            priority_class_name=job.priority_class,
-            service_account_name=job.service_account,
-        ),
-    )
+        tolerations.insert(0, {"key": taint, "operator": "Exists", "effect": "NoSchedule"})
+    volumes = [volume.volume(_volume_name(index)) for index, volume in enumerate(job.volumes)]
+    spec = {
+        "containers": [container],
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": job.grace_seconds,
+        "volumes": [*volumes, *more_volumes],
+        "nodeSelector": dict(node_selector),
+        "tolerations": tolerations,
+        "priorityClassName": job.priority_class,
+        "serviceAccountName": job.service_account,
+    }
+    has_buckets = any(volume.kind == "gcs" for volume in job.volumes)
+    metadata = {"annotations": dict(GCS_ANNOTATIONS)} if has_buckets else None
+    return _without_empty({"spec": _without_empty(spec), "metadata": metadata})
 
 
 def _trainer(
     job: TrainingJob,
     name: str,
-    program: tuple[str, ...],
+    program: Sequence[str],
     *,
-    resources: objects.ResourceRequirements,
-    environment: tuple[objects.EnvVar, ...] | None = None,
-    ports: tuple[objects.ContainerPort, ...] | None = None,
-) -> objects.Container:
+    resources: dict[str, Any],
+    env: list[dict[str, Any]] | None = None,
+    ports: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     module, *flags = program
-    return objects.Container(
-        name=name,
-        image=job.image,
-        # Without a shell, so that the notice of the pod's end (SIGTERM) reaches the program.
-        command=("python", "-m", module),
+    container = {
+        "name": name,
+        "image": job.image,
+        # No shell, so that the program itself receives SIGTERM.
+        "command": ["python", "-m", module],
         # Kubernetes replaces $(NAME) in arguments, and $$ by $.
-        args=(*flags, *(argument.replace("$", "$$") for argument in job.arguments)),
-        env=environment,
-        ports=ports,
-        resources=resources,
-        volume_mounts=_mounts(job),
-    )
+        "args": [*flags, *(argument.replace("$", "$$") for argument in job.arguments)],
+        "env": env,
+        "ports": ports,
+        "resources": resources,
+        "volumeMounts": _mounts(job),
+    }
+    return _without_empty(container)
 
 
-def _mounts(job: TrainingJob) -> tuple[objects.VolumeMount, ...] | None:
-    return tuple(v.mount(_volume_name(i)) for i, v in enumerate(job.volumes)) or None
+def _mounts(job: TrainingJob) -> list[dict[str, Any]]:
+    return [volume.mount(_volume_name(index)) for index, volume in enumerate(job.volumes)]
 
 
 def _volume_name(index: int) -> str:
     return f"volume-{index}"
 
 
-def _resources(
-    requests: Mapping[str, str], limits: Mapping[str, str]
-) -> objects.ResourceRequirements:
-    return objects.ResourceRequirements(requests=requests or None, limits=limits or None)
+def _port(name: str, port: int) -> dict[str, Any]:
+    return {"name": name, "containerPort": port, "protocol": "TCP"}
 
 
-def _from_label(variable: str, key: str) -> objects.EnvVar:
-    field = objects.ObjectFieldSelector(field_path=f"metadata.labels['{_JOBSET_KEYS}/{key}']")
-    return objects.EnvVar(name=variable, value_from=objects.EnvVarSource(field_ref=field))
+def _resources(job: TrainingJob, limits: Mapping[str, str]) -> dict[str, Any]:
+    return _without_empty({"requests": dict(job.requests), "limits": limits})
+
+
+def _from_label(variable: str, key: str) -> dict[str, Any]:
+    field = {"fieldPath": f"metadata.labels['jobset.sigs.k8s.io/{key}']"}
+    return {"name": variable, "valueFrom": {"fieldRef": field}}
+
+
+def _without_empty(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of an object, without those left to the cluster's defaults."""
+    return {name: value for name, value in fields.items() if value not in (None, [], {})}

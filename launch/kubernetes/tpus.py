@@ -1,6 +1,6 @@
-"""TPU slices of GKE: accelerators, topologies, and how many chips a host has.
+"""TPU slices of GKE: accelerators, topologies and chips per host.
 
-Reference: Google's pages "Plan TPUs in GKE" (labels, topologies and machine types) and "TPU v5e"
+References: Google's pages "Plan TPUs in GKE" (labels, topologies and machine types) and "TPU v5e"
 (hosts by topology), and AI-Hypercomputer/xpk, src/xpk/core/system_characteristics.py.
 """
 
@@ -19,9 +19,9 @@ class TpuAccelerator:
     """A value of the node label cloud.google.com/gke-tpu-accelerator.
 
     Attributes:
-      topologies: values of cloud.google.com/gke-tpu-topology.
-      cubes: whether every AxBxC of multiples of 4 with A <= B <= C is a topology too.
-      replicas_per_chip: TPUStrategy's replicas on a chip; v3 has two separate cores.
+      topologies: Values of cloud.google.com/gke-tpu-topology.
+      cubes: Whether AxBxC with A <= B <= C, all multiples of 4, is also a topology.
+      replicas_per_chip: Replicas of TPUStrategy per chip; a v3 chip has two separate cores.
     """
 
     topologies: tuple[str, ...]
@@ -29,7 +29,7 @@ class TpuAccelerator:
     replicas_per_chip: int = 1
 
     def has(self, topology: str) -> bool:
-        """Whether the accelerator comes in this topology."""
+        """Returns whether the accelerator is available in this topology."""
         if topology in self.topologies:
             return True
         if not self.cubes or not re.fullmatch(r"\d+x\d+x\d+", topology):
@@ -50,7 +50,7 @@ ACCELERATORS = {
 }
 _CHIPS_PER_HOST = 4
 _EIGHT_ON_ONE_HOST = "2x4"
-"""The topology for which machines of 4 chips (two hosts) and of 8 (one host) exist."""
+"""Topology available both as two hosts of 4 chips and as one host of 8."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,11 @@ class Slice:
     """A TPU slice.
 
     Attributes:
-      accelerator, topology: the two labels of its nodes.
-      num_hosts: machines, each of them a node.
-      chips_per_host: what a pod asks for as google.com/tpu.
-      num_replicas: of TPUStrategy on the whole slice.
+      accelerator: Label of the nodes, a key of `ACCELERATORS`.
+      topology: Label of the nodes, such as 2x4.
+      num_hosts: Number of hosts, each of which is a node.
+      chips_per_host: Number of google.com/tpu that each pod requests.
+      num_replicas: Number of replicas of TPUStrategy on the whole slice.
     """
 
     accelerator: str
@@ -72,15 +73,15 @@ class Slice:
 
 
 def tpu_slice(accelerator: str, topology: str, chips_per_host: int | None = None) -> Slice:
-    """Returns the slice of an accelerator and a topology.
+    """Returns the slice for an accelerator and a topology.
 
     Args:
-      accelerator: a key of `ACCELERATORS`.
-      topology: such as 2x4, or 2x2x2 for v4 and v5p.
-      chips_per_host: 4 or 8 where 2x4 comes on either kind of machine; by default 8, one host.
+      accelerator: A key of `ACCELERATORS`.
+      topology: A topology such as 2x4, or 2x2x2 for v4 and v5p.
+      chips_per_host: 4 or 8 for the topology 2x4, which has hosts of either size; by default 8.
 
     Raises:
-      InputError: there is no such slice.
+      InputError: Such a slice does not exist.
     """
     kind = ACCELERATORS.get(accelerator)
     if kind is None:
@@ -89,10 +90,10 @@ def tpu_slice(accelerator: str, topology: str, chips_per_host: int | None = None
             f"{accelerator!r}."
         )
     if not kind.has(topology):
-        larger = ", or AxBxC of multiples of 4 with A <= B <= C" if kind.cubes else ""
+        larger = ", or AxBxC with A <= B <= C, all multiples of 4" if kind.cubes else ""
         raise InputError(
-            f"--tpu_topology of {accelerator} must be one of {', '.join(kind.topologies)}{larger}. "
-            f"Received: {topology!r}."
+            f"--tpu_topology for {accelerator} must be one of {', '.join(kind.topologies)}"
+            f"{larger}. Received: {topology!r}."
         )
     chips = math.prod(int(side) for side in topology.split("x"))
     possible = [min(chips, _CHIPS_PER_HOST)]
@@ -100,7 +101,7 @@ def tpu_slice(accelerator: str, topology: str, chips_per_host: int | None = None
         possible.insert(0, chips)
     if chips_per_host not in (None, *possible):
         raise InputError(
-            f"--tpu_chips_per_host of {accelerator} {topology} must be "
+            f"--tpu_chips_per_host for {accelerator} {topology} must be "
             f"{' or '.join(map(str, possible))}. Received: {chips_per_host}."
         )
     per_host = chips_per_host or possible[0]

@@ -1,30 +1,31 @@
-"""Volumes of pods from one line each: /data=pvc:imagenet:ro."""
+"""Volumes of pods, each described by one line such as /data=pvc:imagenet:ro."""
 
 import dataclasses
 import posixpath
 import re
+from collections.abc import Sequence
+from typing import Any
 
-from launch.kubernetes import objects
 from tf_lars.errors import InputError
 
 GCS_ANNOTATIONS = {"gke-gcsfuse/volumes": "true"}
-"""On a pod with a bucket, for GKE's Cloud Storage FUSE driver to add its sidecar."""
+"""Makes GKE's Cloud Storage FUSE driver add its sidecar to a pod with a bucket."""
 
 _RULE = (
-    "--volume must be PATH=pvc:CLAIM, PATH=hostPath:FOLDER or PATH=gcs:BUCKET, with :ro at the "
-    "end to only read it."
+    "--volume must be PATH=pvc:CLAIM, PATH=hostPath:FOLDER or PATH=gcs:BUCKET, followed by :ro if "
+    "read-only."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class MountedVolume:
-    """A volume and where containers see it.
+    """A volume and its mount point in containers.
 
     Attributes:
-      path: the mount point.
+      path: Mount point.
       kind: pvc, hostPath or gcs.
-      source: name of the claim or the bucket, or the node's folder.
-      read_only: whether it cannot be written to.
+      source: Name of the claim or bucket, or folder of the node.
+      read_only: Whether containers cannot write to it.
     """
 
     path: str
@@ -34,10 +35,10 @@ class MountedVolume:
 
     @classmethod
     def parse(cls, text: str) -> "MountedVolume":
-        """Reads PATH=KIND:SOURCE[:ro].
+        """Parses PATH=KIND:SOURCE[:ro].
 
         Raises:
-          InputError: it is not of this form.
+          InputError: The text does not have this form.
         """
         match = re.fullmatch(r"(/[^=,:]*)=(pvc|hostPath|gcs):([^:]+?)(:ro)?", text)
         if not match:
@@ -49,45 +50,40 @@ class MountedVolume:
         return cls(posixpath.normpath(path), kind, source, bool(read_only))
 
     def holds(self, path: str) -> bool:
-        """Whether a path of the container lies in this volume."""
+        """Returns whether a path in the container lies in this volume."""
         return (posixpath.normpath(path) + "/").startswith(self.path + "/")
 
-    def volume(self, name: str) -> objects.Volume:
-        """Returns it as a volume of a pod."""
-        read_only = self.read_only or None
+    def volume(self, name: str) -> dict[str, Any]:
+        """Returns the entry in a pod's `volumes`."""
+        read_only = {"readOnly": True} if self.read_only else {}
         if self.kind == "pvc":
-            claim = objects.PersistentVolumeClaimVolumeSource(
-                claim_name=self.source, read_only=read_only
-            )
-            return objects.Volume(name=name, persistent_volume_claim=claim)
+            return {"name": name, "persistentVolumeClaim": {"claimName": self.source, **read_only}}
         if self.kind == "hostPath":
-            folder = objects.HostPathVolumeSource(path=self.source, type="Directory")
-            return objects.Volume(name=name, host_path=folder)
-        bucket = objects.CSIVolumeSource(
-            driver="gcsfuse.csi.storage.gke.io",
-            read_only=read_only,
-            volume_attributes={"bucketName": self.source},
-        )
-        return objects.Volume(name=name, csi=bucket)
+            return {"name": name, "hostPath": {"path": self.source, "type": "Directory"}}
+        bucket = {
+            "driver": "gcsfuse.csi.storage.gke.io",
+            **read_only,
+            "volumeAttributes": {"bucketName": self.source},
+        }
+        return {"name": name, "csi": bucket}
 
-    def mount(self, name: str) -> objects.VolumeMount:
-        """Returns the mount in a container."""
-        return objects.VolumeMount(
-            name=name, mount_path=self.path, read_only=self.read_only or None
-        )
+    def mount(self, name: str) -> dict[str, Any]:
+        """Returns the entry in a container's `volumeMounts`."""
+        read_only = {"readOnly": True} if self.read_only else {}
+        return {"name": name, "mountPath": self.path, **read_only}
 
 
-def parse_all(texts: list[str]) -> tuple[MountedVolume, ...]:
-    """Reads several volumes.
+def parse_all(texts: Sequence[str]) -> tuple[MountedVolume, ...]:
+    """Parses several volumes.
 
     Raises:
-      InputError: one is not of the right form, or two have one mount point.
+      InputError: A text has the wrong form, or two volumes have the same mount point.
     """
     volumes = tuple(MountedVolume.parse(text) for text in texts)
     paths = [volume.path for volume in volumes]
     twice = [path for path in paths if paths.count(path) > 1]
     if twice:
         raise InputError(
-            f"Every --volume needs a path of its own. Received: {twice[0]} more than once."
+            f"Each --volume must have a different path. Received: {twice[0]} more than once."
         )
     return volumes

@@ -1,4 +1,4 @@
-"""The input pipelines that training settings describe."""
+"""Builds the input pipelines that training settings describe."""
 
 from typing import TYPE_CHECKING
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 
 
 def describe_once(data_dir: str, *, may_write: bool = True) -> None:
-    """Writes the `dataset.json` of shards that another program has left without one.
+    """Writes the `dataset.json` of shards that another program has written without one.
 
     Args:
-      data_dir: folder with the shards.
-      may_write: whether it may be written; a dry run writes nothing.
+      data_dir: Folder of the shards.
+      may_write: Whether the file may be written; a dry run writes nothing.
 
     Raises:
-      InputError: the shards are bad, or a `dataset.json` is missing and may not be written.
+      InputError: If the shards are bad, or `dataset.json` is missing and may not be written.
     """
     if describe.is_undescribed(data_dir):
         if not may_write:
             raise InputError(
-                f"A dry run needs the {DATASET_FILE} of the data, and does not write it. Received: "
-                f"{data_dir!r} without one. Any other program, such as launch.show_input, reads "
-                "the shards once and writes it."
+                f"A dry run needs the {DATASET_FILE} of the data, but does not write it. Received: "
+                f"{data_dir!r} without one. Run any other program, such as launch.show_input, "
+                "which reads the shards once and writes it."
             )
-        print(f"{data_dir}: reading the shards once, to write their {DATASET_FILE}", flush=True)
+        print(f"{data_dir}: reading the shards once to write their {DATASET_FILE}", flush=True)
         describe.describe(data_dir)
 
 
@@ -36,8 +36,8 @@ def training(settings: TrainingSettings, global_batch_size: int) -> "TrainingInp
     """Returns the training input.
 
     Args:
-      settings: of the run.
-      global_batch_size: images per step over all replicas.
+      settings: Settings of the run.
+      global_batch_size: Images per step, over all replicas.
     """
     from tf_lars.data.image_input import TrainingInput
     from tf_lars.data.image_size import ImageSizeSchedule
@@ -61,7 +61,7 @@ def training(settings: TrainingSettings, global_batch_size: int) -> "TrainingInp
 
 
 def evaluation_batch_size(settings: TrainingSettings, replicas: int) -> int:
-    """Returns the flag's, or a replica's share of a training batch, at most 256, for each."""
+    """Returns the flag's value, or by default the global batch, at most 256 per replica."""
     share = max(1, min(256, settings.global_batch_size // replicas))
     return settings.evaluation_batch_size or share * replicas
 

@@ -1,4 +1,4 @@
-"""The compiled model that training settings describe."""
+"""Builds and compiles the model that training settings describe."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_examples: int):
-    """Returns the model, compiled; call it in the strategy's scope.
+    """Returns the compiled model; must be called in the strategy's scope.
 
     Args:
-      settings: what the flags say.
-      num_classes: of the data.
-      steps: of the whole run.
-      num_examples: of the training data.
+      settings: Settings of the run.
+      num_classes: Number of classes of the data.
+      steps: Optimizer steps of the whole run.
+      num_examples: Number of training examples.
     """
     import keras
 
@@ -42,7 +42,7 @@ def compile_for_classes(
     num_classes: int,
     label_smoothing: float,
 ) -> None:
-    """Compiles a model of logits with cross-entropy on one-hot labels, top-1 and top-5."""
+    """Compiles a model of logits, with cross-entropy on one-hot labels, top-1 and top-5."""
     import keras
 
     model.compile(
@@ -60,12 +60,12 @@ def compile_for_classes(
 def optimizer(name: str, learning_rate, **settings) -> "keras.optimizers.Optimizer":
     """Returns the optimizer that `--optimizer` names: lars, sgd or nesterov.
 
-    Without adaptation, LARS is SGD with momentum and L2 decay, its excluded variables included.
+    LARS without adaptation is SGD with momentum and L2 decay, with the same variables excluded.
 
     Args:
-      name: one of `tf_lars.defaults.OPTIMIZERS`.
-      learning_rate: a number or a schedule.
-      **settings: further arguments of `tf_lars.LARS`.
+      name: One of `tf_lars.defaults.OPTIMIZERS`.
+      learning_rate: Number or schedule.
+      **settings: Further arguments of `tf_lars.LARS`.
     """
     from tf_lars import LARS
 
@@ -81,9 +81,9 @@ def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int
     """Returns the arguments of `tf_lars.schedules.create`, and of `schedule_formulas.rates`.
 
     Args:
-      settings: what the flags say.
-      steps: of the whole run.
-      num_examples: of the training data.
+      settings: Settings of the run.
+      steps: Optimizer steps of the whole run.
+      num_examples: Number of training examples.
     """
     warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
     return {

@@ -1,16 +1,16 @@
-"""Runs that end with the same bits each time."""
+"""Bit-for-bit reproducible runs."""
 
 import os
 import sys
 
 
 def enable() -> None:
-    """Has TensorFlow use deterministic kernels only; to be called before TensorFlow is imported.
+    """Restricts TensorFlow to deterministic kernels; must be called before it is imported.
 
-    oneDNN is switched off, because it may choose its kernels by the load of the machine.
+    Also disables oneDNN, which may choose its kernels by the load of the machine.
     """
     if "tensorflow" in sys.modules:
-        raise RuntimeError("Determinism must be chosen before TensorFlow is imported.")
+        raise RuntimeError("Determinism must be enabled before TensorFlow is imported.")
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
     import tensorflow as tf
 

@@ -1,6 +1,6 @@
-"""A training process's ties to the rest of its job: its peers, its supervisor, and who may stop it.
+"""A training process's place in its job: its peers, its supervisor, and requests to stop.
 
-Its exit code says what should happen next: see `tf_lars.errors`.
+Its exit code tells the supervisor what to do next: see `tf_lars.errors`.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from launch.run.settings import TrainingSettings
 from models import user_model
 from tf_lars.cluster import supervisor
-from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Membership
+from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Rendezvous
 from tf_lars.cluster.restarts import MAX_RESTARTS
 from tf_lars.cluster.spec import Cluster
 from tf_lars.data.records.dataset_info import DatasetInfo
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 Connect = Callable[[Cluster], "tf.distribute.Strategy"]
 
 STARTS_VARIABLE = "TF_LARS_STARTS"
-"""How often the workers of this job have been started before."""
+"""Environment variable: number of earlier starts of this job's workers."""
 
 JOB_VARIABLE = "TF_LARS_JOB"
-"""A name that all starts of a job share: `--resume=never` starts anew once in it."""
+"""Environment variable: name shared by all starts of a job; only the first obeys --resume=never."""
 
 
 @dataclasses.dataclass(frozen=True)
 class JobSettings:
-    """Settings of a job of several processes; each field is the flag of its name."""
+    """Settings of a job of several processes; each field is also a flag."""
 
     startup_timeout: float = setting(
-        "Seconds within which all workers must have found each other.",
+        "Seconds within which all workers must have registered.",
         STARTUP_SECONDS,
         rule=Rule("above 0 seconds", lambda seconds: 0 < seconds < math.inf),
         group="Job",
@@ -63,17 +63,17 @@ class JobSettings:
 
 
 class Job:
-    """This process's part in a job.
+    """Connects a training process to its peers and its supervisor.
 
     Args:
-      settings: of the training.
-      cluster: who is in the job.
-      startup_timeout: seconds within which all workers must meet.
-      connect: makes the strategy for the cluster that TensorFlow is to join; by default
+      settings: Training settings.
+      cluster: Workers of the job.
+      startup_timeout: Seconds within which all workers must register.
+      connect: Function that creates the strategy for the cluster that TensorFlow joins; by default
         `tf_lars.create_strategy`.
 
     Attributes:
-      name: shared by all starts of the job; None where nobody starts it again.
+      name: Name shared by all starts of the job; None without a supervisor.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class Job:
         self._connect = connect
         self._cluster = cluster
         self._startup_timeout = startup_timeout
-        self._membership: Membership | None = None
+        self._rendezvous: Rendezvous | None = None
         self._stop_requested = self._may_wait = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def join(self) -> "tf.distribute.Strategy":
-        """Meets the other workers, and joins TensorFlow to theirs.
+        """Waits for the other workers, and joins TensorFlow to theirs.
 
-        From then on SIGTERM waits until a step is saved.
+        From then on, SIGTERM takes effect only after a step has been saved.
 
         Raises:
-          InputError, PeerFailure: they do not fit together, or one is missing.
+          InputError, PeerFailure: If the workers disagree, or one is missing.
         """
         import tensorflow as tf
 
@@ -108,7 +108,7 @@ class Job:
         if self._cluster.num_workers == 1:
             joined = connect(self._cluster)
         else:
-            self._membership = Membership(
+            self._rendezvous = Rendezvous(
                 self._cluster,
                 _facts(self._settings),
                 timeout=self._startup_timeout,
@@ -116,13 +116,13 @@ class Job:
                 is_restart=os.environ.get(STARTS_VARIABLE, "0") != "0",
             )
             try:
-                joined = connect(self._membership.tensorflow_cluster)
+                joined = connect(self._rendezvous.tensorflow_cluster)
             except tf.errors.OpError as error:
                 self.explain_lost_peer()
                 raise PeerFailure(f"not all workers have joined: {error.message}") from error
-            self._membership.tensorflow_has_joined()
+            self._rendezvous.tensorflow_has_joined()
         self._may_wait = True
-        signal.signal(signal.SIGTERM, self._on_sigterm)  # TensorFlow has taken it over
+        signal.signal(signal.SIGTERM, self._on_sigterm)  # TensorFlow has replaced the handler
         return joined
 
     def stop_requested(self) -> bool:
@@ -134,20 +134,20 @@ class Job:
         supervisor.has_trained()
 
     def explain_lost_peer(self) -> None:
-        """Ends the process with the lost peer's name, if it is found out who that is."""
-        if self._membership:
-            self._membership.explain()
+        """Ends the process with the name of the lost peer, if it can be determined."""
+        if self._rendezvous:
+            self._rendezvous.explain()
 
     def fail(self, error: BaseException, exit_code: int) -> None:
         """Tells the other workers why this one ends."""
-        if self._membership:
+        if self._rendezvous:
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            self._membership.fail(f"{kind}{error}"[:1000], exit_code)
+            self._rendezvous.fail(f"{kind}{error}"[:1000], exit_code)
 
     def leave(self) -> None:
         """Waits until all workers are done."""
-        if self._membership:
-            self._membership.leave()
+        if self._rendezvous:
+            self._rendezvous.leave()
 
     def _on_sigterm(self, *_) -> None:
         if not self._may_wait:
@@ -156,7 +156,7 @@ class Job:
 
 
 def _facts(settings: TrainingSettings) -> dict[str, str]:
-    """Returns what must be the same on all workers, by its name for a person."""
+    """Returns the values that must be equal on all workers, by their names in messages."""
     described = settings_of(settings)
     facts = {
         f"--{name}": str(value)
@@ -172,7 +172,7 @@ def _facts(settings: TrainingSettings) -> dict[str, str]:
 
 
 def _code_sha256(model: str) -> str:
-    """Returns a digest of this program's files, and of the file of a user's model."""
+    """Returns a digest of this program's files and of the file of a user's model."""
     root = Path(__file__).resolve().parents[2]
     files = [
         path for room in ("launch", "models", "tf_lars") for path in (root / room).rglob("*.py")

@@ -1,4 +1,4 @@
-"""Names of the files and folders that a run leaves in its model folder."""
+"""Names of the files and folders that a run writes into its model folder."""
 
 import os
 
@@ -12,5 +12,5 @@ RESULTS, FLAGS, REPORT = "results.json", "flags.txt", "report.png"
 
 
 def checkpoints_in(model_dir: str) -> list[str]:
-    """Returns the names of the checkpoints of a run, oldest first, whole or not."""
+    """Returns the names of a run's checkpoints, complete or not, oldest first."""
     return checkpoint_names(os.path.join(model_dir, CHECKPOINTS))

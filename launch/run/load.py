@@ -1,4 +1,4 @@
-"""A model with the weights of a run's checkpoint, ready to be evaluated or exported."""
+"""Loads the model of a run's checkpoint, for evaluation or export."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ NEWEST, BEST = "newest", "best"
 
 
 class Loaded(NamedTuple):
-    """A run's model, and where its weights are from."""
+    """A run's model, and the checkpoint of its weights."""
 
     trainer: "Trainer"
     checkpoint: "Checkpoint"
@@ -32,11 +32,11 @@ def settings_of_run(model_dir: str, data_dir: str = "") -> TrainingSettings:
     """Returns the settings of a run.
 
     Args:
-      model_dir: folder of the run.
-      data_dir: folder of the data to use in place of the run's own.
+      model_dir: Folder of the run.
+      data_dir: Folder of the data to use instead of the run's own.
 
     Raises:
-      InputError: there is no such run.
+      InputError: If there is no such run.
     """
     require(model_dir, "--model_dir", "the folder of a run", model_dir)
     settings = read_arguments(os.path.join(model_dir, FLAGS))
@@ -53,17 +53,17 @@ def load_run(
 ) -> Loaded:
     """Builds the model of a run under a strategy, and restores one of its checkpoints.
 
-    Where the run kept averages of its weights, they are what the trainer evaluates.
+    If the run kept averages of its weights, the trainer evaluates the averages.
 
     Args:
-      settings: of the run.
-      info: of the data.
-      strategy: in whose scope the model is made.
-      which: "newest"; "best", the one with the highest validation top-1 among those kept; or the
-        path of one.
+      settings: Settings of the run.
+      info: Description of the data.
+      strategy: Strategy in whose scope the model is created.
+      which: "newest"; "best", the kept checkpoint with the highest validation top-1; or the path of
+        a checkpoint.
 
     Raises:
-      InputError: no such checkpoint, or data with another number of classes.
+      InputError: If there is no such checkpoint, or the data has another number of classes.
     """
     import tensorflow as tf
 
@@ -110,7 +110,7 @@ def _chosen(directory: str, which: str) -> "Checkpoint":
         found = None if best is None else whole[best]
     if found is None:
         raise InputError(
-            f"--checkpoint must be {NEWEST}, {BEST} or the folder of a whole checkpoint. Received: "
-            f"{which!r}, and no such one for {directory!r}."
+            f"--checkpoint must be {NEWEST}, {BEST} or the path of a complete checkpoint. "
+            f"Received: {which!r}, which selects none. The run's checkpoints are in {directory!r}."
         )
     return found

@@ -1,4 +1,4 @@
-"""How a run ends: its results, and what a person should read."""
+"""End of a run: its results, and messages for the user."""
 
 import dataclasses
 import os
@@ -15,14 +15,14 @@ from tf_lars.setting import as_arguments
 
 
 def explained(error) -> Exception:
-    """Returns what a person should read of an error from within TensorFlow's runtime."""
+    """Returns the error to report to the user for an error from TensorFlow's runtime."""
     import tensorflow as tf
 
     told = re.search(r"InputError: (.+)", error.message)  # raised by the input pipeline
     if told:
         return InputError(told[1])
     if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
-        return PeerFailure(f"another worker is gone: {error.message.splitlines()[0]}")
+        return PeerFailure(f"another worker was lost: {error.message.splitlines()[0]}")
     return error
 
 
@@ -33,7 +33,7 @@ def write_flags(settings: TrainingSettings) -> None:
 
 
 def finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> int:
-    """Writes the results on the chief, after all workers have shown the same weights."""
+    """Checks that all workers have the same weights, and writes the results on the chief."""
     from tf_lars.tracking import report, results
 
     digest = results.weights_sha256(trainer.model)
@@ -54,14 +54,14 @@ def finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> in
         "steps": last["step"],
         "epochs": last["epoch"],
         "global_batch_size": settings.global_batch_size,
-        # The median epoch: the first one holds the time for tracing.
+        # The median over epochs, because the first one includes tracing.
         "images_per_second": statistics.median(e["images_per_second"] for e in history),
         "weights_sha256": digest,
         "replica_weights_sha256": digests,
         "num_workers": cluster.num_workers,
-        # Training and evaluation, before and after any interruption, without the start-up.
+        # Training and evaluation, before and after any interruption, excluding start-up.
         "seconds": sum(e["seconds"] for e in history),
-        **_what_was_measured(settings, cluster, trainer),
+        **_facts_for_calibration(settings, cluster, trainer),
     }
     path = os.path.join(settings.model_dir, RESULTS)
     results.write(path, summary)
@@ -75,8 +75,8 @@ def finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> in
     return EXIT_DONE
 
 
-def _what_was_measured(settings, cluster: Cluster, trainer) -> dict[str, object]:
-    """Returns what `tf_lars.planner.calibrate` must know about the run besides its speed."""
+def _facts_for_calibration(settings, cluster: Cluster, trainer) -> dict[str, object]:
+    """Returns the facts that `tf_lars.planner.calibrate` needs besides the run's speed."""
     import tensorflow as tf
 
     hosts = {worker.rpartition(":")[0] for worker in cluster.workers} or {""}
@@ -86,7 +86,7 @@ def _what_was_measured(settings, cluster: Cluster, trainer) -> dict[str, object]
     if gpus:
         device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
     else:
-        # Workers that were given no cores of their own share all of them.
+        # Workers without dedicated cores share all of them.
         on_this_host = replicas / len(hosts)
         cores = min(available_cores(), (os.cpu_count() or 1) / on_this_host)
     return {
@@ -101,7 +101,7 @@ def _what_was_measured(settings, cluster: Cluster, trainer) -> dict[str, object]
 
 
 def how_to_resume(settings: TrainingSettings) -> str:
-    """Returns what a person who has stopped a run should know."""
+    """Returns how to resume, for a user who has stopped a run."""
     if not checkpoints_in(settings.model_dir):
         return "there is no checkpoint yet; the same command starts afresh"
     command = "with --resume=auto the" if settings.resume == "never" else "the"

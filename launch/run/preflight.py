@@ -1,4 +1,4 @@
-"""Finds within a moment, without TensorFlow, what would end a run later."""
+"""Quick checks, without TensorFlow, for errors that would end a run later."""
 
 import errno
 import os
@@ -16,17 +16,17 @@ from tf_lars.errors import InputError, require
 
 
 def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = True) -> None:
-    """Finds, within a moment and without TensorFlow, what would end the run later.
+    """Checks, quickly and without TensorFlow, for errors that would end the run later.
 
     Args:
-      settings: of the run.
-      num_workers: processes.
-      make_folders: make those that the run writes to; otherwise nothing is written, and they are
-        only looked at.
+      settings: Settings of the run.
+      num_workers: Number of worker processes.
+      make_folders: Whether to create the folders that the run writes to; otherwise they are only
+        checked, and nothing is written.
 
     Raises:
-      InputError: no such model, an augmentation without its package, no usable data, an
-        unwritable folder, a batch that does not divide.
+      InputError: If the model is unknown, an augmentation lacks its package, the data is unusable,
+        a folder is not writable, or a batch does not divide.
     """
     for name in ("data_dir", "model_dir"):
         path = getattr(settings, name)
@@ -54,13 +54,13 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
                 pass
         except OSError as error:
             raise InputError(
-                f"--model_dir must be a folder that can be written to, and so must what is in it. "
-                f"Received: {folder!r} ({error.strerror}). Name another --model_dir."
+                "--model_dir must be a folder that can be written to, and so must its subfolders. "
+                f"Received: {folder!r} ({error.strerror}). Use another --model_dir."
             ) from error
 
 
 def _look_at(folder: str) -> None:
-    """Raises an OSError where the folder, or the first above it that exists, is not for us."""
+    """Raises an OSError if the folder, or its nearest existing parent, is not accessible."""
     folder = os.path.abspath(folder)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)

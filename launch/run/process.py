@@ -1,4 +1,4 @@
-"""One training process: runs it as a part of its job, and turns its end into an exit code."""
+"""Runs one training process of a job, and turns its outcome into an exit code."""
 
 import sys
 
@@ -25,7 +25,7 @@ def run(
     """Trains as one process of a job; returns the exit code. The arguments are those of `Job`.
 
     Raises:
-      InputError: what a person did wrong, after the other workers have been told.
+      InputError: If a setting or an input is wrong, after the other workers have been told.
     """
     job = Job(settings, cluster, startup_timeout, connect)
     try:

@@ -1,4 +1,4 @@
-"""What a run will do, in lines: printed by a dry run, and by a run before it trains."""
+"""Summary of a run in lines of text, printed by a dry run and before training."""
 
 from launch.run.settings import TrainingSettings
 from tf_lars.data.records.dataset_info import DatasetInfo
@@ -13,7 +13,12 @@ def data(info: DatasetInfo) -> str:
 
 
 def model(settings: TrainingSettings, description: object) -> str:
-    """Returns the line about the model; its description is a `models.Description`, or words."""
+    """Returns the line about the model.
+
+    Args:
+      settings: Settings of the run.
+      description: A `models.Description`, or a phrase that stands for it.
+    """
     return (
         f"model       {settings.model}, {description}, "
         f"{settings.image_size_schedule or settings.image_size} px, {settings.mixed_precision}"

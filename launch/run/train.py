@@ -1,4 +1,4 @@
-"""One training process, alone or as a worker of a cluster, from the settings to the results."""
+"""Runs one training process, alone or as a worker of a cluster, from settings to results."""
 
 import functools
 import os
@@ -23,14 +23,14 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     """Trains, evaluates and writes the results; returns the exit code.
 
     Args:
-      settings: what to do.
-      cluster: who is in the job.
-      job: this process's ties to the others.
+      settings: Settings of the run.
+      cluster: Cluster of the job.
+      job: Connection of this process to the other workers.
 
     Raises:
-      InputError: a flag or an input is wrong.
-      PeerFailure: another worker is gone.
-      Preempted: somebody has asked to stop, and a checkpoint is written.
+      InputError: If a flag or an input is wrong.
+      PeerFailure: If another worker is lost.
+      Preempted: If a stop was requested; a checkpoint has been written.
     """
     if settings.deterministic:
         determinism.enable()
@@ -122,12 +122,12 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
 
 
 def _identity(settings: TrainingSettings, info: DatasetInfo) -> dict[str, object]:
-    """Returns what a run must have in common with a checkpoint to resume from it."""
+    """Returns the values that a run must share with a checkpoint to resume from it."""
     return settings.values_where("identifies_run") | {"data": info.fingerprint}
 
 
 def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: int, steps: int):
-    """Returns the lines that say, before training, what will be done."""
+    """Returns the lines that describe the run before training."""
     batch = settings.global_batch_size
     return "\n".join(
         [
@@ -142,9 +142,9 @@ def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: in
 
 
 def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
-    """Returns a callback for when the checkpoint is restored, and nothing was refused.
+    """Returns a callback that runs once the checkpoint is restored and all checks have passed.
 
-    It writes the flags, makes room for new event files, and says where training resumes.
+    It writes the flags, makes room for new event files, and prints where training resumes.
     """
     import keras
 
@@ -165,10 +165,10 @@ def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
 
 
 def _after_first_steps(tell: Callable[[], None]):
-    """Returns a callback that tells, once, that the first steps have been taken."""
+    """Returns a callback that calls `tell` once, after the first steps."""
     import keras
 
-    told = []
+    told: list[int] = []
 
     def on_train_batch_end(batch, logs=None):
         if not told:

@@ -1,4 +1,4 @@
-"""Worker processes on this machine that run one program together."""
+"""Runs a program in worker processes on this machine."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PREEMPTED, InputError
 from tf_lars.setting import as_arguments
 
 WORKER = "launch.worker"
-"""The program of a worker process."""
+"""Module that a worker process runs."""
 
 
 def arguments(settings: TrainingSettings, job: JobSettings) -> list[str]:
@@ -31,17 +31,18 @@ def run(
     *,
     max_restarts: int = 0,
 ) -> int:
-    """Starts the workers, waits for them, and says what went wrong; returns the exit code.
+    """Runs the workers to their end and reports a failure; returns the exit code.
 
     Args:
-      module: what each runs: `python -m module arguments...`, with a TF_CONFIG of its own.
-      arguments: of the program.
-      clusters_at_start: returns, for each start, the cluster as each worker sees it.
-      logs: folder for what they print, a file for each; the first one's output is shown too.
-      max_restarts: after failures.
+      module: Module that each worker runs as `python -m module arguments...`, with its TF_CONFIG.
+      arguments: Command-line arguments of the module.
+      clusters_at_start: Function called at each start, which returns the cluster as each worker
+        sees it.
+      logs: Folder for the workers' log files. The first worker's output is also shown.
+      max_restarts: Maximum number of restarts after failures.
     """
 
-    # What starts this launcher again, such as a Slurm job, has set both already.
+    # Already set if this launcher is itself restarted, for example by a Slurm job.
     job = os.environ.get(JOB_VARIABLE) or uuid.uuid4().hex
     earlier_starts = int(os.environ.get(STARTS_VARIABLE, "0"))
 
@@ -65,7 +66,7 @@ def run(
     outcome = restarts.supervise(start, max_restarts=max_restarts, stop=stop)
     if outcome.exit_code in (EXIT_DONE, EXIT_PREEMPTED):
         return outcome.exit_code
-    if outcome.exit_code == EXIT_BAD_INPUT:  # it speaks for itself
+    if outcome.exit_code == EXIT_BAD_INPUT:  # its sentence is enough
         print(outcome.error, file=sys.stderr)
     else:
         print(f"\n{outcome.report()}", file=sys.stderr)
@@ -75,7 +76,7 @@ def run(
 def run_local(
     module: str, arguments: Sequence[str], num_workers: int, logs: str, *, max_restarts: int = 0
 ) -> int:
-    """Runs workers that are all on this machine, on fresh ports at each start: see `run`."""
+    """Runs a job whose workers are all on this machine, on fresh ports at each start: see `run`."""
 
     def clusters_at_start() -> Sequence[Cluster]:
         ports = supervisor.free_ports(num_workers)
@@ -91,8 +92,9 @@ def _shares_of_gpus(num_workers: int) -> list[dict[str, str]]:
         return [{}] * num_workers
     if len(names) % num_workers:
         raise InputError(
-            f"The GPUs of a machine must divide among its workers. Received: {len(names)} GPUs "
-            f"and {num_workers} workers. Start {len(names)} workers, or set CUDA_VISIBLE_DEVICES."
+            "The GPUs of a machine must divide evenly among its workers. Received: "
+            f"{len(names)} GPUs and {num_workers} workers. Start {len(names)} workers, or set "
+            "CUDA_VISIBLE_DEVICES."
         )
     share = len(names) // num_workers
     return [
@@ -102,9 +104,9 @@ def _shares_of_gpus(num_workers: int) -> list[dict[str, str]]:
 
 
 def _shares_of_cores(num_workers: int) -> list[list[int]] | None:
-    """Returns the cores of each worker, or None where there are fewer cores than workers.
+    """Returns the cores of each worker, or None if there are fewer cores than workers.
 
-    Two processes with a core each train 1.5 times as fast as one process on both cores.
+    Two processes with one core each train 1.5 times as fast as one process on both cores.
     """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < num_workers:

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # some of the constants are for one script alone
-# What the scripts of this folder share: flags of the form --name=value, and calls of gcloud.
+# shellcheck disable=SC2034 # some constants are used by one script only
+# Shared by the scripts in this folder: parsing of --name=value flags, and calls to gcloud.
 
 EXIT_BAD_INPUT=2 # as in tf_lars/errors.py
 EXIT_PREEMPTED=42
@@ -18,10 +18,10 @@ fail() {
   exit "$EXIT_BAD_INPUT"
 }
 
-# parse_flags "$help" "name zone ..." "$@": sets the variable of each --name=value among the known
-# names, true for a bare --name, and puts what follows -- into the array `rest`.
+# parse_flags "$help" "name zone ..." "$@": sets the variable of each flag --name=value with a known
+# name, to true for a bare --name, and puts the arguments after -- into the array `rest`.
 parse_flags() {
-  local _help=$1 _known=" $2 " _flag _value # no flag has such a name
+  local _help=$1 _known=" $2 " _flag _value # not names of flags
   shift 2
   rest=()
   while (($#)); do
@@ -53,7 +53,7 @@ parse_flags() {
   done
 }
 
-# need name ...: every one of these flags must have been given, and gcloud must be there.
+# need name ...: fails unless all of these flags are given and gcloud is installed.
 need() {
   local flag
   for flag in "$@"; do
@@ -62,7 +62,7 @@ need() {
   command -v gcloud >/dev/null || fail "gcloud must be installed. Received: none on PATH."
 }
 
-# need_number name ...: every one of these flags must be a whole number.
+# need_number name ...: fails unless all of these flags are whole numbers.
 need_number() {
   local flag
   for flag in "$@"; do
@@ -70,24 +70,24 @@ need_number() {
   done
 }
 
-# tpus COMMAND...: gcloud compute tpus COMMAND... in the zone and project of the flags.
+# tpus COMMAND...: runs gcloud compute tpus COMMAND... with the flags' zone and project.
 tpus() {
   # shellcheck disable=SC2154 # zone and project are flags of every script here
   gcloud compute tpus "$@" --zone="$zone" ${project:+"--project=$project"}
 }
 
-# on_hosts WORKER COMMAND: runs a line of shell on one host of the slice, or on all of them.
+# on_hosts WORKER COMMAND: runs a shell command on one host of the slice, or on all.
 on_hosts() {
   # shellcheck disable=SC2154 # name is a flag of every script here
   tpus tpu-vm ssh "$name" --worker="$1" --command="$2"
 }
 
-# queue_state: state of the queued resource, such as ACTIVE; empty where there is none.
+# queue_state: prints the state of the queued resource, such as ACTIVE, or nothing if there is none.
 queue_state() {
   tpus queued-resources describe "$name" --format='value(state.state)' 2>/dev/null || true
 }
 
-# host_addresses: internal addresses of the slice's hosts in their order, one a line.
+# host_addresses: prints the internal addresses of the slice's hosts in order, one per line.
 host_addresses() {
   tpus tpu-vm describe "$name" --format='value(networkEndpoints[].ipAddress)' | tr ';' '\n'
 }

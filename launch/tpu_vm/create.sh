@@ -3,24 +3,24 @@
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 
-help="Asks for a TPU slice as a queued resource, and waits until it is there.
+help="Requests a TPU slice as a queued resource, and waits until it is ready.
 
 create.sh --name=NAME --zone=ZONE --accelerator_type=v5litepod-8
-  --name                  of the TPU and of its queued resource
-  --zone                  such as us-west4-a
-  --project               by default gcloud's
-  --accelerator_type      such as v4-32, v5litepod-8, v5p-8, v6e-8
-  --runtime_version       by default the plain image for the accelerator
-  --spot                  cheaper, and may be taken away at any time
-  --reserved              from a reservation
-  --valid_until_duration  give up after so long, such as 6h
-  --service_account       of the machines, for access to buckets
-  --network, --subnetwork where the machines are
+  --name                  name of the TPU and of its queued resource
+  --zone                  zone, such as us-west4-a
+  --project               project; by default gcloud's
+  --accelerator_type      type, such as v4-32, v5litepod-8, v5p-8, v6e-8
+  --runtime_version       image; by default the plain one for the accelerator
+  --spot                  spot capacity: cheaper, and may be preempted at any time
+  --reserved              capacity from a reservation
+  --valid_until_duration  time limit for the request, such as 6h
+  --service_account       service account of the machines, for access to buckets
+  --network, --subnetwork network of the machines
   --internal_ips          no public addresses
-  --data_disk             such as source=projects/P/zones/Z/disks/D,mode=read-only
-  --poll_seconds=30       between two questions after its state
+  --data_disk             disk, such as source=projects/P/zones/Z/disks/D,mode=read-only
+  --poll_seconds=30       interval between checks of the state
 
-What exists already is not asked for again. delete.sh gives the slice back."
+A queued resource that already exists is not requested again. delete.sh deletes the slice."
 
 name='' zone='' project='' accelerator_type='' runtime_version='' spot='' reserved=''
 valid_until_duration='' service_account='' network='' subnetwork='' internal_ips='' data_disk=''
@@ -34,10 +34,10 @@ parse_flags "$help" "$flags" "$@"
 [[ ${#rest[@]} -eq 0 ]] || fail "Only flags are accepted. Received: '${rest[0]}'. See --help."
 need name zone accelerator_type
 need_number poll_seconds
-[[ $spot && $reserved ]] && fail "A slice is spot or reserved. Received: --spot and --reserved."
+[[ $spot && $reserved ]] && fail "Only one of --spot and --reserved may be given. Received: both."
 
 if [[ -z $runtime_version ]]; then
-  # Google's page "TPU software versions": images without a framework, by generation.
+  # Images without a framework, by generation, from Google's page "TPU software versions".
   case $accelerator_type in
     v2-* | v3-* | v4-*) runtime_version=tpu-ubuntu2204-base ;;
     v5litepod-*) runtime_version=v2-alpha-tpuv5-lite ;;
@@ -70,7 +70,7 @@ while true; do
   case $state in
     ACTIVE) exit 0 ;;
     FAILED | SUSPENDING | SUSPENDED)
-      echo "error: $name is $state. Delete it with delete.sh, and create it again." >&2
+      echo "error: $name is $state. Delete it with delete.sh and create it again." >&2
       exit 1
       ;;
   esac

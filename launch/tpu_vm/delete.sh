@@ -3,11 +3,11 @@
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 
-help="Gives a TPU slice and its queued resource back. What is on its disks is lost.
+help="Deletes a TPU slice and its queued resource. The data on its disks is lost.
 
 delete.sh --name=NAME --zone=ZONE
-  --name, --zone, --project  of the slice
-  --quiet                    do not ask"
+  --name, --zone, --project  name, zone and project of the slice
+  --quiet                    no confirmation"
 
 name='' zone='' project='' quiet=''
 # shellcheck source=common.sh

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Installs this repository with TensorFlow for TPUs into the environment of a Python.
+# Installs this repository with TensorFlow for TPUs into a Python environment.
 # Used on TPU VMs (setup.sh) and in the container image (Dockerfile).
 set -euo pipefail
 
 if [[ $# -ne 1 || $1 == --* ]]; then
   echo "usage: install.sh PYTHON" >&2
-  echo "PYTHON is the interpreter of a virtual environment, or of a container." >&2
+  echo "PYTHON is the interpreter of a virtual environment or a container." >&2
   [[ ${1:-} == --help ]] && exit 0
   exit 2
 fi
 python=$1
 pip=("$python" -m pip --disable-pip-version-check --quiet)
 
-# tensorflow and tensorflow-tpu write the same files, so only one of them may be there: what setup.cfg
-# asks for is installed without the former and with its extra `tpu`.
+# tensorflow and tensorflow-tpu install the same files, so only one of them may be present: this
+# installs the requirements in setup.cfg without the former and with the extra `tpu`.
 without_tensorflow='
 import configparser, re
 setup = configparser.ConfigParser()

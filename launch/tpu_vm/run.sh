@@ -3,17 +3,19 @@
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 
-help="Trains on a TPU slice that setup.sh has prepared, and starts again after preemptions and failures.
+help="Trains on a TPU slice prepared by setup.sh, and restarts after preemptions and failures.
 
 run.sh --name=NAME --zone=ZONE -- --data_dir=DATA --model_dir=RUN --global_batch_size=4096 ...
-  --name, --zone, --project  of the slice
-  --max_restarts=10          after failures; preemptions that saved a checkpoint do not count
-  --retry_seconds=30         before starting again
-  what follows --            is for launch.tpu, on the first host
+  --name, --zone, --project  name, zone and project of the slice
+  --max_restarts=10          maximum number of restarts after failures; preemptions that saved a
+                             checkpoint do not count
+  --retry_seconds=30         wait before a restart
+  arguments after --         flags of launch.tpu, on the first host
 
-A slice of one host trains on its own chips. On one of several hosts, TensorFlow's server for TPUs is
-started anew on each of them, and the first host drives them all. Paths are those on the hosts, and
-data must be at the same path on all of them. Bad flags and bad input (exit code 2) end at once."
+A slice of one host trains on its own chips. On a slice of several hosts, each start runs a fresh
+TensorFlow TPU server on every host, and the first host drives them all. Paths are those on the
+hosts; the data must be at the same path on all of them. Bad flags or input (exit code 2) are not
+retried."
 
 name='' zone='' project='' max_restarts=10 retry_seconds=30
 # shellcheck source=common.sh
@@ -27,14 +29,14 @@ mapfile -t hosts < <(host_addresses)
 [[ -n ${hosts[0]:-} ]] || fail "There is no TPU '$name' in $zone. Create it with create.sh."
 
 tpu=local
-environment="TF_LARS_JOB=$(date +%s)-$$ " # --resume=never starts anew once
+environment="TF_LARS_JOB=$(date +%s)-$$ " # only the first start obeys --resume=never
 if [[ ${#hosts[@]} -gt 1 ]]; then
   tpu=$(printf "grpc://%s:$TPU_SERVER_PORT," "${hosts[@]}")
   tpu=${tpu%,}
-  environment+='TPU_LOAD_LIBRARY=0 ' # the servers have the chips, not the program that drives them
+  environment+='TPU_LOAD_LIBRARY=0 ' # the chips belong to the servers, not to the coordinator
 fi
 
-# A server that has lost its client is not to be used again.
+# A server that has lost its client must not be reused.
 start_servers() {
   [[ ${#hosts[@]} -gt 1 ]] || return 0
   on_hosts all "set -eu
@@ -44,7 +46,7 @@ start_servers() {
       \"\$PWD/.venv/bin/start_grpc_tpu_worker\""
 }
 
-# With the lock, a run whose connection was lost is not joined by a second one.
+# The lock keeps a second run from starting beside one whose connection was lost.
 command="cd $REMOTE_FOLDER && ${environment}flock --nonblock --conflict-exit-code $EXIT_PEER_FAILED"
 command+=" train.lock $REMOTE_PYTHON -m launch.tpu --tpu=$tpu $(printf '%q ' "${rest[@]}")"
 
@@ -54,11 +56,11 @@ while true; do
   if start_servers; then
     on_hosts 0 "$command" || code=$?
   else
-    code=1 # the shell's own exit codes do not mean what the program's do
+    code=1 # the shell's exit codes have other meanings than the program's
   fi
   case $code in
     0 | "$EXIT_BAD_INPUT") exit "$code" ;;
-    "$EXIT_PREEMPTED") echo "preempted, with a checkpoint; starting again" >&2 ;;
+    "$EXIT_PREEMPTED") echo "preempted after saving a checkpoint; restarting" >&2 ;;
     *)
       failures=$((failures + 1))
       if ((failures > max_restarts)); then
@@ -71,7 +73,7 @@ while true; do
   sleep "$retry_seconds"
   state=$(queue_state)
   if [[ -n $state && $state != ACTIVE ]]; then
-    echo "error: $name is $state. Run delete.sh, create.sh and setup.sh, and then this again." >&2
+    echo "error: $name is $state. Run delete.sh, create.sh and setup.sh, and then run.sh again." >&2
     exit "$EXIT_PREEMPTED"
   fi
 done

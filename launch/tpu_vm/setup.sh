@@ -3,11 +3,11 @@
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 
-help="Copies this repository, as it is committed, to all hosts of a TPU slice and installs it there.
+help="Copies this repository, as committed, to all hosts of a TPU slice and installs it there.
 
 setup.sh --name=NAME --zone=ZONE
-  --name, --zone, --project  of the slice
-  --python=python3           that the environment is made with, on the hosts"
+  --name, --zone, --project  name, zone and project of the slice
+  --python=python3           Python on the hosts, for the virtual environment"
 
 name='' zone='' project='' python=python3
 # shellcheck source=common.sh

@@ -1,4 +1,4 @@
-"""LARS inside the wrappers of tensorflow-addons, beside its LAMB."""
+"""LARS in the wrappers of tensorflow-addons, and compared with its LAMB."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,7 @@ from tests.helpers import addons_stack
 from tests.helpers.addons_stack import LARS, keras
 from tests.helpers.numpy_lars import NumpyLars
 
-tfa = pytest.importorskip(
-    "tensorflow_addons", reason="tensorflow-addons has an environment of its own"
-)
+tfa = pytest.importorskip("tensorflow_addons", reason="tensorflow-addons needs its own environment")
 
 ARGUMENTS = {"weight_decay": 1e-2, "trust_coefficient": 0.05}
 

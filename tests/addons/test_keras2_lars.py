@@ -1,4 +1,4 @@
-"""tf_lars.keras2.LARS: the goldens and the ordinary life of a Keras 2 optimizer."""
+"""tf_lars.keras2.LARS: golden weights and ordinary use as a Keras 2 optimizer."""
 
 import copy
 import importlib
@@ -94,7 +94,7 @@ def test_own_schedules_where_keras_is_keras_2():
 
     schedule = schedules.WarmupPolynomial(peak_learning_rate=2.0, total_steps=4, warmup_steps=2)
     if not isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        with pytest.raises(InputError, match="schedule must be of the Keras"):
+        with pytest.raises(InputError, match="schedule must come from the optimizer's Keras"):
             LARS(schedule)
         return
     optimizer, variable = LARS(schedule, momentum=0.0), tf.Variable(ONES)
@@ -111,7 +111,7 @@ def test_own_schedules_where_keras_is_keras_2():
 @pytest.mark.parametrize("name", ["model.h5", "model.keras", "saved_model"])
 def test_a_saved_model_keeps_the_settings(tmp_path, name):
     if name == "model.keras" and tf.__version__.startswith("2.13."):
-        pytest.skip("Keras 2.13 loads no legacy optimizer from this format, not even its own SGD")
+        pytest.skip("Keras 2.13 cannot load legacy optimizers from .keras, not even its own SGD")
     x, y = addons_stack.data()
     optimizer = LARS(0.5, weight_decay=1e-3, exclude_from_layer_adaptation=["bias"])
     optimizer.exclude_from_weight_decay(var_names=["head/"])
@@ -122,7 +122,7 @@ def test_a_saved_model_keeps_the_settings(tmp_path, name):
     assert restored.optimizer.get_config() == optimizer.get_config()
     for one in (model, restored):
         one.fit(x, y, batch_size=16, epochs=1, shuffle=False, verbose=0)
-    # Of the three formats of Keras 2, HDF5 alone keeps the state of a legacy optimizer.
+    # Of Keras 2's three formats, only HDF5 keeps the state of a legacy optimizer.
     if name == "model.h5":
         for one, other in zip(model.get_weights(), restored.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -157,7 +157,7 @@ def test_exclusions():
     optimizer.exclude_from_layer_adaptation([variables[1]])
     gradients = [tf.zeros_like(v) for v in variables]
     optimizer.apply_gradients(zip(gradients, variables, strict=True))
-    # No gradient: r = 1, so what decays is halved.
+    # With zero gradients r = 1, so variables that decay are halved.
     assert [float(tf.reduce_mean(v)) for v in variables] == [1.0, 0.5, 0.5]
     with pytest.raises(InputError, match="before the optimizer is built"):
         optimizer.exclude_from_weight_decay(var_names=["b"])
@@ -235,7 +235,7 @@ def test_a_setting_out_of_range_is_named(arguments, message):
 
 def test_lars_for_keras_3_says_where_this_one_is():
     if tf.__version__ >= "2.16":
-        pytest.skip("Keras 3 is here too")
+        pytest.skip("Keras 3 is installed too")
     with pytest.raises(
         ImportError, match=r"needs Keras 3.*Received: keras 2.*tf_lars\.keras2\.LARS"
     ):

@@ -45,7 +45,7 @@ def test_table_and_chart(monkeypatch, tmp_path, capsys):
     kept[augmentation.OURS] = lambda magnitude: lambda image, index: tf.sort(image)
     monkeypatch.setattr(augmentation, "CONTENDERS", kept | {"peer": absent})
     iterators = augmentation.pipelines(IMAGES, 5.0, with_operations=False)
-    assert "left out: peer (No module named 'absent')" in capsys.readouterr().out
+    assert "skipped: peer (No module named 'absent')" in capsys.readouterr().out
     rows = augmentation.table(augmentation.measure(iterators, 20, rounds=2), rounds=2)
     assert [row["augmentation"] for row in rows] == [augmentation.OURS]
     assert rows[0]["cpu_to_tf_lars"] == 1.0

@@ -18,7 +18,9 @@ def test_table():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="turns are taken on Linux")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="processes take turns on Linux only"
+)
 def test_both_train():
     tasks = {
         name: Task(chosen, batch_size=2, image_size=32, cores=1)

@@ -1,4 +1,4 @@
-"""The fit: it finds constants that are known, and the committed ones are what it finds."""
+"""The fit recovers known constants, and the committed constants are those that it finds."""
 
 import csv
 import dataclasses
@@ -17,7 +17,7 @@ FITTED = [result for result in published_results() if result.fitted]
 
 
 def _made_up(name, rate, overhead, growth, noise=0.0):
-    """Results of a family that follows the model."""
+    """Returns results of a family that follows the model."""
     random = np.random.default_rng(0)
     out = []
     for count, images in ((8, 400), (8, 200), (64, 100), (64, 50), (512, 40), (4096, 16)):
@@ -38,7 +38,7 @@ def test_known_constants_are_found():
         *_made_up("c", 7000, 15, 0.3),
     ]
     families = fit_planner.fit(results)
-    # The priors draw h and k towards their means; what they predict together hardly moves.
+    # The priors pull h and k towards their means, with hardly any effect on predictions.
     assert np.abs(fit_planner.errors(families, results)).max() < 0.05
     for name, rate, overhead, growth in (
         ("a", 3000, 20, 0.3),

@@ -13,7 +13,7 @@ def test_all_contenders_give_the_same_gradients_and_are_measured(tmp_path):
     try:
         gradients = {name: [g.numpy() for g in step()] for name, step in contenders.items()}
     except tf.errors.InvalidArgumentError as error:
-        # TensorFlow has them in oneDNN only, which it uses on CPUs with AVX-512.
+        # TensorFlow has these gradients in oneDNN only, which it uses on CPUs with AVX-512.
         if "not supported on CPU" not in error.message:
             raise
         pytest.skip("TensorFlow has no gradients of grouped convolutions on this CPU")

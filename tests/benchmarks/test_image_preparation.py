@@ -14,7 +14,7 @@ from tf_lars.data.prepare.shard_writer import write_task
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three photos of their own classes."""
+    """Three photos, one in each class."""
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         for number in range(3):
             buffer = io.BytesIO()

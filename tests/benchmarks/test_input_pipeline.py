@@ -1,4 +1,4 @@
-"""A small run of the benchmark, with the peers that are installed."""
+"""A small run of the benchmark, with the installed libraries."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ from benchmarks import input_peers as peers
 from benchmarks import input_pipeline, interleaved
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="the benchmark pins its processes, as Linux can"
+    not hasattr(os, "sched_setaffinity"), reason="the benchmark pins its processes (Linux)"
 )
 
 
@@ -44,8 +44,8 @@ def test_a_run_measures_what_is_installed_and_names_what_is_not(photos, tmp_path
     measured = {(row["mode"], row["pipeline"]) for row in rows}
     for mode in ("train", "eval"):
         for name in names:
-            left_out = f"{mode}, left out: {name} (No module named" in run.stdout
-            assert ((mode, name) in measured) != left_out
+            skipped = f"{mode}, skipped: {name} (No module named" in run.stdout
+            assert ((mode, name) in measured) != skipped
         assert {(mode, peers.OURS), (mode, peers.OURS_SMALL)} <= measured
     assert list(rows[0]) == [
         "mode",
@@ -121,5 +121,5 @@ def test_stopped_processes_end_with_their_caller():
         pid = int(caller.stdout.readline())
         pipe = os.pidfd_open(pid)
         caller.send_signal(signal.SIGKILL)
-    assert select.select([pipe], [], [], 30)[0], "the stopped process is still there"
+    assert select.select([pipe], [], [], 30)[0], "the stopped process still exists"
     os.close(pipe)

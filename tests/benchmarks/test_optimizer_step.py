@@ -21,7 +21,7 @@ def test_every_contender_that_is_installed_takes_steps(name, task):
         pytest.skip(str(error))
     step()
     step()
-    # A contender has weights of its own: the next one starts from the same.
+    # Contenders copy the weights, so that all start from the same.
     for before, after in zip(weights, task.weights, strict=True):
         np.testing.assert_array_equal(before, after)
 
@@ -33,7 +33,7 @@ def test_tables_and_charts(task, monkeypatch, tmp_path, capsys):
     assert {peers.LARS_DEFAULT, peers.SGD, "Keras LAMB", peers.COPY} <= set(names)
     printed = capsys.readouterr().out
     for name in {*peers.PEERS} - set(names):
-        assert f"left out: {name} (No module named" in printed
+        assert f"skipped: {name} (No module named" in printed
     sgd = rows[names.index(peers.SGD)]
     assert sgd["cpu_to_sgd"] == 1.0
     assert all(row["rounds"] == 2 for row in rows)

@@ -1,4 +1,4 @@
-"""The comparison of measured and predicted runs, on runs that follow the model."""
+"""Comparison of measured and predicted runs, on runs that follow the model."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_the_other_settings_are_predicted_from_the_first_two(tmp_path):
             "cores_per_replica": cores,
             "num_hosts": 1,
             "global_batch_size": batch,
-            "images_per_second": 1.0,  # the fastest run counts, not the last
+            "images_per_second": 1.0,  # the fastest run is used, not this one
         }
         (tmp_path / f"{workers}-{batch}" / "results.json").write_text(json.dumps(run))
     rows = planner_local.compare(rates, tmp_path)

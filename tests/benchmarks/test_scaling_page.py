@@ -1,4 +1,4 @@
-"""The page's pictures can be drawn, and its tables say what the files say."""
+"""The page's figures can be drawn, and its tables match the files."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Workers that meet and hear of each other's end: real processes, without TensorFlow."""
+"""Rendezvous of workers and detection of lost peers, in real processes without TensorFlow."""
 
 import contextlib
 import json
@@ -18,14 +18,14 @@ SECONDS = 120
 
 
 class Workers:
-    """Processes by rank, with their output as files."""
+    """Worker processes by start order, with their output in files."""
 
     def __init__(self, folder):
         self.folder = folder
         self.processes = {}
 
     def start(self, rank, workers, before=(), **options):
-        """Starts one, behind a command; `workers` is the list of addresses that it believes in."""
+        """Starts a worker, prefixed by a command, with its own view of the list of addresses."""
         config = Cluster(tuple(workers), rank).tf_config()
         options = {"folder": str(self.folder), **options}
         command = [sys.executable, "-m", "tests.helpers.rendezvous_worker"]
@@ -40,12 +40,12 @@ class Workers:
         return name
 
     def end(self, name):
-        """Returns a process's exit code and what it printed, when it has ended."""
+        """Waits for a process; returns its exit code and its output."""
         code = self.processes[name].wait(SECONDS)
         return code, (self.folder / f"out-{name}").read_text()
 
     def ends(self):
-        """Returns those of all."""
+        """Waits for all processes; returns their exit codes and outputs."""
         return [self.end(name) for name in self.processes]
 
 
@@ -131,18 +131,18 @@ def test_a_missing_hub_and_a_name_that_does_not_resolve_are_named(workers, addre
     workers.start(1, ["nowhere.invalid:2222", addresses[2]], timeout=3.0)
     code, printed = workers.end(0)
     assert code == 2
-    assert f"worker 0 ({addresses[0]}) must be there within 3 s" in printed
+    assert f"worker 0 ({addresses[0]}) must be reachable within 3 s" in printed
     code, printed = workers.end(1)
     assert code == 2
     assert "the name nowhere.invalid does not resolve" in printed
 
 
 def test_an_address_of_another_machine_is_a_wrong_rank(workers, addresses):
-    # 198.51.100.0/24 is nobody's (RFC 5737).
+    # 198.51.100.0/24 is reserved for documentation (RFC 5737).
     workers.start(1, [addresses[0], "198.51.100.1:2222"])
     code, printed = workers.end(0)
     assert code == 2
-    assert "must be one of its own machine" in printed
+    assert "must belong to its own machine" in printed
 
 
 def test_a_port_that_is_taken_is_named(workers, addresses):
@@ -156,7 +156,7 @@ def test_a_port_that_is_taken_is_named(workers, addresses):
 
 def test_a_folder_that_is_not_shared_is_refused(workers, addresses):
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
-        pytest.skip("a folder that one process sees otherwise needs `unshare --mount`, and root")
+        pytest.skip("hiding a folder from one process needs `unshare --mount`, and root")
     cover = f'mount -t tmpfs tf-lars "{workers.folder}" && exec "$@"'
     workers.start(0, addresses[:2])
     workers.start(1, addresses[:2], before=["unshare", "--mount", "sh", "-c", cover, "sh"])
@@ -187,12 +187,12 @@ def test_the_others_end_with_the_name_of_a_lost_worker(workers, addresses, end, 
 
 def test_an_end_that_comes_along_with_the_beginning_is_heard(workers, addresses):
     with (
-        socket.create_server(split_address(addresses[0])) as hub,
+        socket.create_server(split_address(addresses[0])) as server,
         socket.create_server(("", 0)) as port,
     ):
-        hub.settimeout(SECONDS)
+        server.settimeout(SECONDS)
         workers.start(1, addresses[:2])
-        connection = messages.Connection(hub.accept()[0])
+        connection = messages.Connection(server.accept()[0])
         (hello,) = connection.receive(SECONDS)
         (workers.folder / "token").touch()
         ports = [port.getsockname()[1], hello["hello"]["port"]]
@@ -246,9 +246,9 @@ def test_what_is_no_worker_does_not_disturb_a_job(workers, addresses):
                     connection.shutdown(socket.SHUT_WR)
                     connection.settimeout(SECONDS)
                     with contextlib.suppress(ConnectionError):
-                        assert connection.recv(1) == b""  # it hangs up
+                        assert connection.recv(1) == b""  # the server closes the connection
                 break
-            except ConnectionRefusedError:  # it has not started
+            except ConnectionRefusedError:  # worker 0 has not started yet
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
     for rank in (1, 2):

@@ -1,4 +1,4 @@
-"""When workers are started again: the policy, and a loop with outcomes of its own."""
+"""The restart policy, and the supervising loop with prescribed outcomes."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def test_the_pauses_double_up_to_a_minute():
 
 @pytest.fixture
 def stop(monkeypatch):
-    """A request to stop that never waits, and is undone after the test."""
+    """Yields a stop request that never waits; the signal handler is restored after the test."""
     before = signal.getsignal(signal.SIGTERM)
     request = restarts.StopRequest()
     monkeypatch.setattr(request, "wait", lambda seconds: request())

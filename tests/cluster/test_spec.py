@@ -1,4 +1,4 @@
-"""Who is in the job: from flags, TF_CONFIG, Slurm, a JobSet, or alone."""
+"""Cluster discovery from flags, TF_CONFIG, Slurm, a JobSet, or none of them."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def test_a_cluster_survives_the_way_through_tf_config():
         ),
         (
             _environment(cluster={"worker": ["a:1", "a:1"]}, task={"type": "worker", "index": 0}),
-            "an address of its own",
+            "must have a different address",
         ),
         (
             _environment(cluster={"worker": ["a"]}, task={"type": "worker", "index": 0}),
@@ -65,7 +65,7 @@ def test_a_cluster_survives_the_way_through_tf_config():
                 ),
                 "SLURM_STEP_NUM_TASKS": "4",
             },
-            "2 in it, and 4 tasks of Slurm. Unset it",
+            "2 in it, and 4 Slurm tasks. Unset it",
         ),
     ],
 )
@@ -96,7 +96,7 @@ JOBSET = {
 
 
 def scontrol(arguments):
-    """What scontrol says of three nodes, one of which has an address beside its name."""
+    """Returns scontrol's output for three nodes, one with an address different from its name."""
     if arguments[:2] == ["show", "hostnames"]:
         return "gpu1\ngpu2\ngpu7\n"
     assert arguments == ["--oneliner", "show", "node", "gpu[1-2,7]"]
@@ -119,7 +119,7 @@ def test_a_slurm_step_gives_each_task_an_address():
         ({"SLURM_STEP_NODELIST": ""}, "must start its workers with srun"),
         ({"SLURM_JOB_NUM_NODES": "4"}, "a step on 3 of 4 nodes"),
         ({"SLURM_STEP_TASKS_PER_NODE": "4"}, "1 counts for the 3 nodes"),
-        ({"SLURM_STEP_TASKS_PER_NODE": "many"}, "no list like"),
+        ({"SLURM_STEP_TASKS_PER_NODE": "many"}, "not a list like"),
         ({"SLURM_PROCID": ""}, "Start it with srun"),
     ],
 )

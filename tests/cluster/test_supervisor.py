@@ -1,4 +1,4 @@
-"""Several processes that end together, with real processes."""
+"""The supervisor of a machine's workers, with real processes."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def test_the_others_are_ended_when_one_fails(tmp_path, monkeypatch):
         f"import os; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); {WAIT}",
         f"""
         import sys
-        pid = open({str(tmp_path / "pid")!r}).read()  # waits until the other has written it
+        pid = open({str(tmp_path / "pid")!r}).read()  # waits until the other worker has written it
         open({str(tmp_path / "seen")!r}, "w").write(pid)
         sys.exit(3)
         """,
@@ -120,7 +120,7 @@ def test_a_worker_that_hangs_is_killed_and_named(tmp_path, monkeypatch):
     stops = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
     failure = _run(tmp_path, stops)
     assert failure.exit_code == -signal.SIGKILL
-    assert failure.error == "error: nothing was heard of it for 3 s: it hangs"
+    assert failure.error == "error: no heartbeat for 3 s: it hangs"
 
 
 def test_workers_are_pinned_to_their_cores(tmp_path):

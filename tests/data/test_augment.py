@@ -1,4 +1,4 @@
-"""RandAugment and AugMix: the operations beside PIL's, and every draw a function of the key."""
+"""RandAugment and AugMix: operations compared with PIL's, and draws as functions of the key."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ GREY = (128, 128, 128)
 
 
 def _picture(seed):
-    """A picture with smooth areas, edges and some noise."""
+    """Returns a picture with smooth areas, edges and some noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3)).astype(np.uint8))
     smooth = np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.int32)
@@ -43,7 +43,7 @@ def _augmented(policy, images, keys, parallel=None):
 
 
 def _affine(*matrix):
-    """PIL's affine map with the origin in the centre of the first pixel, as TensorFlow has it."""
+    """Returns PIL's affine map with TensorFlow's origin, the centre of the first pixel."""
     a, b, c, d, e, f = matrix
     shifted = (a, b, c + 0.5 * (1 - a - b), d, e, f + 0.5 * (1 - d - e))
     return lambda p: p.transform(
@@ -52,14 +52,14 @@ def _affine(*matrix):
 
 
 def _contrast(picture, factor):
-    """Each channel about its own mean; PIL's takes the mean grey for all."""
+    """Scales each channel about its own mean; PIL scales all about the mean grey."""
     x = np.asarray(picture, np.float64)
     mean = x.mean((0, 1))
     return np.clip(np.round((x - mean) * factor + mean), 0, 255)
 
 
 def _expected(name, m, s):
-    """What an operation of strength m and sign s does to a PIL image."""
+    """Returns the operation of strength m and sign s as a function of a PIL image."""
     factor = 1 + 0.9 * s * m
     side = SIZE * 0.45 * s * m
     return {
@@ -86,7 +86,7 @@ def _expected(name, m, s):
 def test_operations_are_those_of_pil(name, strength, sign):
     operation = augment._operations()[name]
     expected = _expected(name, strength, sign)
-    # Where an image ends, PIL and TensorFlow blend with the fill colour differently.
+    # At the border of an image, PIL and TensorFlow blend with the fill colour differently.
     moves = name.startswith(("rotate", "shear", "translate"))
     for picture in PICTURES:
         result = operation(tf.constant(picture), tf.constant(strength), tf.constant(sign))
@@ -124,7 +124,7 @@ def test_a_picture_depends_on_its_key_alone(name):
 
 
 def _recording(count):
-    """Operations that leave their number, strength and sign in an image of float32."""
+    """Returns operations that store their number, strength and sign in a float32 image."""
 
     def operation(i):
         return lambda image, strength, sign: tf.stack([float(i), strength, sign])

@@ -23,7 +23,7 @@ def test_targets_are_described_by_their_classes(target, expected):
 
 @pytest.mark.parametrize("count", [1, 5, 8, 11])
 def test_every_image_is_on_the_sheet(count, tmp_path):
-    """Each image has one colour of its own, which is found again in the picture."""
+    """Each image has a different colour, which must appear in the picture."""
     colours = np.array([[10 + 20 * i, 255 - 20 * i, 128] for i in range(count)])
     images = np.broadcast_to(colours[:, None, None, :], (count, 32, 32, 3)).astype(np.float32)
     targets = np.tile(np.array([[0.4, 0.0, 0.6]]), (count, 1))

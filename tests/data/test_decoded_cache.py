@@ -26,7 +26,7 @@ def test_cached_images_are_those_of_the_files(data_dir, augmentation, size):
     )
     for one, other in zip(plain, cached, strict=True):
         np.testing.assert_array_equal(one["label"], other["label"])
-        # A decoder that crops, or scales, rounds otherwise, mostly at the border of a block.
+        # A decoder that crops or scales rounds differently, mostly at the border of a block.
         difference = np.abs(one["image"].astype(int) - other["image"])
         assert difference.mean() < 1.5
     again = _epochs(TrainingInput(data_dir, TRAINING, size, augmentation, cache=True), 2)
@@ -53,7 +53,7 @@ def test_each_image_is_decoded_once(data_dir, monkeypatch):
             return tf.io.decode_jpeg(encoded, channels=3)
 
     monkeypatch.setattr(decoded_cache, "decode", count)
-    example_reader.open_split.cache_clear()  # a reader of its own, and so a cache of its own
+    example_reader.open_split.cache_clear()  # for a new reader, and so a new cache
     _epochs(TrainingInput(data_dir, TRAINING, 16, cache=True), 3)
     assert len(decoded) == TRAINING
 

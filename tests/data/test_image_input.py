@@ -1,4 +1,4 @@
-"""The input pipeline on real JPEGs: order, exactness, pixels, and what moves to the device."""
+"""The input pipeline on real JPEGs: order, exactness, pixels, and the work of the device."""
 
 import io
 
@@ -21,7 +21,7 @@ TRAINING, VALIDATION = 42, 11
 
 
 def _picture(seed, width, height):
-    """A smooth picture, so that a JPEG of it decodes to nearly the same pixels."""
+    """Returns a smooth picture, whose JPEG decodes to nearly the same pixels."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -168,10 +168,10 @@ def test_any_number_of_files_is_counted_exactly(tmp_path, num_images, num_files,
 
 
 def test_evaluation_sees_the_centre_of_the_image(data_dir):
-    """Against PIL: decode, crop the central 87.5 % of the short side, resize bilinearly."""
+    """Compares with PIL: decode, crop the central 87.5 % of the short side, resize bilinearly."""
     data = EvaluationInput(data_dir, VALIDATION, image_size=32)
     (batch,) = _batches(data.dataset(_context()))
-    # Validation images keep the order of their names within shards that are dealt in turn.
+    # Validation images are dealt to the shards in turn, in the order of their names.
     pictures = []
     for label in range(CLASSES):
         for i in range(label, VALIDATION, CLASSES):
@@ -246,7 +246,7 @@ def test_a_schedule_changes_the_size_between_epochs_and_nothing_else(data_dir):
 
 @pytest.mark.parametrize("ratio", [2, 4])
 def test_what_shrinks_is_averaged_by_the_decoder(tmp_path, ratio):
-    """Stripes of one pixel become grey instead of what sampling happens to meet."""
+    """Stripes of one pixel become grey instead of the colour that sampling happens to hit."""
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 200
     Image.fromarray(stripes).save(tmp_path / "image.jpg", quality=100, subsampling=0)

@@ -20,7 +20,7 @@ EVERYTHING = Mixing(mixup_alpha=0.2, cutmix_alpha=1.0, random_erasing_probabilit
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A prepared folder of pictures, in as many shapes."""
+    """A prepared folder of pictures, each of another shape."""
     root = tmp_path_factory.mktemp("pictures")
     for split, count in (("train", TRAINING), ("val", 8)):
         for i in range(count):
@@ -99,7 +99,7 @@ def test_several_pipelines_make_the_same_examples_with_the_same_draws(make):
 
 
 def test_mixed_batches_depend_on_the_replicas_and_not_on_the_processes(make):
-    """Two replicas of one process, and two processes of one replica each."""
+    """Compares two replicas of one process with two processes of one replica each."""
     one_process = _batches(make(), 0, 10, replicas=2)
     shares = [_batches(make(), 0, 10, k, 2, 2) for k in range(2)]
     turns = [batch for step in zip(*shares, strict=True) for batch in step]

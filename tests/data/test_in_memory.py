@@ -1,10 +1,10 @@
-"""Data in memory is the data of the pipeline."""
+"""Data in memory equal the data of the pipeline."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_lars.data import image_input, in_memory
+from tf_lars.data import decoded_cache, image_input, in_memory
 from tf_lars.data.held_out import held_out_mask
 from tf_lars.data.prepare import digits
 from tf_lars.errors import InputError
@@ -66,6 +66,21 @@ def test_a_window_at_half_size_is_the_mean_over_squares():
     window = in_memory.SquareImage(tf.constant(pixels)).window(tf.constant([1, 0, 2, 3]), 2)
     squares = pixels[2:6, 0:6].reshape(2, 2, 3, 2, 3).astype(float)
     np.testing.assert_allclose(window, squares.mean((1, 3)), atol=0.5)
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+def test_images_in_memory_shrink_alike_and_round_half_up_at_each_halving(ratio):
+    pixels = np.random.default_rng(1).integers(0, 256, [24, 32, 3]).astype(np.uint8)
+    top, left, height, width = 1, 0, 16 // ratio, 24 // ratio
+    window = tf.constant([top, left, height, width])
+    squares = in_memory.SquareImage(tf.constant(pixels)).window(window, ratio)
+    cached = decoded_cache.CachedImage({0: pixels}, tf.constant(0), tf.constant(pixels.shape))
+    expected = pixels[ratio * top : ratio * top + 16, :24].astype(int)
+    for _ in range(int(np.log2(ratio))):
+        rows = expected[0::2] + expected[1::2]
+        expected = (rows[:, 0::2] + rows[:, 1::2] + 2) // 4
+    np.testing.assert_array_equal(squares, expected)
+    np.testing.assert_array_equal(cached.window(window, ratio), expected)
 
 
 def test_the_held_out_examples_are_a_share_of_every_class_and_always_the_same():

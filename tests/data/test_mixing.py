@@ -53,7 +53,7 @@ def test_cutmix_pastes_the_partner_and_weighs_labels_by_area():
 
 
 def test_labels_add_up_to_one_and_weigh_as_the_pixels_do():
-    """A class that paints its number of levels everywhere: the mean level is the label's."""
+    """Each class is an image of one level, so the mean level of a mixture must match its label."""
     mixing = Mixing(mixup_alpha=1.0, cutmix_alpha=1.0)
     count = 64
     levels = np.linspace(0, 252, count, dtype=np.uint8)
@@ -126,7 +126,7 @@ def test_erased_boxes_have_the_probability_area_and_aspect_of_the_paper():
     aspect = sides[:, 0] / sides[:, 1]
     assert 0.28 < aspect.min() < 0.35
     assert 2.9 < aspect.max() < 3.5
-    # Every place within the image is as likely: the box's centre is the image's on average.
+    # All places within the image are equally likely: on average, the box is in the centre.
     centre = (box[erased][:, :2] + box[erased][:, 2:]) / 2
     np.testing.assert_allclose(centre.mean(0), 150, atol=8)
 

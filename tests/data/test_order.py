@@ -1,4 +1,4 @@
-"""The order of training and of evaluation, as `tf_lars.data.order` promises it."""
+"""The order of training and evaluation that `tf_lars.data.order` documents."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workers(folder):
-    """Results of both workers by (case, name)."""
+    """Returns the results of both workers by (case, name)."""
     return [
         {tuple(key.split("|")): value for key, value in results.items()}
         for results in two_processes.run("tests.helpers.keras_fit_worker", folder)
@@ -54,7 +54,7 @@ def test_every_epoch_has_an_order_of_its_own(workers):
 
 
 def test_statistics_of_batch_normalisation_are_averaged(workers):
-    """With shares of one size, the mean over the workers is that of the whole batch."""
+    """With shares of equal size, the mean over the workers is that of the whole batch."""
     statistics = {n: v for (case, n), v in workers[0].items() if case == "batch norm"}
     name = next(n for n in statistics if "moving_mean" in n)
     alone = keras_fit_worker.batch_norm()
@@ -85,15 +85,15 @@ def test_callbacks_of_keras_work(workers, folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     {
         "steps_per_execution": "Trainer(model, steps_per_loop=2)",
-        "jit_compile": "Compile the model with jit_compile=False, or train it by tf_lars.Trainer",
+        "jit_compile": "Compile the model with jit_compile=False, or train it with tf_lars.Trainer",
         "evaluate jit_compile": "Compile the model with jit_compile=False",
         "run_eagerly": "Compile the model with run_eagerly=False",
         "clip": "SGD with global_clipnorm. Use tf_lars.LARS, or tf_lars.Trainer",
         "accumulation": "Use tf_lars.Trainer(model, micro_batch_size=...)",
-        "ema": "cannot overwrite weights by their averages",
+        "ema": "cannot overwrite weights with their averages",
         "loss scale": "Compile with tf_lars.optimizers.loss_scale.LossScaleOptimizer",
         "odd batch": "multiple of the number of replicas. Received: global_batch_size=33",
         "lonely example": "33 examples in batches of 32, which leave 1",
@@ -103,9 +103,9 @@ def test_callbacks_of_keras_work(workers, folder):
         "outside": "`with strategy.scope():`",
     }.items(),
 )
-def test_what_cannot_work_ends_with_a_word_on_both_workers(name, says, workers):
+def test_what_cannot_work_ends_with_a_word_on_both_workers(name, message, workers):
     for results in workers:
-        assert says in str(results["refused", name])
+        assert message in str(results["refused", name])
 
 
 @pytest.mark.parametrize(

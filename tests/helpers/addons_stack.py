@@ -1,4 +1,4 @@
-"""The Keras 2 of this environment; skips the tests that import it where there is none."""
+"""Keras 2 of this environment; skips the tests that import it if there is none."""
 
 import pytest
 import tensorflow as tf
@@ -13,7 +13,7 @@ LARS = keras2.LARS
 
 
 def train(optimizer, x, y, seed=0, **fit):
-    """Fits a small dense network and returns it."""
+    """Fits a small dense network; returns it and its history."""
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [
@@ -30,7 +30,7 @@ def train(optimizer, x, y, seed=0, **fit):
 
 
 def data(examples=64):
-    """Three classes that a straight line separates."""
+    """Returns three linearly separable classes."""
     generator = tf.random.Generator.from_seed(0)
     x = generator.normal((examples, 4))
     return x.numpy(), tf.argmax(x[:, :3], axis=1).numpy()

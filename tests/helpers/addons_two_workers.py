@@ -15,7 +15,7 @@ ARGUMENTS = {"learning_rate": 0.5, "weight_decay": 1e-3, "global_clipnorm": 0.5}
 
 
 def fit(strategy, batch_size):
-    """Weights after two epochs over unshuffled batches; the strategy shards each global batch."""
+    """Returns the weights after two epochs over unshuffled batches, split among the workers."""
     x, y = addons_stack.data()
     keras.utils.set_random_seed(0)
     options = tf.data.Options()
@@ -28,17 +28,17 @@ def fit(strategy, batch_size):
         model.compile(LARS(**ARGUMENTS), loss)
     worker = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
     replicas = strategy.num_replicas_in_sync
-    # Worker i takes every second example: its part of every global batch.
+    # Each of two workers takes every second example: its part of every global batch.
     data = tf.data.Dataset.from_tensor_slices((x[worker::replicas], y[worker::replicas]))
     data = data.batch(batch_size // replicas).with_options(options)
-    # From a data set without sharding, Keras 2 takes each worker's batch as it is.
+    # Without sharding, Keras 2 takes each worker's batch as it is.
     distributed = strategy.distribute_datasets_from_function(lambda _: data.repeat())
     model.fit(distributed, epochs=2, steps_per_epoch=len(x) // batch_size, verbose=0)
     return model.get_weights()
 
 
 def golden_weights(strategy):
-    """Weights of all configurations after 20 steps; the workers' shares add up to g."""
+    """Returns the weights of all configurations after 20 steps; the workers' shares add up to g."""
     worker = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     sets = {}
     with strategy.scope():
@@ -52,7 +52,7 @@ def golden_weights(strategy):
     @tf.function
     def step(shares):
         def replica_step():
-            # An argument is on no device yet, and a reduction needs one.
+            # Arguments are not on a device yet, and a reduction needs one.
             here = [tf.identity(share) for share in shares]
             for optimizer, variables in sets.values():
                 optimizer.apply_gradients(zip(here, variables, strict=True))

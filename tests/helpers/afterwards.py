@@ -1,6 +1,6 @@
-"""Cleaning up after a test even when its process is killed, as pytest's time limit does.
+"""Cleans up after a test even if its process is killed, as by pytest's time limit.
 
-Run as a program, it waits for the end of its standard input and then does the cleaning.
+Run as a program, it waits for the end of its standard input and then cleans up.
 """
 
 import contextlib
@@ -13,15 +13,16 @@ from tests.helpers import programs
 
 @contextlib.contextmanager
 def call(module, function, *arguments):
-    """Calls `module.function(*arguments)`, which are texts, when the block ends or this process.
+    """Calls `module.function(*arguments)` when the block or this process ends.
 
-    The call is made in another process, and has been made when the block is left.
+    The arguments are strings. The call is made in another process, and has returned when the block
+    is left.
     """
     cleaner = subprocess.Popen(
         [sys.executable, "-m", "tests.helpers.afterwards", module, function, *arguments],
         cwd=programs.ROOT,
         stdin=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # not reached by Ctrl-C
     )
     try:
         yield

@@ -1,4 +1,4 @@
-"""A job of `launch.gpu_cluster` on hosts of its own, whose output is watched line by line."""
+"""A job of `launch.gpu_cluster` on network hosts, whose output is read line by line."""
 
 import contextlib
 import json
@@ -15,13 +15,13 @@ PORT = 2222
 
 
 class ClusterJob:
-    """One launcher on each host, and all lines that they print.
+    """One launcher on each host, and the lines that they print.
 
     Args:
-      hosts: of `network_hosts.connected`.
-      flags: of the training.
-      model_dir: folder of the run, which all hosts share.
-      of_host: further flags by host.
+      hosts: Hosts from `network_hosts.connected`.
+      flags: Training flags.
+      model_dir: Folder of the run, shared by all hosts.
+      of_host: Additional flags by host.
     """
 
     def __init__(self, hosts, flags, model_dir, of_host=None):
@@ -31,11 +31,11 @@ class ClusterJob:
         self._of_host = of_host or {}
         self._condition = threading.Condition()
         self.lines: list[tuple[float, int, str]] = []
-        """(time.monotonic(), host, line) of all output."""
+        """All output as (time.monotonic(), host, line)."""
         self.launchers: list[subprocess.Popen | None] = [None] * hosts.count
 
     def start(self, *which):
-        """Starts the launchers of some hosts; of all by default."""
+        """Starts the launchers of some hosts, by default of all."""
         addresses = ",".join(f"{self.hosts.name(i)}:{PORT}" for i in range(self.hosts.count))
         for host in which or range(self.hosts.count):
             command = [
@@ -63,12 +63,12 @@ class ClusterJob:
                 self._condition.notify_all()
 
     def wait_for(self, *words, since=0, seconds=programs.SECONDS):
-        """Returns the first line with one of the words, and when it came.
+        """Returns the first line that contains one of the texts, and its time.
 
         Args:
-          words: what to look for.
-          since: number of lines to pass over.
-          seconds: time limit.
+          words: Texts to look for.
+          since: Number of lines to skip.
+          seconds: Time limit.
         """
         deadline = time.monotonic() + seconds
         with self._condition:
@@ -82,7 +82,7 @@ class ClusterJob:
                 self._condition.wait(1.0)
 
     def tail(self, lines=40):
-        """Returns the last lines, for messages."""
+        """Returns the last lines of output, for messages."""
         return "\n".join(f"host{host}: {line}" for _, host, line in self.lines[-lines:])
 
     def exit_codes(self, seconds=programs.SECONDS):
@@ -94,7 +94,7 @@ class ClusterJob:
             raise AssertionError(f"a launcher has not ended; {self.tail()}") from error
 
     def results(self):
-        """Returns what the run has left in results.json."""
+        """Returns the content of the run's results.json."""
         path = self.model_dir / "results.json"
         assert path.exists(), self.tail()
         return json.loads(path.read_text())
@@ -104,7 +104,7 @@ class ClusterJob:
         return next(iter(self._processes_on(host, "launch.worker")))
 
     def left(self):
-        """Returns the processes that are still on the hosts, by host."""
+        """Returns the processes that still run on the hosts, by host."""
         return {h: p for h in range(self.hosts.count) if (p := self._processes_on(h))}
 
     def _processes_on(self, host, word=""):
@@ -124,7 +124,7 @@ class ClusterJob:
         os.kill(self.worker(host), number)
 
     def end(self):
-        """Kills the launchers, whose workers then end too."""
+        """Kills the launchers, which ends their workers too."""
         for one in self.launchers:
             if one and one.poll() is None:
                 one.send_signal(signal.SIGKILL)
@@ -132,7 +132,7 @@ class ClusterJob:
 
 
 def flags_for_digits(digits_dir, workers, *more):
-    """Returns the flags of a run on the digits that ends with the same bits each time."""
+    """Returns the flags of a run on the digits whose results are identical each time."""
     return [
         "--flagfile=launch/recipes/digits.flags",
         f"--data_dir={digits_dir}",

@@ -1,4 +1,4 @@
-"""Published facts beside the checkout (../shared/facts), for tests that hold them against ours."""
+"""Published facts next to the checkout (../shared/facts), to compare the package's data with."""
 
 import csv
 
@@ -9,11 +9,11 @@ from tests.helpers.paths import SHARED
 FOLDER = SHARED / "facts"
 
 needs_facts = pytest.mark.skipif(
-    not FOLDER.exists(), reason="the facts are not beside this checkout (../shared/facts)"
+    not FOLDER.exists(), reason="no facts next to this checkout (../shared/facts)"
 )
 
 
 def rows(name):
-    """The rows of a table of facts, as dictionaries of text."""
+    """Returns the rows of a table of facts, as text by column name."""
     with open(FOLDER / name, newline="") as file:
         return list(csv.DictReader(file))

@@ -29,9 +29,9 @@ class Disk:
         """Where it is mounted."""
 
     def fill(self, leave: int = 0) -> int:
-        """Uses up the space that is left, but for `leave` bytes; returns how many it used.
+        """Uses all free space except `leave` bytes; returns the number of bytes used.
 
-        What is freed later by others stays free. Space comes in pages of 4 KiB.
+        Space that others free later stays free. Space is allocated in pages of 4 KiB.
         """
         used = 0
         with open(self.path / _FILLER, "ab", buffering=0) as file:
@@ -46,21 +46,21 @@ class Disk:
         return used
 
     def free(self) -> None:
-        """Gives back what `fill` has used."""
+        """Frees the space that `fill` has used."""
         (self.path / _FILLER).unlink(missing_ok=True)
 
     def available(self) -> int:
-        """Returns how many bytes are left."""
+        """Returns the number of free bytes."""
         status = os.statvfs(self.path)
         return status.f_bavail * status.f_frsize
 
 
 @contextlib.contextmanager
 def small(path, megabytes: float):
-    """Mounts an empty `Disk` in memory at a folder, made where missing, until the end.
+    """Yields an empty in-memory `Disk`, mounted at a folder, which is created if missing.
 
-    Skips the test where this user may not mount. Its mounts reach the processes of
-    `network_hosts` as well when they start after it.
+    Skips the test if this user may not mount. Processes of `network_hosts` that start later see the
+    disk and later mounts on it.
     """
     if reason := unavailable():
         pytest.skip(reason)
@@ -68,31 +68,31 @@ def small(path, megabytes: float):
     path.mkdir(parents=True, exist_ok=True)
     size = f"size={int(megabytes * 1024)}k,mode=755"
     with _mounted(path, "-t", "tmpfs", "-o", size, "tf-lars"):
-        # `ip netns exec` makes its own view of the mounts; shared ones go on to appear in it.
+        # `ip netns exec` creates its own view of the mounts; later shared ones still appear in it.
         _mount("--make-shared", path)
         yield Disk(path)
 
 
 @contextlib.contextmanager
 def read_only(folder):
-    """Makes a folder, and what is in it, read-only for everybody until the end.
+    """Makes a folder and its content read-only for all users, within this context.
 
-    Files that are open already, and programs that are inside the folder, can still write. Skips
-    the test where this user may not mount.
+    Files that are already open, and programs whose working folder is inside, can still write. Skips
+    the test if this user may not mount.
     """
     if reason := unavailable():
         pytest.skip(reason)
     with _empty_folder() as aside, _mounted(aside, "--bind", folder):
-        # Of its own: what is mounted over the folder below must not appear here as well.
+        # Private: the mount over the folder below must not appear here as well.
         _mount("--make-private", aside)
-        # A bind mount becomes read-only in a second step; its copy is so from the first instant.
+        # A bind mount becomes read-only in a second step; its copy is read-only from the start.
         _mount("-o", "remount,bind,ro", aside)
         with _mounted(folder, "--bind", aside):
             yield
 
 
 def unavailable() -> str | None:
-    """Returns why there can be no such disks here, or None."""
+    """Returns why such disks cannot be created here, or None."""
     if not (shutil.which("mount") and shutil.which("umount")):
         return "faulty disks need the programs mount and umount"
     with _empty_folder() as folder:
@@ -105,7 +105,7 @@ def unavailable() -> str | None:
 
 @contextlib.contextmanager
 def _empty_folder():
-    """Yields a folder, which must be empty again at the end: it never removes what is in it."""
+    """Yields a folder that must be empty again at the end; its content is never removed."""
     folder = tempfile.mkdtemp(prefix="tf-lars-mount-")
     try:
         yield folder

@@ -1,4 +1,4 @@
-"""Weights after 20 LARS steps, computed by the implementations of others (tests/golden)."""
+"""Weights after 20 LARS steps, computed by other implementations (tests/golden)."""
 
 import functools
 import json
@@ -43,7 +43,7 @@ def learning_rates():
 
 
 def arguments(config):
-    """The arguments of `LARS` for a configuration, but for the learning rate."""
+    """Returns the arguments of `LARS` for a configuration, except the learning rate."""
     c = manifest()["configs"][config]
     return {
         "momentum": c["momentum"],
@@ -65,13 +65,13 @@ def relative_error(value, reference):
 
 
 def check(config, take_step, read, tolerance=TOLERANCE):
-    """Runs 20 steps and compares every kept step with float64, the last with the originals.
+    """Takes 20 steps; compares kept steps with float64, and the last one with the originals.
 
     Args:
-        config: name of the configuration.
-        take_step: function of (gradients, learning rate).
-        read: function that returns the weights in the order of `names()`.
-        tolerance: of max|x - ref| / max|ref| per variable.
+        config: Name of the configuration.
+        take_step: Function of (gradients, learning rate).
+        read: Function that returns the weights in the order of `names()`.
+        tolerance: Limit of max|x - ref| / max|ref| for each variable.
     """
     kept = manifest()["kept_steps"]
     for step, rate in enumerate(learning_rates()):

@@ -1,6 +1,6 @@
 """One of two real workers: python -m tests.helpers.keras_fit_worker <folder>, with TF_CONFIG.
 
-Runs stock `model.fit` in every way that test_keras_fit.py asks about and leaves the numbers in
+Runs stock `model.fit` in every way that test_keras_fit.py checks and writes the numbers to
 <folder>/worker<rank>.npz.
 """
 
@@ -22,11 +22,11 @@ from tf_lars.errors import InputError
 from tf_lars.optimizers.loss_scale import LossScaleOptimizer
 
 SIZE, BATCH = 6, 32
-joined = None  # the strategy of both workers; None in a test's own process
+joined = None  # the strategy of both workers; None in the process of a test
 
 
 def fresh_scope():
-    """Forgets all models, so that names are the same in every process, and enters the strategy."""
+    """Clears all models, for the same names in every process, and returns the strategy's scope."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     return joined.scope() if joined else contextlib.nullcontext()
@@ -39,7 +39,7 @@ def data(examples=96, seed=0):
 
 
 def model(optimizer=None, *layers, activation="relu", **compile_arguments):
-    """Returns a compiled classifier with the given kinds of layers in its middle."""
+    """Returns a compiled classifier with the given layers in its middle."""
     with fresh_scope():
         network = keras.Sequential(
             [
@@ -59,7 +59,7 @@ def model(optimizer=None, *layers, activation="relu", **compile_arguments):
 
 
 def two_outputs():
-    """Returns a model of a dictionary of inputs with two outputs and a penalty."""
+    """Returns a model with a dictionary of inputs, two outputs and a penalty."""
     with fresh_scope():
         inputs = {name: keras.Input((SIZE,), name=name) for name in "ab"}
         hidden = keras.layers.Dense(4, activation="tanh", kernel_regularizer="l2")(
@@ -72,7 +72,7 @@ def two_outputs():
 
 
 def _fit(network, **arguments):
-    """Two epochs in the order of the arrays; the last validation batch has one example."""
+    """Trains two epochs in the order of the arrays; the last validation batch has one example."""
     x, y = data()
     defaults = {"x": x, "y": y, "batch_size": BATCH, "epochs": 2, "validation_data": data(33, 1)}
     history = network.fit(**{**defaults, "shuffle": False, "verbose": 0, **arguments}).history
@@ -117,11 +117,11 @@ EQUAL = {
     "two outputs": _two_outputs,
     "evaluation": _evaluation,
 }
-"""What must come out like in one process on the whole batch."""
+"""Cases whose results must equal those of one process on the whole batch."""
 
 
 def _examples_seen():
-    """How often each of 64 examples was seen in an epoch, from weights that belong to one each."""
+    """Counts how often each of 64 examples was seen in an epoch; each moves its own weight."""
     rate, targets = 1e-3, np.arange(1.0, 65.0, dtype="float32")
     with fresh_scope():
         dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
@@ -142,13 +142,13 @@ def _examples_seen():
 
 
 def batch_norm():
-    """Statistics under weights that stay, so that they are linear in the batches."""
+    """Returns statistics under constant weights, which makes them linear in the batches."""
     still = keras.optimizers.SGD(0.0)
     return _fit(model(lambda: still, lambda: keras.layers.BatchNormalization(momentum=0.5)))
 
 
 def _half_precision():
-    """An Inf that only the second worker meets, in float16 with a shared scale."""
+    """Trains in float16 with a shared scale and an Inf that only the second worker gets."""
     x, y = data()
     x[BATCH // 2 + 1] = np.inf
     network = model(
@@ -159,10 +159,10 @@ def _half_precision():
 
 
 def _not_a_number():
-    """A NaN that only one worker meets ends training on both after the same batch."""
+    """Trains with a NaN that only one worker gets, and counts the batches until training ends."""
     x, y = data()
     x[BATCH + 1] = np.nan
-    network = model(activation="linear")  # a ReLU makes 0 of NaN
+    network = model(activation="linear")  # a ReLU turns NaN into 0
     batches = []
     watch = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: batches.append(batch)
@@ -197,7 +197,7 @@ class _Sequence(keras.utils.PyDataset):
 
 
 def refused(folder, rank):
-    """What cannot work, by name."""
+    """Returns functions that must be refused, by name."""
 
     def sgd(**arguments):
         return functools.partial(keras.optimizers.SGD, 0.1, **arguments)
@@ -234,7 +234,7 @@ def _refusal(attempt):
 
 
 def _stock_still_broken(strategy, rank):
-    """What Keras's own functions do, by name: 1 where they still fail."""
+    """Returns 1 for each of Keras's own functions that still fails, otherwise 0, by name."""
     pairs = tf.data.Dataset.from_tensor_slices(data()).batch(BATCH)
     network = model()
 

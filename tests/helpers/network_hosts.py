@@ -1,14 +1,14 @@
-"""Hosts with addresses of their own on this machine: network namespaces joined by a bridge.
+"""Hosts on this machine, each with its own address: network namespaces joined by a bridge.
 
     with network_hosts.connected(2) as hosts:
         server = hosts.popen(0, ["python", "server.py", f"--address={hosts.address(0)}:2222"])
         hosts.cut(1)  # pulls host 1's cable
         hosts.restore(1)
 
-The bridge has a namespace of its own, too: no interface or address of the machine itself is
-touched, nothing outside can reach the hosts, and they reach nothing outside. All of them share the
-machine's files and processes; a host sees mounts made after its process has started only below a
-`faulty_disks.small` disk that was there before.
+The bridge also has its own namespace: the machine's interfaces and addresses stay as they are, and
+there is no traffic between the hosts and the outside. All hosts share the machine's files and
+processes. A process on a host sees mounts made after its start only below a `faulty_disks.small`
+disk that was mounted before.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from tests.helpers import afterwards, programs
 NETWORK = "10.77.0."
 SECONDS = 30
 _NAMESPACES = Path("/run/netns")
-_NAMES = Path("/etc/netns")  # files that `ip netns exec` lays over those of /etc
+_NAMES = Path("/etc/netns")  # files that `ip netns exec` mounts over those of /etc
 
 
 class Hosts:
@@ -36,9 +36,9 @@ class Hosts:
 
     def __init__(self, count: int):
         self.count = count
-        # Two test runs at a time must not meet.
+        # Concurrent test runs must not collide.
         self.prefix = f"tf-lars-{os.getpid()}-{secrets.token_hex(3)}"
-        """What the names of all namespaces start with."""
+        """Prefix of the names of all namespaces."""
         self._bridge = f"{self.prefix}-bridge"
 
     def address(self, host: int) -> str:
@@ -50,7 +50,7 @@ class Hosts:
         return f"host{self._valid(host)}"
 
     def namespace(self, host: int) -> str:
-        """Returns what `ip netns` calls the host."""
+        """Returns the name of the host's namespace in `ip netns`."""
         return f"{self.prefix}-host{self._valid(host)}"
 
     def run(self, host: int, command, **kwargs) -> subprocess.CompletedProcess:
@@ -62,11 +62,11 @@ class Hosts:
         return subprocess.Popen(self._on(host, command), **kwargs)
 
     def cut(self, host: int) -> None:
-        """Takes the host off the network, without a word to anybody: its packets get lost."""
+        """Takes the host off the network silently: its packets are lost."""
         self._set_port(host, "down")
 
     def restore(self, host: int) -> None:
-        """Brings the host back."""
+        """Connects the host to the network again."""
         self._set_port(host, "up")
 
     def _set_port(self, host, state):
@@ -87,7 +87,7 @@ class Hosts:
         for host in range(self.count):
             here, port = self.namespace(host), f"port{host}"
             _ip("netns", "add", here)
-            # Both ends are born where they belong, never in the machine's own namespace.
+            # Both ends are created in their namespaces, never in the machine's own.
             peer = ["peer", "name", port, "netns", self._bridge]
             _ip("-n", here, "link", "add", "eth0", "type", "veth", *peer)
             _ip("-n", self._bridge, "link", "set", port, "master", "bridge", "up")
@@ -106,9 +106,9 @@ class Hosts:
 
 @contextlib.contextmanager
 def connected(count: int):
-    """Yields `Hosts`; skips the test where this user may not make network namespaces.
+    """Yields `Hosts`; skips the test if this user may not create network namespaces.
 
-    At the end, whatever still runs on the hosts is killed and they are removed.
+    At the end, processes that still run on the hosts are killed, and the hosts are removed.
     """
     if reason := unavailable():
         pytest.skip(reason)
@@ -119,30 +119,30 @@ def connected(count: int):
 
 
 def remove(prefix: str) -> None:
-    """Removes the hosts whose namespaces' names start so, and whatever runs on them."""
+    """Removes the hosts whose namespaces have this prefix, and the processes on them."""
     namespaces = [path.name for path in _NAMESPACES.glob(f"{prefix}-*")]
     for namespace in namespaces:
         _end_processes(namespace)
         shutil.rmtree(_NAMES / namespace, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another run's files are there, or it is gone
+    with contextlib.suppress(OSError):  # it holds another run's files, or is gone
         _NAMES.rmdir()
     for namespace in namespaces:
         _ip("netns", "delete", namespace)
 
 
 def unavailable() -> str | None:
-    """Returns why there can be no hosts here, or None."""
+    """Returns why hosts cannot be created here, or None."""
     if not shutil.which("ip"):
         return "network namespaces need `ip` (Debian's package iproute2)"
     trial = f"tf-lars-{os.getpid()}-{secrets.token_hex(3)}-trial"
     try:
-        # What a container may forbid: the namespace, and the pair of interfaces in it.
+        # A container may forbid the namespace, or the pair of interfaces in it.
         _ip("netns", "add", trial)
         _ip("-n", trial, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
         _ip("-n", trial, "link", "add", "bridge", "type", "bridge")
         _ip("netns", "exec", trial, "true")
     except RuntimeError as error:
-        return f"network namespaces cannot be made here: {error}"
+        return f"network namespaces cannot be created here: {error}"
     finally:
         if (_NAMESPACES / trial).exists():
             subprocess.run(["ip", "netns", "delete", trial], capture_output=True)
@@ -150,7 +150,7 @@ def unavailable() -> str | None:
 
 
 def _end_processes(namespace):
-    """Kills what runs in the namespace, where only our own commands and their children can be."""
+    """Kills all processes in the namespace, which are our commands and their children."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         listed = subprocess.run(

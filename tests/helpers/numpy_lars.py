@@ -1,4 +1,4 @@
-"""LARS once more, in float64 NumPy, written from the equations of the papers alone."""
+"""Independent LARS in float64 NumPy, written only from the equations of the papers."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ class NumpyLars:
         self.trust_ratio = 1.0
 
     def ratio(self, gradient, direction, rate):
-        """The trust ratio, one branch after the other."""
+        """Returns the trust ratio, one branch after the other."""
         if not self.adapt:
             return 1.0
         weight_norm = np.sqrt((self.weights**2).sum())
@@ -44,7 +44,7 @@ class NumpyLars:
         return ratio
 
     def step(self, gradient, rate):
-        """One step with the learning rate `rate`."""
+        """Takes one step with the learning rate `rate`, and returns the new weights."""
         g = np.asarray(gradient, np.float64)
         u = g + self.weight_decay * self.weights
         m, v = self.momentum, self.velocity

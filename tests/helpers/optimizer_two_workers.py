@@ -1,7 +1,7 @@
 """One of two real workers, with TF_CONFIG set: python -m tests.helpers.optimizer_two_workers DIR
 
-Takes every step that test_lars_two_workers.py asks about and leaves the numbers in
-<folder>/worker<i>.npz; the test compares them.
+Takes every step that test_lars_two_workers.py checks and writes the numbers to
+DIR/worker<i>.npz; the test compares them.
 """
 
 import json
@@ -38,7 +38,7 @@ def gradients(worker, step):
 
 
 def _golden(strategy, worker):
-    """All configurations side by side in one step; the workers' shares 2*g and -g add up to g."""
+    """Trains all configurations in each step; the workers' shares 2*g and -g add up to g."""
     sets = {}
     with strategy.scope():
         for config in golden.configs():
@@ -51,7 +51,7 @@ def _golden(strategy, worker):
     @tf.function
     def step(shares):
         def replica_step():
-            # An argument is on no device yet, and a reduction needs one.
+            # Arguments are not on a device yet, and a reduction needs one.
             gradients_here = [tf.identity(share) for share in shares]
             for optimizer, variables in sets.values():
                 optimizer.apply(gradients_here, variables)
@@ -112,7 +112,7 @@ def _sparse(strategy, worker):
 
 
 def _loss_scale(strategy, worker):
-    """float16 training in which worker 1 meets an Inf in step 1, worker 0 a NaN in step 3."""
+    """Trains in float16; worker 1 gets an Inf in step 1, and worker 0 a NaN in step 3."""
     keras.utils.set_random_seed(0)
     policy = keras.dtype_policies.DTypePolicy("mixed_float16")
     with strategy.scope():

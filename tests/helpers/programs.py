@@ -1,4 +1,4 @@
-"""The programs of launch/ as a person runs them."""
+"""Runs the programs of launch/ as a user does."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def command(module, *flags):
 
 
 def run(module, *flags, environment=None):
-    """Runs a program to its end, and returns its exit code and what it printed."""
+    """Runs a program to its end, and returns its exit code and output."""
     return run_command(command(module, *flags), environment=environment)
 
 
@@ -33,7 +33,7 @@ def run_command(arguments, *, environment=None):
 
 
 def is_running(pid):
-    """Whether a process is there and has not ended; one that nobody has waited for yet has."""
+    """Returns whether a process exists and has not ended; a zombie has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,6 +1,7 @@
 """A worker without TensorFlow: python -m tests.helpers.rendezvous_worker CLUSTER OPTIONS.
 
-Joins, says so, does what the options tell, and leaves. Its exit code is that of a training process.
+Joins, prints the cluster, does what the options say, and leaves. Its exit codes are those of a
+training process.
 """
 
 import json
@@ -22,7 +23,7 @@ def main(config, options):
     rendezvous_server.SILENCE_SECONDS = rendezvous_server.JOIN_SECONDS = 3.0
     rendezvous.TAKEN_SECONDS = rendezvous.FOLDER_SECONDS = 1.0
     try:
-        member = rendezvous.Membership(
+        member = rendezvous.Rendezvous(
             resolve_cluster({"TF_CONFIG": config}),
             options.get("facts", {}),
             timeout=options.get("timeout", 60.0),

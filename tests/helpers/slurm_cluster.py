@@ -1,13 +1,12 @@
-"""A real Slurm on this machine, of several nodes, for as long as a test needs it.
+"""A real Slurm with several nodes on this machine, for the duration of a test.
 
     with slurm_cluster.started(nodes=4) as slurm:
         job = slurm.sbatch("job.sbatch", "--argument", options=["-N4"])
         assert slurm.wait(job) == "COMPLETED"
 
-munged (with a key of its own), slurmctld and one slurmd per node run as root, in a temporary
-folder, and listen on the loopback interface only; each "node" is this machine, with a port of its
-own. Nothing of a Slurm that is installed on this machine otherwise is used or touched, except its
-programs.
+munged (with a new key), slurmctld and one slurmd per node run as root, in a temporary folder, and
+listen on the loopback interface only; each "node" is this machine on a different port. Of another
+Slurm on this machine, only the installed programs are used.
 """
 
 import contextlib
@@ -30,20 +29,20 @@ from tf_lars.cluster import supervisor
 
 SECONDS = 60
 CPUS_PER_NODE = 4
-# Slurm hands out what it takes for GPUs, and sets CUDA_VISIBLE_DEVICES; it needs a file for each.
+# Slurm allocates these files as GPUs and sets CUDA_VISIBLE_DEVICES; it needs a file for each.
 _GPU_FILES = ("/dev/null", "/dev/zero")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED")
 PACKAGES = "slurm-wlm munge"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
-# Debian keeps the servers outside of the PATH of a plain user.
+# Debian installs the servers outside of an ordinary user's PATH.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 # cons_tres and linuxproc work without cgroups and without systemd.
 #   config_overrides: a node may claim more CPUs than the machine has.
 #   NoInAddrAny, NoCtldInAddrAny: listen on the nodes' addresses, not on all.
-#   cred_expire: a job that is requeued waits for a second more than that. 120 s is Slurm's default,
-#     and what it takes for anything below 5.
-#   sched_interval, batch_sched_delay: how long the scheduler thinks before it starts a job.
+#   cred_expire: a requeued job waits for this time plus a second. The default is 120 s, which Slurm
+#     also uses for any value below 5.
+#   sched_interval, batch_sched_delay: delays of the scheduler before it starts a job.
 _CONFIGURATION = """\
 ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
@@ -86,12 +85,12 @@ class Slurm:
         self.nodes = tuple(nodes)
         """Names of the nodes."""
         self.environment = {
-            # A job that runs these tests must not leak its own settings into them.
+            # If a Slurm job runs these tests, its own settings must not leak into them.
             **{k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))},
             "PATH": _PATH,
             "SLURM_CONF": str(folder / "slurm.conf"),
         }
-        """For programs that are to find this Slurm."""
+        """Environment of programs that use this Slurm."""
 
     def run(
         self, *command, check: bool = True, environment: Mapping[str, str] | None = None, cwd=None
@@ -99,7 +98,7 @@ class Slurm:
         """Runs a command that talks to this Slurm, such as `srun`, in the folder `cwd`.
 
         Raises:
-          RuntimeError: it failed, and `check` is set.
+          RuntimeError: If it fails and `check` is set.
         """
         done = subprocess.run(
             [*map(str, command)],
@@ -125,22 +124,22 @@ class Slurm:
         """Submits a script with its arguments and returns the job id.
 
         Args:
-          script: path of the script.
-          arguments: of the script.
-          options: of sbatch; they win over those in the script.
-          cwd: folder that it is submitted from.
-          environment: variables to set for the job, on top of `self.environment`.
+          script: Path of the script.
+          arguments: Arguments of the script.
+          options: Options of sbatch, which override those in the script.
+          cwd: Folder to submit from.
+          environment: Variables to set for the job, in addition to `self.environment`.
         """
         command = ["sbatch", "--parsable", *options, script, *arguments]
         done = self.run(*command, cwd=cwd, environment=environment)
         return int(done.stdout.split(";")[0])
 
     def squeue(self, *arguments) -> str:
-        """Returns what `squeue` prints."""
+        """Returns the output of `squeue`."""
         return self.run("squeue", *arguments).stdout
 
     def scontrol(self, *arguments) -> str:
-        """Returns what `scontrol` prints."""
+        """Returns the output of `scontrol`."""
         return self.run("scontrol", *arguments).stdout
 
     def cancel(self, job: int, *options) -> None:
@@ -148,7 +147,7 @@ class Slurm:
         self.run("scancel", *options, str(job))
 
     def job(self, job: int) -> dict[str, str]:
-        """Returns what Slurm knows of a job, under the names of `scontrol show job`."""
+        """Returns the fields of `scontrol show job`."""
         words = self.scontrol("--oneliner", "show", "job", str(job)).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
@@ -160,17 +159,17 @@ class Slurm:
         """Waits until a job has ended for good, and returns its state.
 
         Raises:
-          TimeoutError: it has not; with its state and the end of its output.
+          TimeoutError: If it has not ended in time; with its state and the end of its output.
         """
         return self.wait_for(job, lambda now: now["JobState"] in ENDED, seconds)["JobState"]
 
     def wait_for(
         self, job: int, is_so: Callable[[dict[str, str]], bool], seconds: float = SECONDS
     ) -> dict[str, str]:
-        """Waits until `is_so(self.job(job))`, and returns that.
+        """Waits until `is_so(self.job(job))`, and returns the job's fields.
 
         Raises:
-          TimeoutError: it is not; with the job's state and the end of its output.
+          TimeoutError: If it is not so in time; with the job's state and the end of its output.
         """
         deadline = time.monotonic() + seconds
         while not is_so(now := self.job(job)):
@@ -183,7 +182,7 @@ class Slurm:
         return now
 
     def output(self, job: int) -> str:
-        """Returns what a job has written so far, both streams."""
+        """Returns the output of a job so far, from both streams."""
         paths = dict.fromkeys(self.job(job).get(name) for name in ("StdOut", "StdErr"))
         texts = [Path(path).read_text() for path in paths if path and Path(path).exists()]
         return "".join(texts)
@@ -202,17 +201,17 @@ class Slurm:
 def started(nodes: int = 4, kill_wait: int = 10):
     """Yields a `Slurm` whose nodes n0, n1, ... are ready.
 
-    Each has `CPUS_PER_NODE` and two GPUs, which are there for Slurm's bookkeeping only. Skips the
-    test where Slurm cannot run. At the end, its jobs and servers are killed.
+    Each node has `CPUS_PER_NODE` and two GPUs, which exist in Slurm's bookkeeping only. Skips the
+    test if Slurm cannot run. At the end, its jobs and servers are killed.
 
     Args:
-      nodes: how many.
-      kill_wait: seconds between SIGTERM and SIGKILL when Slurm ends a job or a step; its own
-        default is 30.
+      nodes: Number of nodes.
+      kill_wait: Seconds between SIGTERM and SIGKILL when Slurm ends a job or a step; 30 is Slurm's
+        default.
     """
     if reason := unavailable():
         pytest.skip(reason)
-    # Not pytest's folder: a socket's path may have 107 characters.
+    # Not pytest's folder: the path of a socket has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="tf-lars-slurm-"))
     slurm = Slurm(folder, [f"n{index}" for index in range(nodes)])
     servers: list[subprocess.Popen] = []
@@ -232,7 +231,7 @@ def started(nodes: int = 4, kill_wait: int = 10):
 
 
 def end(folder: str) -> None:
-    """Kills the servers and jobs of the Slurm in this folder, and removes it."""
+    """Kills the servers and jobs of the Slurm in a folder, and removes the folder."""
     deadline = time.monotonic() + SECONDS
     while (pids := _users_of(f"{folder}/slurm.conf")) and time.monotonic() < deadline:
         for pid in pids:
@@ -256,7 +255,7 @@ def _configure(slurm, kill_wait):
     key = slurm.folder / "munge.key"
     key.touch(mode=0o400)
     key.write_bytes(secrets.token_bytes(128))
-    slurm.folder.chmod(0o755)  # munged's socket is for all users
+    slurm.folder.chmod(0o755)  # all users need munged's socket
     host = socket.gethostname().split(".")[0]
     controller, *ports = supervisor.free_ports(1 + len(slurm.nodes))
     lines = [
@@ -279,8 +278,8 @@ def _configure(slurm, kill_wait):
 
 
 def _start(servers, command, slurm):
-    # Output into files: a server that inherits a pipe keeps it open. A session of its own: Ctrl-C
-    # is for the tests, which end the servers in order.
+    # Output goes to files, since a server that inherits a pipe keeps it open. In a new session,
+    # Ctrl-C does not reach the servers, which the tests end in order.
     with open(slurm.folder / f"{len(servers)}-{command[0]}.log", "w") as log:
         servers.append(
             subprocess.Popen(
@@ -304,7 +303,7 @@ def _wait_until(is_so, slurm, servers):
 
 
 def _munged(folder):
-    command = ["munged", "--foreground", "--force"]  # force: /tmp is everybody's
+    command = ["munged", "--foreground", "--force"]  # force: /tmp is writable by all
     for option, name in {
         "socket": "munge.socket",
         "key-file": "munge.key",
@@ -328,11 +327,11 @@ def _users_of(configuration):
 
 
 def main():
-    """Starts a Slurm of four nodes and a shell in which its commands work."""
+    """Starts a Slurm with four nodes, and a shell in which its commands work."""
     if reason := unavailable():
         sys.exit(reason)
     with started() as slurm:
-        print(f"{len(slurm.nodes)} nodes; the end of this shell is the end of Slurm", flush=True)
+        print(f"{len(slurm.nodes)} nodes; Slurm stops when this shell exits", flush=True)
         subprocess.run([os.environ.get("SHELL", "bash")], env=slurm.environment)
 
 

@@ -1,4 +1,4 @@
-"""A small study and made-up results, for the tests of its arithmetic."""
+"""A small study with synthetic results."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ STUDY = trials.Study(
 
 
 def result(trial, held_out=0.5, test=0.5, loss=1.0):
-    """Returns what a trial has come to."""
+    """Returns a synthetic result of a trial."""
     return trials.Result(
         trial,
         steps=10,
@@ -41,7 +41,7 @@ def result(trial, held_out=0.5, test=0.5, loss=1.0):
 
 
 def finished(study=STUDY, **scores):
-    """Returns a whole study whose accuracies are those of `scores`, by optimizer."""
+    """Returns results of all trials of a study, with the test accuracy of each optimizer."""
     results = {}
     while todo := trials.remaining(study, results):
         trial = trials.resolve(study, results, todo[0])
@@ -50,5 +50,5 @@ def finished(study=STUDY, **scores):
 
 
 def changed(**values):
-    """Returns the study with other values."""
+    """Returns the study with some settings changed."""
     return dataclasses.replace(STUDY, **values)

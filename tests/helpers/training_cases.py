@@ -1,6 +1,6 @@
-"""What the training tests run: in one process, on two logical CPUs, or as a worker of a cluster.
+"""Cases of the training tests, for one process, two logical CPUs, or a worker of a cluster.
 
-`python -m tests.helpers.training_cases FOLDER GROUP` runs a group of them as the worker that
+`python -m tests.helpers.training_cases FOLDER GROUP` runs a group of cases as the worker that
 TF_CONFIG names, and writes `FOLDER/worker<rank>.npz`.
 """
 
@@ -35,7 +35,7 @@ def images(examples, seed=0):
 
 
 def plain_model():
-    """A network without batch normalisation, whose result does not depend on the replicas."""
+    """Returns a network without batch normalisation, trained alike on any number of replicas."""
     return keras.Sequential(
         [
             keras.Input((8, 8, 3)),
@@ -66,12 +66,12 @@ def trainer(strategy, build, optimizer=None, **arguments):
 
 
 def small_resnet(**options):
-    """A network with batch normalisation."""
+    """Returns a network with batch normalisation."""
     return models.create("small_resnet8", num_classes=10, image_size=8, **options)
 
 
 def with_dropout():
-    """`small_resnet`, behind images of which each value may be dropped."""
+    """Returns `small_resnet` with dropout on the values of its images."""
     return keras.Sequential(
         [
             keras.Input((8, 8, 3)),
@@ -83,40 +83,40 @@ def with_dropout():
 
 
 def weights(model):
-    """Returns all weights by name, as this process's first replica has them."""
+    """Returns all weights by name, from this process's first replica."""
     return {f"w{i:03d} {w.path}": w.numpy() for i, w in enumerate(model.weights)}
 
 
 def equality(strategy, directory):
-    """20 LARS steps without batch normalisation."""
+    """Takes 20 LARS steps without batch normalisation."""
     t = trainer(strategy, plain_model)
     history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
     return weights(t.model) | {"loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
 
 
 def micro_batches(strategy, directory):
-    """The same 20 steps in parts of 8 examples."""
+    """Takes the same 20 steps in parts of 8 examples."""
     t = trainer(strategy, plain_model, micro_batch_size=8)
     history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
     return weights(t.model) | {"loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
 
 
 def synchronised(strategy, directory):
-    """20 LARS steps with batch normalisation by the statistics of the whole batch."""
+    """Takes 20 LARS steps with batch normalisation by the statistics of the whole batch."""
     t = trainer(strategy, lambda: small_resnet(sync_batch_norm=True))
     t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
     return weights(t.model)
 
 
 def reduced_in_bfloat16(strategy, directory):
-    """The same 20 steps with gradients rounded on their way."""
+    """Takes the same 20 steps with gradients rounded in the all-reduce."""
     t = trainer(strategy, plain_model, reduction_dtype="bfloat16", bytes_per_pack=1000)
     t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
     return weights(t.model)
 
 
 def averaged(strategy, directory):
-    """20 LARS steps whose average is evaluated; the weights in training, and the evaluations."""
+    """Takes 20 LARS steps; returns the weights, their average and the average's evaluation."""
     t = trainer(strategy, plain_model, _averaging, evaluate_average=True)
     validation = ArrayEvaluationInput(*images(50, seed=1), BATCH)
     history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4, validation=validation)
@@ -132,11 +132,11 @@ def _averaging():
 
 
 BAD_EXAMPLE = 37
-"""Of the first epoch's examples; one replica's share holds it."""
+"""Index of an example that only one replica gets."""
 
 
 def not_finite(strategy, directory):
-    """Two epochs in which one image has an Inf in it, and so one step of each is skipped."""
+    """Trains for two epochs, in each of which an image with an Inf causes a skipped step."""
     x, y = images(320)
     x = x.astype(np.float32)
     x[BAD_EXAMPLE, 3, 3, 0] = np.inf
@@ -149,7 +149,7 @@ def not_finite(strategy, directory):
 
 
 def half_precision(strategy, directory):
-    """Two epochs in float16, from a scale that is too large at first."""
+    """Trains for eight epochs in float16, with a scale that is too large at first."""
     t = trainer(
         strategy,
         _half_precision_model,
@@ -174,7 +174,7 @@ def _half_precision_model():
 
 
 def fitted_micro_batch(strategy, directory):
-    """The same 20 steps as `equality`, where half of each replica's share fits its memory."""
+    """Takes the same 20 steps as `equality` if half of each replica's share fits into memory."""
     half = BATCH // strategy.num_replicas_in_sync // 2
     t = trainer(strategy, lambda: limited_model(half), micro_batch_size="auto")
     t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
@@ -182,14 +182,14 @@ def fitted_micro_batch(strategy, directory):
 
 
 def limited_model(most):
-    """`plain_model`, on a device without the memory for more examples than that."""
+    """Returns `plain_model`, which runs out of memory with more than `most` examples."""
     model = plain_model()
     rescaling = model.layers[0]
     call = rescaling.call
 
     def limited(x):
         if x.shape[0] and x.shape[0] > most:
-            # 2**50 bytes, by a number that nothing can work out beforehand.
+            # 2**50 bytes, by a number that TensorFlow cannot compute in advance.
             size = tf.cast(tf.reduce_max(x) > -1, tf.int64) * 2**50
             x = tf.cast(x, tf.float32) + tf.reduce_sum(tf.fill([size], 0.0))
         return call(x)
@@ -199,21 +199,21 @@ def limited_model(most):
 
 
 def compiled(strategy, directory):
-    """The same 20 steps, compiled with XLA."""
+    """Takes the same 20 steps, compiled with XLA."""
     t = trainer(strategy, plain_model, jit_compile=True)
     t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
     return weights(t.model)
 
 
 def clipping(strategy, directory):
-    """20 SGD steps of Keras's own optimizer with a clip that is always reached."""
+    """Takes 20 steps of Keras's own SGD, with a clip that is always reached."""
     t = trainer(strategy, plain_model, lambda: keras.optimizers.SGD(0.5, global_clipnorm=0.01))
     t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
     return weights(t.model)
 
 
 def batch_norm(strategy, directory):
-    """Statistics of batch normalisation, averaged, and estimated from a whole epoch."""
+    """Returns batch normalisation statistics, both averaged and estimated from a whole epoch."""
     t = trainer(strategy, small_resnet)
     data = ArrayTrainingInput(*images(256), BATCH)
     validation = ArrayEvaluationInput(*images(50, seed=1), BATCH)
@@ -230,7 +230,7 @@ def batch_norm(strategy, directory):
 
 
 def evaluation(strategy, directory):
-    """Evaluation of awkward numbers of examples."""
+    """Evaluates awkward numbers of examples."""
     t = trainer(strategy, small_resnet)
     result = {}
     for examples in (1, 7, 64, 101):
@@ -240,7 +240,7 @@ def evaluation(strategy, directory):
 
 
 def resumption(strategy, directory):
-    """A run stopped after two of four epochs and taken up again, beside one that was not."""
+    """Compares a run stopped after two of four epochs and resumed with an undisturbed one."""
     data = ArrayTrainingInput(*images(300), BATCH)
     validation = ArrayEvaluationInput(*images(50, seed=1), BATCH)
     chief = resolve_cluster().is_chief
@@ -280,7 +280,7 @@ def resumption(strategy, directory):
 
 
 class StopAt(keras.callbacks.Callback):
-    """Stops training after a step, or after an epoch."""
+    """Callback that stops training after a step or an epoch."""
 
     def __init__(self, step=None, epoch=None):
         super().__init__()
@@ -309,7 +309,7 @@ GROUPS = {
         compiled,
     ),
 }
-"""The first are enough to see that something is wrong."""
+"""Cases by group; the first group is enough to notice that something is wrong."""
 
 
 def names(group):
@@ -341,7 +341,7 @@ def assert_close(results, expected, rtol):
 
 
 def assert_same_training(results, expected, rtol=1e-6):
-    """Compares weights as a whole, by their norm, and each variable ten times as loosely."""
+    """Compares all weights together by their norm, and each variable ten times as loosely."""
     assert_close(results, expected, 10 * rtol)
     learned = [name for name in expected if name.startswith("w")]
     ours, theirs = (
@@ -351,7 +351,7 @@ def assert_same_training(results, expected, rtol=1e-6):
 
 
 def assert_same_bits(results, expected):
-    """Compares all that two workers report."""
+    """Checks that two workers report the same values, bit for bit."""
     assert results.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(results[name], value, err_msg=name)

@@ -1,4 +1,4 @@
-"""Two real workers of one cluster on this machine."""
+"""Runs two real workers of one cluster on this machine."""
 
 import json
 import os
@@ -15,11 +15,11 @@ SECONDS = 800
 
 
 def run(module, folder, *arguments):
-    """Runs `python -m module folder arguments` twice; returns what they left in worker<i>.npz.
+    """Runs `python -m module folder arguments` twice; returns the contents of worker<i>.npz.
 
     Raises:
-        AssertionError: a worker failed; with the end of its output.
-        subprocess.TimeoutExpired: after `SECONDS`.
+        AssertionError: If a worker fails; with the end of its output.
+        subprocess.TimeoutExpired: If a worker runs for more than `SECONDS`.
     """
     cluster = {"worker": [f"127.0.0.1:{port}" for port in supervisor.free_ports(2)]}
     processes = []

@@ -1,4 +1,4 @@
-"""What is cleaned up when a test's process is killed."""
+"""Cleaning up after a test whose process is killed."""
 
 import os
 import subprocess
@@ -12,9 +12,9 @@ SECONDS = 120
 
 
 def _output(*command, script=""):
-    """Runs a program that is killed, and returns what it and its cleaner have printed.
+    """Runs a program that kills itself; returns its output and that of its cleaner.
 
-    They hold the same standard output, so that its end is the end of both.
+    Both hold the same standard output, which closes when both have ended.
     """
     with subprocess.Popen(
         [sys.executable, *command], cwd=programs.ROOT, stdin=-1, stdout=-1, text=True
@@ -29,7 +29,7 @@ def test_hosts_and_what_runs_on_them_are_gone():
     if reason := network_hosts.unavailable():
         pytest.skip(reason)
     program = (
-        "import os; from tests.launch import network_hosts\n"
+        "import os; from tests.helpers import network_hosts\n"
         "with network_hosts.connected(1) as hosts:\n"
         "    print(hosts.prefix, hosts.popen(0, ['sleep', '1000'], stdout=-3).pid, flush=True)\n"
         "    os.kill(os.getpid(), 9)"

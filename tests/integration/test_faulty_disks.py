@@ -1,4 +1,4 @@
-"""The disks that the tests of launchers write their checkpoints to."""
+"""The faulty disks on which the launchers' tests write checkpoints."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ def test_a_read_only_folder_cannot_be_written_and_then_can_again(tmp_path):
                     change()
                 assert error.value.errno == errno.EROFS
             _write(tmp_path / "beside")
-            log.write("open files go on")
+            log.write("open files can still be written")
         log.flush()
     _write(folder / "new")
     assert sorted(os.listdir(folder)) == ["log", "new", "old"]

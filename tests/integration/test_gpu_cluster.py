@@ -1,4 +1,4 @@
-"""`python -m launch.gpu_cluster`: hosts that are network namespaces, and bad input."""
+"""`python -m launch.gpu_cluster` on network namespaces as hosts, and with bad input."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_a_host_that_loses_its_network_is_named_and_the_run_goes_on_when_it_is_b
             job.wait_for("epoch 3/")
             seen = len(job.lines)
             hosts.cut(2)
-            job.wait_for("nothing was heard of worker 2 (host2:2222) for 20 s", since=seen)
+            job.wait_for("no heartbeat from worker 2 (host2:2222) for 20 s", since=seen)
             job.wait_for("restart 1 of at most 3", since=seen)
             hosts.restore(2)
             job.wait_for("resuming from", since=seen)
@@ -59,7 +59,7 @@ def _start(flags, model_dir, *more, environment=None):
 
 
 def _refused(*launchers):
-    """Returns what launchers printed that must all end with exit code 2 and one sentence."""
+    """Checks that launchers end with exit code 2 and one sentence; returns their output."""
     printed = [one.communicate(timeout=programs.SECONDS)[0] for one in launchers]
     for one, text in zip(launchers, printed, strict=True):
         assert one.returncode == 2, text
@@ -71,15 +71,15 @@ def _refused(*launchers):
 @pytest.mark.parametrize(
     ("more", "environment", "message"),
     [
-        (["--task_index=0"], {}, "--task_index is a place among --worker_hosts"),
-        ([], {}, "must be named by --worker_hosts, TF_CONFIG, Slurm's srun"),
+        (["--task_index=0"], {}, "--task_index is an index into --worker_hosts"),
+        ([], {}, "must be described by --worker_hosts, TF_CONFIG, Slurm's srun"),
         (["--worker_hosts=a:1,b"], {}, "address of the form host:port. Received: 'b'"),
         (["--worker_hosts=a:1,b:1", "--task_index=2"], {}, "rank must be from 0 to 1"),
         (["--worker_hosts=a:1,a:1", "--task_index=0"], {}, "a:1 more than once"),
         (
             ["--worker_hosts=198.51.100.1:1,198.51.100.2:1"],
             {},
-            "One of --worker_hosts must be this",
+            "one of --worker_hosts must be this machine",
         ),
         (["--worker_hosts=a:1", "--task_index=0"], {}, "Received: 2, and 1 from --worker_hosts"),
         (
@@ -117,7 +117,7 @@ def test_workers_that_do_not_fit_together_end_with_one_sentence(digits_dir, tmp_
 
     for text in both(second=["--learning_rate=3"]):
         assert "the same --learning_rate. Received: '10.0' on worker 0" in text
-    # A host that does not resolve, one that never starts, and a worker of a job long gone.
+    # A host name that does not resolve, and a worker of a job that no longer exists.
     missing = ["--startup_timeout=5", "--task_index=0"]
     unresolvable = _start(flags, tmp_path, "--worker_hosts=127.0.0.1:1999,no.invalid:1", *missing)
     stale = {
@@ -129,7 +129,7 @@ def test_workers_that_do_not_fit_together_end_with_one_sentence(digits_dir, tmp_
     )
     assert "the name no.invalid does not resolve" in _refused(unresolvable)[0]
     text = _refused(of_old_job)[0]
-    assert "worker 0 (127.0.0.1:1) must be there within 5 s" in text
+    assert "worker 0 (127.0.0.1:1) must be reachable within 5 s" in text
     assert "(TF_CONFIG)" in text
 
 

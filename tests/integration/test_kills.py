@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends with the weights of one that was not."""
+"""A run that is killed repeatedly ends with the weights of an undisturbed run."""
 
 import contextlib
 import json
@@ -13,12 +13,10 @@ import pytest
 
 from tests.helpers import programs
 
-KILLS = 25
-
 
 @pytest.fixture
 def flags(digits_dir):
-    """A run with accumulation, augmentation, batch normalisation and averaged weights."""
+    """Returns flags for accumulation, augmentation, batch normalisation and averaged weights."""
     return [
         "--flagfile=launch/recipes/digits.flags",
         f"--data_dir={digits_dir}",
@@ -48,9 +46,12 @@ def _results(model_dir):
     return json.loads((model_dir / "results.json").read_text())
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_kills_at_random_instants_change_nothing(flags, tmp_path):
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(4, marks=pytest.mark.slow), pytest.param(25, marks=pytest.mark.exhaustive)],
+)
+@pytest.mark.timeout(3600)
+def test_kills_at_random_instants_change_nothing(kills, flags, tmp_path):
     start = time.monotonic()
     undisturbed = _start(flags, tmp_path / "undisturbed")
     assert undisturbed.communicate(timeout=programs.SECONDS)[0], "it prints"
@@ -59,7 +60,7 @@ def test_kills_at_random_instants_change_nothing(flags, tmp_path):
 
     instants = random.Random(0)
     model_dir, resumed_at = tmp_path / "killed", set()
-    for _ in range(KILLS):
+    for _ in range(kills):
         run = _start(flags, model_dir)
         try:
             # Mostly after the start-up, which takes about half of the time.
@@ -74,6 +75,6 @@ def test_kills_at_random_instants_change_nothing(flags, tmp_path):
     last = _start(flags, model_dir)
     output = last.communicate(timeout=programs.SECONDS)[0]
     assert last.returncode == 0, output
-    assert resumed_at, "no run came far enough to be taken up again"
+    assert resumed_at, "no run got far enough to be resumed"
     for name in ("weights_sha256", "replica_weights_sha256", "top1", "loss", "steps"):
         assert _results(model_dir)[name] == _results(tmp_path / "undisturbed")[name], name

@@ -1,4 +1,4 @@
-"""The hosts that the tests of launchers run on."""
+"""The network namespaces that the launchers' tests use as hosts."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ connection, _ = server.accept()
 for line in connection.makefile("rb"):
     connection.sendall(line)
 """
-# Sends its own lines there and prints what comes back, or "lost" when nothing does.
+# Sends its input lines there and prints the answers, or "lost" when there is none.
 TALK = """
 import socket, sys
 connection = socket.create_connection((sys.argv[1], 2222), timeout=30)
@@ -69,7 +69,7 @@ def test_a_connection_waits_while_its_host_is_cut_off_and_goes_on_when_it_is_bac
                 client.stdin.flush()
                 assert client.stdout.readline() == "lost\n"
                 assert client.poll() is None
-                assert server.poll() is None, "nobody was told"
+                assert server.poll() is None, "neither side is told"
             finally:
                 hosts.restore(0)
             assert client.stdout.readline() == "two\n"

@@ -1,4 +1,4 @@
-"""The Slurm that the tests of launchers run on."""
+"""The private Slurm that the launchers' tests use."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tests.helpers import programs, slurm_cluster
 
 @pytest.fixture
 def submit(slurm, tmp_path):
-    """Submits the lines of a script for four nodes."""
+    """Returns a function that submits the lines of a script on four nodes."""
 
     def submit(*lines):
         script = tmp_path / "job.sh"
@@ -22,7 +22,7 @@ def submit(slurm, tmp_path):
 
 
 def _wait_for_lines(slurm, job, count):
-    """Waits until a job has written so many lines, and returns them."""
+    """Waits until a job has written at least `count` lines, and returns them."""
     slurm.wait_for(job, lambda now: slurm.output(job).count("\n") >= count)
     return slurm.output(job).splitlines()
 
@@ -54,7 +54,7 @@ def test_a_killed_task_ends_the_step(slurm, submit):
 @pytest.mark.slow
 def test_a_requeued_job_gets_sigterm_and_starts_again(slurm, submit):
     job = submit(
-        "trap : TERM",  # otherwise the script ends at once, and srun with it
+        "trap : TERM",  # otherwise the script ends immediately, and srun with it
         'echo "start ${SLURM_RESTART_COUNT:-0}"',
         '[[ -z "$SLURM_RESTART_COUNT" ]] || exit 0',
         "srun -n1 bash -c 'trap \"echo told; exit 0\" TERM; echo ready; sleep 1000 & wait'",

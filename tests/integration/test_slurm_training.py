@@ -1,4 +1,4 @@
-"""Training on a real Slurm of four nodes: a killed task, a requeue, and a wrong number of tasks."""
+"""Training on a real Slurm with four nodes: a killed task, a requeue, a wrong number of tasks."""
 
 import json
 import os
@@ -16,7 +16,7 @@ EPOCHS = 12
 
 
 def _launcher(model_dir, task):
-    """Returns the process id of the launcher of a task that trains in this folder."""
+    """Returns the process id of the launcher of a task that trains in `model_dir`."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:

@@ -1,4 +1,4 @@
-"""Dockerfile, as far as it can be judged without building it."""
+"""Checks of the Dockerfile that do not build it."""
 
 import os
 import re

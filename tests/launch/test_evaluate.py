@@ -65,7 +65,7 @@ def test_a_damaged_record_is_named_or_passed_over(finished, digits_dir, tmp_path
 
 @pytest.fixture(scope="module")
 def pictures(finished, tmp_path_factory):
-    """Validation images by the name of their class, as JPEG and as PNG."""
+    """Returns validation images, as JPEG and PNG files, with the names of their classes."""
     flags = (finished[0] / "flags.txt").read_text().split()
     data_dir = next(f for f in flags if f.startswith("--data_dir=")).partition("=")[2]
     folder, found = tmp_path_factory.mktemp("pictures"), []
@@ -159,7 +159,7 @@ def test_an_exported_model_takes_plain_images_elsewhere(finished, pictures, tmp_
         assert done.returncode == 0, done.stderr
         loaded = subprocess.run(
             [sys.executable, "-c", program, path, str(tmp_path / "images.npy")],
-            cwd=tmp_path,  # neither tf_lars nor models is at hand
+            cwd=tmp_path,  # where neither tf_lars nor models can be imported
             capture_output=True,
             text=True,
             timeout=programs.SECONDS,
@@ -179,10 +179,10 @@ def test_an_exported_model_takes_plain_images_elsewhere(finished, pictures, tmp_
 
     again = programs.run("launch.export", f"--model_dir={finished[0]}", f"--output={path}")
     assert again.returncode == 2
-    assert "not there yet" in again.stderr
+    assert "does not exist yet" in again.stderr
     for output, sentence in (
         (f"{tmp_path}/model.h5", "must end in .keras"),
-        ("/proc/nowhere/model.keras", "a place that can be written to"),
+        ("/proc/nowhere/model.keras", "--output must be writable"),
     ):
         refused = programs.run("launch.export", f"--model_dir={finished[0]}", f"--output={output}")
         assert refused.returncode == 2

@@ -1,4 +1,4 @@
-"""The study as a person runs it."""
+"""`python -m launch.large_batch_study` from the command line."""
 
 import csv
 import signal
@@ -13,7 +13,7 @@ PROGRAM = "launch.large_batch_study"
 
 @pytest.fixture
 def tiny(digits_dir, tmp_path):
-    """Flags of a study of ten trials on the digits."""
+    """Returns the flags of a study of ten trials on the digits."""
     return [
         f"--data_dir={digits_dir}",
         f"--output={tmp_path / 'study'}",
@@ -58,7 +58,7 @@ def test_a_study_runs_is_resumed_and_extended(tiny, tmp_path):
     assert {row["warmup_epochs"] for row in rows} == {"1", "2"}
 
     again = programs.run(PROGRAM, *tiny)
-    assert again.stdout.startswith("0 trials to be run")
+    assert again.stdout.startswith("0 trials to run")
     assert _rows(tmp_path) == rows
 
     refused = programs.run(PROGRAM, *tiny, "--weight_decay=0.1")

@@ -1,4 +1,4 @@
-"""`python -m launch.local` as a person runs it: real processes, real digits."""
+"""`python -m launch.local` from the command line, in real processes, on the digits."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def _run(*flags, environment=None):
 
 
 def _workers_left(model_dir):
-    """Returns the command lines of worker processes of this run that still live."""
+    """Returns the command lines of this run's worker processes that are still alive."""
     left = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -69,7 +69,7 @@ def test_both_workers_report_the_same_weights(finished):
 
 
 def _scalars(model_dir):
-    """Returns what TensorBoard shows: {run: {tag: [(step, value)]}}."""
+    """Returns TensorBoard's scalars as {run: {tag: [(step, value)]}}."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
@@ -134,7 +134,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, sho
 
 
 def test_a_killed_worker_is_named_and_the_run_goes_on(finished, short_run, tmp_path):
-    # It starts anew once; after that, a restart goes on.
+    # --resume=never applies to the first start only; the restart resumes.
     process = subprocess.Popen(
         _command(*short_run, f"--model_dir={tmp_path}", "--resume=never"),
         cwd=ROOT,
@@ -249,7 +249,7 @@ def test_a_file_in_the_place_of_a_folder_is_refused(name, short_run, tmp_path):
         (["--model={empty}/net.py:build"], "The file of --model must exist"),
         (["--model=no_such_package.net:build"], "no module 'no_such_package'"),
         (["--space_to_depth_stem"], "--space_to_depth_stem is for resnet18"),
-        (["--data_dir=/nowhere"], "'/nowhere', which is no folder"),
+        (["--data_dir=/nowhere"], "'/nowhere', which is not a folder"),
         (["--data_dir={empty}"], "holds nothing"),
         (["--global_batch_size=511"], "multiple of the number of replicas"),
         (["--global_batch_size=0"], "--global_batch_size must be at least 1"),
@@ -260,7 +260,7 @@ def test_a_file_in_the_place_of_a_folder_is_refused(name, short_run, tmp_path):
         (["--epochs=many"], "epochs"),
         (["--seed=4294967296"], "--seed must be at least 0 and below 2**32"),
         (["--flagfile=/nowhere.flags"], "/nowhere.flags"),
-        (["--data_dir=gs://data"], "from a folder of this machine. Received: 'gs://data'"),
+        (["--data_dir=gs://data"], "from a local folder. Received: 'gs://data'"),
         (["--learning_rate=-1"], "--learning_rate must be above 0"),
         (["--micro_batch_size=some"], "--micro_batch_size must be at least 1, or auto"),
         (["--micro_batch_size=100"], "micro_batch_size must divide the 256 examples"),
@@ -339,8 +339,8 @@ def other_size(num_classes, image_size):
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory):
-    """A file outside the repository that defines a subclassed model, and its neighbour."""
-    folder = tmp_path_factory.mktemp("somebodys_code")
+    """Returns a file outside the repository that defines a subclassed model, beside its import."""
+    folder = tmp_path_factory.mktemp("users_code")
     (folder / "net.py").write_text(MODEL_FILE)
     neighbour = "import keras\nscale = keras.layers.Rescaling(1 / 255)\n"
     (folder / "a_neighbour_of_the_model.py").write_text(neighbour)
@@ -366,7 +366,7 @@ def test_two_workers_train_a_subclassed_model_from_a_file_with_synchronised_batc
     output = tmp_path / "saved_model"
     done = programs.run("launch.export", f"--model_dir={tmp_path}", f"--output={output}")
     assert done.returncode == 0, done.stderr
-    exported = tf.saved_model.load(str(output))  # takes float32, though it computes in less
+    exported = tf.saved_model.load(str(output))  # takes float32, although it computes in bfloat16
     assert exported.serve(tf.fill([2, 8, 8, 3], 200.0)).shape == (2, 10)
 
 

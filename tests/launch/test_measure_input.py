@@ -1,4 +1,4 @@
-"""launch.measure_input on real digits, and what it concludes."""
+"""launch.measure_input on real digits, and its conclusions."""
 
 import re
 
@@ -50,6 +50,30 @@ def test_without_a_folder_one_sentence_says_so():
     done = programs.run("launch.measure_input")
     assert done.returncode == 2
     assert "--data_dir must be a prepared folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--seconds=nan", "--seconds must be above 0. Received: nan"),
+        ("--seconds=inf", "--seconds must be above 0. Received: inf"),
+        ("--seconds=-1", "--seconds must be above 0. Received: -1.0"),
+        ("--devices_per_host=0", "--devices_per_host must be at least 1. Received: 0"),
+        (
+            "--device_images_per_second=nan",
+            "--device_images_per_second must be above 0. Received: nan",
+        ),
+        (
+            "--device_images_per_second=0",
+            "--device_images_per_second must be above 0. Received: 0.0",
+        ),
+    ],
+)
+def test_wrong_flags_end_with_one_sentence_and_code_2(flag, message):
+    done = programs.run("launch.measure_input", "--data_dir=data", flag)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_it_says_which_of_the_two_is_the_limit():

@@ -15,13 +15,13 @@ def run(*flags):
 
 
 def table(output):
-    """The last lines of the output as lists of words."""
+    """Returns the last lines of the output as lists of words."""
     return [line.split() for line in output.splitlines()[-3:]]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """An image folder and what the program made of it, and said."""
+    """An image folder, the output folder, and the finished process."""
     images = tmp_path_factory.mktemp("images")
     output_dir = tmp_path_factory.mktemp("data") / "new" / "out"
     for split in ("train", "val"):
@@ -90,7 +90,10 @@ def test_help_needs_no_tensorflow():
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=programs.ROOT, check=True)
-    assert "--input_dir" in run("--help").stdout
+    shown = run("--help").stdout
+    for heading in ("Source, exactly one of these:", "Output:", "Encoding:"):
+        assert heading in shown
+    assert "--input_dir" in shown
 
 
 @pytest.mark.parametrize(
@@ -99,14 +102,21 @@ def test_help_needs_no_tensorflow():
         (["--verify"], "--output_dir is required"),
         (["--output_dir=out"], "Exactly one of --input_dir, --dataset, --describe, --verify"),
         (["--describe=in", "--output_dir=out"], "--output_dir goes with --input_dir or --dataset"),
-        (["--describe=no_such_folder"], "which is no folder"),
+        (["--describe=no_such_folder"], "which is not a folder"),
         (["--verify", "--output_dir=out", "--label_base=1"], "goes with --describe only"),
         (["--output_dir=out", "--input_dir=in", "--verify"], "--input_dir and --verify"),
         (["--output_dir=out", "--verify", "--train_shards=2"], "goes with --input_dir only"),
-        (["--output_dir=out", "--input_dir=no_such_folder"], "which is no folder"),
+        (["--output_dir=out", "--input_dir=no_such_folder"], "which is not a folder"),
         (["--output_dir=no_such_folder", "--verify"], "data folder must exist"),
-        (["--output_dir=out", "--dataset=cifar"], "cifar"),
-        (["--train_shards=0"], "--train_shards=0"),
+        (["--output_dir=out", "--dataset=digits", "--jpeg_quality=90"], "with --dataset"),
+        (["--output_dir=out", "--dataset=cifar"], "must be digits. Received: 'cifar'"),
+        (["--train_shards=0"], "--train_shards must be at least 1. Received: 0"),
+        (["--validation_shards=-1"], "--validation_shards must be at least 1. Received: -1"),
+        (["--max_bad_images=-1"], "--max_bad_images must be 0 or above. Received: -1"),
+        (["--short_side=0"], "--short_side must be at least 1. Received: 0"),
+        (["--jpeg_quality=101"], "--jpeg_quality must be from 1 to 100. Received: 101"),
+        (["--label_base=2"], "--label_base must be 0 or 1. Received: 2"),
+        (["--num_classes=0"], "--num_classes must be at least 1. Received: 0"),
         (["--num_processes=two"], "--num_processes"),
         (["--no_such_flag"], "no_such_flag"),
         (["out"], "'out'"),

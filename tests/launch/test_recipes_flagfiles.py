@@ -1,4 +1,4 @@
-"""The flagfiles of launch/recipes: their settings are the published ones, and their heads hold."""
+"""The flagfiles of launch/recipes: published settings, and comments that agree with them."""
 
 import math
 import re
@@ -27,13 +27,13 @@ EACH = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def _settings(path):
-    # Before the flagfile, whose own data folder wins.
+    # Before the flagfile, which may override them.
     folders = ["--data_dir=unused", "--model_dir=unused"]
     return launcher_flags.settings(*folders, f"--flagfile={path}")[0]
 
 
 def _head(path):
-    """Returns the head by label, its lines joined; the first, without a label, is the title."""
+    """Returns the leading comment by label, with joined lines; the title has the label ""."""
     parts = {"": ""}
     label = ""
     for line in path.read_text().splitlines():
@@ -134,7 +134,7 @@ def test_the_planned_time_is_that_of_the_command_beside_it(name):
     docs = (ROOT / "docs" / "cluster.md").read_text()
     row = next(line for line in docs.splitlines() if line.startswith(f"| `{name}.flags`"))
     assert f"| {planned_time(planned).split(',')[0]} |" in row
-    # The devices of the command are those of the hardware, with as many images as it says.
+    # The command and the hardware agree on devices and images per device.
     nodes = int((re.search(r"on each of (\d+) nodes", head["Command"]) or [0, 1])[1])
     each = int((re.search(r"(\d+) A100 each", head["Hardware"]) or [0, 1])[1])
     assert nodes * each == planned.devices

@@ -1,4 +1,4 @@
-"""`python -m launch.tpu_server`: its environment on GKE, and the connection, with CPUs for TPUs."""
+"""`python -m launch.tpu_server`: its environment on GKE, and connections, on CPUs."""
 
 import signal
 import subprocess
@@ -27,7 +27,7 @@ def test_libtpu_is_told_its_place_in_the_slice():
 
 @pytest.mark.parametrize("worker", ["", "4", "-1", "first"])
 def test_a_place_outside_the_slice_is_refused(worker):
-    with pytest.raises(InputError, match="TPU_WORKER_ID must be a place among the 4"):
+    with pytest.raises(InputError, match="TPU_WORKER_ID must be an index into the 4"):
         tpu_server.tpu_environment({"TPU_WORKER_HOSTNAMES": HOSTS, "TPU_WORKER_ID": worker})
 
 

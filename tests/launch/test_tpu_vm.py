@@ -1,4 +1,4 @@
-"""The scripts of launch/tpu_vm, with a `gcloud` that writes down how it is called."""
+"""The scripts of launch/tpu_vm, with a fake `gcloud` that records its calls."""
 
 import json
 import os
@@ -44,7 +44,7 @@ if answer[0]:
 
 
 class Gcloud:
-    """Stands in for gcloud: gives its answers (text, or an exit code) and remembers its calls."""
+    """A fake gcloud that gives prescribed answers (text or an exit code) and records its calls."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -69,7 +69,7 @@ class Gcloud:
         )
 
     def calls(self, *words):
-        """Returns the calls that hold these words, without `compute tpus`."""
+        """Returns the calls that contain these words, without `compute tpus`."""
         path = self.folder / "calls"
         calls = (
             [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -192,7 +192,7 @@ def test_an_unknown_accelerator_needs_an_image(gcloud):
 
 def test_setup_sends_what_is_committed_and_installs_it_on_all_hosts(gcloud):
     if not (programs.ROOT / ".git").exists():
-        pytest.skip("setup.sh sends what git has, and this is no checkout")
+        pytest.skip("setup.sh sends git's files, and this is not a checkout")
     done = gcloud.run("setup.sh", *SLICE, "--python=python3.11; ls")
     assert done.returncode == 0, done.stderr
     (sent,) = gcloud.calls("scp")
@@ -206,7 +206,7 @@ def test_setup_sends_what_is_committed_and_installs_it_on_all_hosts(gcloud):
 
 
 def _trainings(gcloud):
-    """Returns what was run on the first host, each time, as the words a shell makes of it."""
+    """Returns the commands run on the first host, each split into words as by a shell."""
     words = [shlex.split(call[4].removeprefix("--command=")) for call in gcloud.calls("--worker=0")]
     names = {one.pop(3).partition("=") for one in words}
     assert [name for name, _, value in names if value] == ["TF_LARS_JOB"], "one for all starts"

@@ -1,4 +1,4 @@
-"""launch/slurm/train.sbatch on a real Slurm, with a launcher that ends as it is told."""
+"""launch/slurm/train.sbatch on a real Slurm, with a fake launcher with prescribed exit codes."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from tests.helpers import programs
 
 SCRIPT = "launch/slurm/train.sbatch"
 FLAGS = ["--flagfile=a b.flags", "--model_dir=runs/$HOME", "--epochs=3"]
-# What `PYTHON` names: it writes down that it ran, with which arguments, and ends with the code
-# that CODES has for this start and task: "75,0 0" is 75 of task 0 and 0 of task 1, then 0 of all.
-# The code `save` waits for SIGTERM, and ends with 42; `hang` does not listen. Slurm takes a task to
-# have ended when nobody holds its output any more.
+# Used as `PYTHON`: records its start and its arguments, and exits with the code in CODES for this
+# start and task: "75,0 0" is 75 for task 0 and 0 for task 1, then 0 for all. The code `save` waits
+# for SIGTERM and exits with 42; `hang` ignores SIGTERM. Slurm considers a task ended when no
+# process holds its output any more.
 LAUNCHER = r"""#!/bin/bash
 start=$(ls "$RECORD" | grep -c "^task-$SLURM_PROCID-")
 codes=($CODES)
@@ -27,7 +27,7 @@ esac
 file=$RECORD/task-$SLURM_PROCID-$start
 printf '%s\n' $$ "$@" > "$file.part"
 mv "$file.part" "$file"
-# srun would end a task before it has written anything if another one failed at once.
+# Otherwise srun could end a task before it has written anything, because another one failed.
 while (($(ls "$RECORD" | grep -c "^task-[0-9]*-$start\$") < SLURM_NTASKS)); do sleep 0.05; done
 echo "launcher $SLURM_PROCID of $SLURM_NTASKS, start $start, GPUs $CUDA_VISIBLE_DEVICES"
 case $code in
@@ -38,7 +38,7 @@ esac
 
 
 class Training:
-    """A job of train.sbatch with the launcher above."""
+    """A job of train.sbatch with the fake launcher."""
 
     def __init__(self, slurm, folder):
         self.slurm = slurm
@@ -65,7 +65,7 @@ class Training:
         )
 
     def end(self):
-        """Waits for the end; returns the state and exit code."""
+        """Waits until the job ends; returns its state and exit code."""
         state = self.slurm.wait(self.id)
         return state, int(self.slurm.job(self.id)["ExitCode"].split(":")[0])
 
@@ -86,7 +86,7 @@ class Training:
         return log.read_text() if log.exists() else ""
 
     def restarts(self):
-        """How often Slurm itself started the job again."""
+        """Returns how many times Slurm itself restarted the job."""
         return int(self.slurm.job(self.id)["Restarts"])
 
     def _records(self):
@@ -163,9 +163,7 @@ def test_bad_flags_are_never_tried_again_whatever_the_others_end_with(training):
     training.submit("hang,2 0")
     assert training.end() == ("FAILED", 2)
     assert training.starts() == ["0-0", "1-0"]
-    assert training.output().endswith(
-        "bad flags or input (exit code 2): another start cannot help.\n"
-    )
+    assert training.output().endswith("bad flags or input (exit code 2): a restart cannot help.\n")
 
 
 @pytest.mark.slow
@@ -174,14 +172,14 @@ def test_a_run_that_has_saved_queues_again_and_goes_on(training):
     assert training.end() == ("COMPLETED", 0)
     assert training.starts() == ["0-0", "0-1", "1-0", "1-1"]
     assert training.restarts() == 1
-    assert "stopped and saved (exit code 42); the job queues again." in training.output()
+    assert "stopped and saved (exit code 42); the job is requeued." in training.output()
 
 
 @pytest.mark.slow
 def test_a_job_that_must_not_be_requeued_says_how_to_go_on(training):
     training.submit("42", "--no-requeue")
     assert training.end() == ("FAILED", 42)
-    assert training.output().endswith("submit it anew to go on.\n")
+    assert training.output().endswith("submit it again to continue.\n")
 
 
 @pytest.mark.slow
@@ -217,12 +215,12 @@ def test_a_job_that_is_cancelled_between_two_starts_does_not_start_again(trainin
 
 @pytest.mark.slow
 def test_tasks_save_before_the_time_limit_and_go_on(training):
-    # Slurm looks at the limits every 30 seconds, and gives no job less than a minute.
+    # Slurm checks time limits every 30 seconds, and the shortest limit is a minute.
     training.submit("save 0", "--time=1", "--signal=TERM@30")
     state = training.slurm.wait(training.id, 180)
     assert state == "COMPLETED", training.output()
     assert training.restarts() == 1
-    assert "stopped and saved (exit code 42); the job queues again." in training.output()
+    assert "stopped and saved (exit code 42); the job is requeued." in training.output()
 
 
 @pytest.mark.slow
@@ -263,4 +261,4 @@ def test_without_sbatch_it_says_how_to_start_it(tmp_path):
         ["bash", SCRIPT], cwd=programs.ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert "this is a script for sbatch" in done.stderr
+    assert "this script must be submitted: sbatch" in done.stderr

@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture
 def mixed_bfloat16():
-    """Builds models in mixed precision: bfloat16 arithmetic, float32 weights."""
+    """Sets mixed precision: bfloat16 arithmetic with float32 weights."""
     import keras
 
     before = keras.mixed_precision.global_policy()

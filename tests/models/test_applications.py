@@ -1,4 +1,4 @@
-"""Models of keras.applications: published sizes, colours normalised inside, float32 logits."""
+"""Models of keras.applications: published sizes, internal normalisation, float32 logits."""
 
 import keras
 import numpy as np
@@ -7,8 +7,8 @@ import pytest
 import models
 from tf_lars.errors import InputError
 
-# All weights with 1,000 classes, from the table in Keras's documentation as it stood with exact
-# counts; EfficientNetV2 and ConvNeXt as published by the same page in millions.
+# All weights with 1,000 classes, from the table in Keras's documentation when it had exact counts;
+# EfficientNetV2 and ConvNeXt as published on the same page in millions.
 PUBLISHED = {
     "Xception": 22_910_480,
     "ResNet50": 25_636_712,
@@ -48,7 +48,7 @@ def _create(name, num_classes=10, image_size=96):
     ("name", "parameters"),
     [
         *PUBLISHED.items(),
-        *(pytest.param(*one, marks=pytest.mark.slow) for one in LARGE.items()),
+        *(pytest.param(*one, marks=pytest.mark.exhaustive) for one in LARGE.items()),
     ],
 )
 def test_parameter_counts_are_the_published_ones(name, parameters):
@@ -58,15 +58,15 @@ def test_parameter_counts_are_the_published_ones(name, parameters):
     assert model.output_shape == (None, 1000)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", models.APPLICATIONS)
 def test_every_model_gives_float32_logits_in_mixed_precision(name, mixed_bfloat16):
     model = _create(name)
     assert model(np.zeros((1, 96, 96, 3), "uint8")).dtype == "float32"
 
 
-# What each family's preprocess_input is documented to do, on a colour that tells the channels
-# apart. EfficientNet's own normalisation is that of its paper: the statistics of ImageNet.
+# The documented effect of each family's preprocess_input, on a colour with different channels.
+# EfficientNet's internal normalisation is that of its paper: the statistics of ImageNet.
 @pytest.mark.parametrize(
     ("name", "first", "expected"),
     [

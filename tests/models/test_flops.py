@@ -1,4 +1,4 @@
-"""FLOPs and parameters of models, beside published figures and TensorFlow's profiler."""
+"""FLOPs and parameters of models, compared with publications and TensorFlow's profiler."""
 
 import keras
 import numpy as np
@@ -13,10 +13,10 @@ def _create(name, image_size, num_classes=1000):
     return models.create(name, num_classes=num_classes, image_size=image_size)
 
 
-# Multiply-adds in billions: He et al. 2016, table 1 (3.8 for version 1, whose first 1x1
-# convolutions stride) and torchvision's figure for version 1.5; torchvision for ResNet-18 and
-# VGG16; Sandler et al. 2018, table 4; Tan and Le 2019, table 2; Liu et al. 2022, table 1;
-# Krizhevsky's AlexNet with groups, 724 M in the table of Caffe's models by Canziani et al. 2016.
+# Multiply-adds in billions: He et al. 2016, table 1 (3.8 for version 1, which strides in the first
+# 1x1 convolutions) and torchvision's figure for version 1.5; torchvision for ResNet-18 and VGG16;
+# Sandler et al. 2018, table 4; Tan and Le 2019, table 2; Liu et al. 2022, table 1; Krizhevsky's
+# AlexNet with groups, 724 M in the table of Caffe's models by Canziani et al. 2016.
 @pytest.mark.parametrize(
     ("name", "image_size", "billions"),
     [
@@ -53,7 +53,7 @@ def test_convolutions_and_products_are_those_that_the_profiler_counts(name, imag
 
 
 def _profile(model, image_size):
-    """Returns what tf.profiler counts in the frozen graph, with and without depthwise."""
+    """Returns tf.profiler's counts for the frozen graph, with and without depthwise."""
     forward = tf.function(lambda image: model(image, training=False))
     spec = tf.TensorSpec((1, image_size, image_size, 3))
     frozen = convert_variables_to_constants_v2(forward.get_concrete_function(spec)).graph
@@ -74,7 +74,7 @@ def _flops(layer, shape=(8, 8, 6)):
 
 
 class Images(keras.Model):
-    """A subclassed model that turns an image of 8 x 8 x 3 into `shape`, and applies a layer."""
+    """Subclassed model that turns an image of 8 x 8 x 3 into `shape` and applies a layer."""
 
     def __init__(self, layer, shape):
         super().__init__()
@@ -90,7 +90,7 @@ class Images(keras.Model):
     [
         (keras.layers.Conv2D(4, 3, padding="same"), (8, 8, 6), 64 * 9 * 6 * 4),
         (keras.layers.Conv2D(4, 3, strides=2, padding="same"), (8, 8, 6), 16 * 9 * 6 * 4),
-        # Keras calls a compiled function for this one.
+        # Keras computes this one in a compiled function.
         (keras.layers.Conv2D(4, 3, padding="same", groups=2), (8, 8, 6), 64 * 9 * 3 * 4),
         (keras.layers.DepthwiseConv2D(3, padding="same"), (8, 8, 6), 64 * 9 * 6),
         (keras.layers.Conv2DTranspose(4, 2, strides=2), (8, 8, 6), 64 * 4 * 6 * 4),

@@ -1,4 +1,4 @@
-"""KerasCV's backbones: what is written down of them builds what KerasCV publishes."""
+"""KerasCV backbones: the listed settings build the networks that KerasCV publishes."""
 
 import math
 
@@ -22,13 +22,13 @@ def _parameters_of_backbone(model):
 
 
 def _preset(name, preset):
-    """Returns the number of parameters that KerasCV states for a preset without weights."""
+    """Returns the number of parameters that KerasCV states for a preset."""
     general = getattr(keras_cv.models, keras_cv_backbones.BACKBONES[name][0])
     return general.presets[preset]["metadata"]["params"]
 
 
-# The statements for EfficientNet (V1 and Lite), MobileNetV3 and MiT differ from what KerasCV
-# builds; those are compared with other sources below.
+# For EfficientNet (V1 and Lite), MobileNetV3 and MiT, the stated counts differ from those of the
+# networks that KerasCV builds; these are compared with other sources below.
 STATED = {
     "ResNet50Backbone": "resnet50",
     "ResNet18V2Backbone": "resnet18_v2",
@@ -55,26 +55,26 @@ STATED_LARGE = {
     ("name", "preset"),
     [
         *STATED.items(),
-        *(pytest.param(*one, marks=pytest.mark.slow) for one in STATED_LARGE.items()),
+        *(pytest.param(*one, marks=pytest.mark.exhaustive) for one in STATED_LARGE.items()),
     ],
 )
 def test_parameter_counts_are_those_that_keras_cv_states(name, preset):
     assert _parameters_of_backbone(_create(name)) == _preset(name, preset)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_parameters_of_vitdet_are_those_that_keras_cv_states_at_1024_pixels():
     model = _create("ViTDetBBackbone", image_size=1024)
     assert _parameters_of_backbone(model) == _preset("ViTDetBBackbone", "vitdet_base")
 
 
-# KerasCV counts the ten classes of a test with these.
+# For these, KerasCV's counts include a classifier for ten classes.
 @pytest.mark.parametrize(
     ("name", "preset"),
     [
         ("MiTB0Backbone", "mit_b0"),
         *(
-            pytest.param(f"MiTB{n}Backbone", f"mit_b{n}", marks=pytest.mark.slow)
+            pytest.param(f"MiTB{n}Backbone", f"mit_b{n}", marks=pytest.mark.exhaustive)
             for n in range(1, 6)
         ),
     ],
@@ -91,7 +91,7 @@ def test_parameter_counts_of_mit_with_ten_classes_are_those_that_keras_cv_states
         ("MobileNetV3LargeBackbone", "MobileNetV3Large"),
         ("VGG16Backbone", "VGG16"),
         *(
-            pytest.param(*names, marks=pytest.mark.slow)
+            pytest.param(*names, marks=pytest.mark.exhaustive)
             for names in (
                 *((f"EfficientNetV1B{n}Backbone", f"EfficientNetB{n}") for n in range(1, 8)),
                 ("DenseNet121Backbone", "DenseNet121"),
@@ -139,7 +139,7 @@ def test_float32_logits_in_mixed_precision_at_two_sizes(name, mixed_bfloat16):
 ONE_OF_EACH_CLASS = {cls: name for name, (cls, _) in reversed(keras_cv_backbones.BACKBONES.items())}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ONE_OF_EACH_CLASS.values())
 def test_every_class_of_backbones_gives_float32_logits_in_mixed_precision(name, mixed_bfloat16):
     keras.backend.clear_session()

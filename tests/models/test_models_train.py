@@ -1,4 +1,4 @@
-"""Training any kind of model: all weights move, logits are float32, replicas agree."""
+"""Training each kind of model: all weights change, logits are float32, replicas agree."""
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ def test_logits_are_float32_in_mixed_precision_and_weights_too(name, image_size,
 @pytest.mark.parametrize(("name", "image_size"), KINDS)
 def test_training_changes_all_weights(name, image_size, jit_compile):
     if jit_compile and name not in ("small_resnet8", "alexnet_bn"):
-        pytest.skip("one of each: XLA takes long to compile for a CPU")
+        pytest.skip("XLA takes long to compile for a CPU, so only one model of each kind is run")
     model = _create(name, image_size)
     model.compile(
         keras.optimizers.Adam(1e-3),
@@ -54,7 +54,7 @@ def test_training_changes_all_weights(name, image_size, jit_compile):
         jit_compile=jit_compile,
     )
     before = model.get_weights()
-    for _ in range(3):  # a last gamma of zero keeps its block from learning in the first step
+    for _ in range(3):  # blocks whose last gamma is zero do not learn in the first step
         model.train_on_batch(*_batch(image_size))
     for weight, old in zip(model.weights, before, strict=True):
         if weight.dtype == "float32":

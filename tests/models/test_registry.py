@@ -1,4 +1,4 @@
-"""The names of models: known without Keras, complete, and corrected where they are misspelt."""
+"""Names of models: checked without Keras, complete, and corrected if misspelt."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def test_all_models_of_the_installed_keras_are_known():
 def test_all_image_backbones_of_the_installed_keras_cv_are_known():
     keras_cv = pytest.importorskip("keras_cv", reason="needs the extra `keras-cv`")
     theirs = {name for name in dir(keras_cv.models) if name.endswith("Backbone")}
-    # What needs arguments that no name gives, and what takes videos or point clouds.
+    # General classes, which need arguments, and backbones for videos or point clouds.
     general = {cls for cls, _ in keras_cv_backbones.BACKBONES.values()} - set(
         keras_cv_backbones.BACKBONES
     )

@@ -1,4 +1,4 @@
-"""The ResNets: sizes, the details that make version 1.5, and the space-to-depth stem."""
+"""ResNets: sizes, the details of version 1.5, and the space-to-depth stem."""
 
 import math
 
@@ -70,13 +70,13 @@ def test_colours_are_normalised_inside_the_model():
 
 @pytest.fixture(scope="module")
 def stems():
-    """ResNet-18 with the plain and with the space-to-depth stem, and the same random weights."""
+    """ResNet-18 with the plain and the space-to-depth stem, with the same random weights."""
     plain, rearranged = (
         models.create("resnet18", num_classes=10, image_size=64, space_to_depth_stem=wanted)
         for wanted in (False, True)
     )
     random = np.random.default_rng(0)
-    for weight in plain.trainable_weights:  # gammas of zero would hide what is in the blocks
+    for weight in plain.trainable_weights:  # gammas of zero would hide the rest of their blocks
         weight.assign(weight + random.normal(0, 0.1, weight.shape))
     rearranged.set_weights(plain.get_weights())
     return plain, rearranged

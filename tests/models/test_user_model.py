@@ -1,4 +1,4 @@
-"""A model of one's own: found by module or by file, and every mistake told in one sentence."""
+"""Models from the user's code: found by module or by file, with one sentence for each mistake."""
 
 import textwrap
 
@@ -91,12 +91,12 @@ SOURCE = """
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("somebody's code")
+    folder = tmp_path_factory.mktemp("the user's code")
     (folder / "net.py").write_text(textwrap.dedent(SOURCE))
     (folder / "neighbour_of_the_model.py").write_text("from keras.layers import Dense as layer\n")
     (folder / "broken.py").write_text("import nothing_of_this_name\n")
     (folder / "wrong.py").write_text("def build(:\n")
-    package = folder / "somebodys_package"
+    package = folder / "users_package"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "net.py").write_text(textwrap.dedent(SOURCE))
@@ -124,7 +124,7 @@ def test_a_path_may_be_relative_to_the_working_directory(folder, monkeypatch):
 
 def test_a_module_on_the_search_path(folder, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
-    assert _create("somebodys_package.net:subclassed").built
+    assert _create("users_package.net:subclassed").built
 
 
 def test_a_file_does_not_hide_a_module_of_its_name(folder):
@@ -147,7 +147,7 @@ def test_a_file_does_not_hide_a_module_of_its_name(folder):
         ("{folder}/broken.py:build", "ModuleNotFoundError.*nothing_of_this_name.*line 1"),
         ("{folder}/wrong.py:build", "cannot be imported: SyntaxError"),
         ("{folder}/net.py:missing", "must define the function 'missing'"),
-        ("{folder}/net.py:number", "must define the function 'number'.*is no function"),
+        ("{folder}/net.py:number", "must define the function 'number'.*is not a function"),
         ("{folder}/net.py:no_arguments", r"Received: no_arguments\(\)"),
         ("{folder}/net.py:one_argument", r"Received: one_argument\(num_classes\)"),
         ("{folder}/net.py:failing", r"fails: RuntimeError: no luck \(.*net.py, line \d+\)"),
@@ -155,7 +155,7 @@ def test_a_file_does_not_hide_a_module_of_its_name(folder):
         ("{folder}/net.py:eleven", r"logits of shape \[batch, 10\].*Received: \[None, 11\]"),
         ("{folder}/net.py:features", r"Received: \[None, 6, 6, 10\]"),
         ("{folder}/net.py:two_outputs", "Received: list"),
-        ("{folder}/net.py:grey", r"takes no images of shape \[batch, 8, 8, 3\]"),
+        ("{folder}/net.py:grey", r"does not take images of shape \[batch, 8, 8, 3\]"),
         ("{folder}/net.py:softmax", "Received: a last layer 'dense.*' with softmax"),
     ],
 )

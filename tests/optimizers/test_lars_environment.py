@@ -7,7 +7,7 @@ import tensorflow as tf
 
 @pytest.mark.skipif(
     tf.__version__ < "2.16" or importlib.util.find_spec("tf_keras") is not None,
-    reason="Keras 2 is here",
+    reason="Keras 2 is installed",
 )
 def test_without_keras_2_one_message_says_why():
     with pytest.raises(

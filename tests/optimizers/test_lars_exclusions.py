@@ -23,7 +23,7 @@ class Block(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="test_lars_exclusions")
 class Subclassed(keras.Model):
-    """A model whose layers TensorFlow names without their parents."""
+    """Model whose layers TensorFlow names without their parents."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -55,7 +55,7 @@ def _built(make, **arguments):
 
 
 def _ends(model, chosen):
-    """The last two parts of the paths of the variables that are chosen."""
+    """Returns the last two parts of the paths of the chosen variables."""
     pairs = zip(model.trainable_variables, chosen, strict=True)
     return {"/".join(v.path.split("/")[-2:]) for v, c in pairs if c}
 
@@ -152,7 +152,7 @@ def test_a_variable_that_is_not_trained_is_named():
     model = _functional()
     optimizer = LARS(1.0)
     optimizer.exclude_from_weight_decay([keras.Variable(1.0, name="stranger")])
-    with pytest.raises(InputError, match="Received: 'stranger', which names 0 of"):
+    with pytest.raises(InputError, match="Received: 'stranger', which matches 0 of"):
         optimizer.build(model.trainable_variables)
 
 

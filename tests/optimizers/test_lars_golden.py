@@ -67,7 +67,7 @@ def test_two_replicas(config, mirrored):
 
     @tf.function
     def apply(gradients):
-        # Two unlike gradients whose sum, 2*g - g, is exact.
+        # Two different gradients whose sum, 2*g - g, is exact.
         def replica_step():
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             share = tf.where(tf.equal(replica, 0), 2.0, -1.0)

@@ -1,4 +1,4 @@
-"""What Keras's own tests ask of an optimizer, asked of LARS."""
+"""Keras's own tests of optimizers, applied to LARS."""
 
 import copy
 import pickle

@@ -67,7 +67,7 @@ def test_16_bit_variables_follow_the_float64_model(dtype, form, momentum, nester
 
 
 def test_a_float16_step_far_below_its_smallest_number_is_not_lost():
-    # a*r = 1e-9 is 0 in float16, the step a*r*g = 0.01 is not.
+    # a*r = 1e-9 is 0 in float16; the step a*r*g = 1e-5 is not.
     weights, gradient = np.full((2, 2), 1e-2), tf.fill([2, 2], tf.constant(1e4, tf.float16))
     variable = _apply(LARS(1.0), weights, gradient, "float16")
     np.testing.assert_allclose(variable.numpy(), 1e-2 - 1e-5, rtol=1e-3)
@@ -166,8 +166,8 @@ def test_clipping_of_float16_gradients_has_float32_norms():
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_bits_do_not_depend_on_the_order_in_which_tensorflow_rewrites_the_graph(dtype):
-    # TensorFlow turns a sum of three terms into one operation, in an order that differs from trace
-    # to trace and from worker to worker.
+    # TensorFlow turns a sum of three terms into one operation, in an order that differs between
+    # traces and between workers.
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((4, 3, 8))
     gradients = tf.cast(0.1 * rng.standard_normal((5, 4, 3, 8)), dtype)
@@ -194,7 +194,7 @@ def test_the_bits_do_not_depend_on_the_order_in_which_tensorflow_rewrites_the_gr
 
         for gradient in gradients:
             step(tf.unstack(gradient))
-        # A last bit of the ratio shows in the velocity at once.
+        # A difference in the last bit of the ratio shows in the velocity immediately.
         return [v.numpy() for optimizer, _ in pairs for v in optimizer.variables]
 
     first = train()

@@ -1,4 +1,4 @@
-"""What holds for every weight, gradient and setting."""
+"""Properties that hold for all weights, gradients and settings."""
 
 import keras
 import numpy as np
@@ -17,8 +17,8 @@ quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 
 
 def _arrays(shape=(3, 4)):
-    # Squares of numbers below 1e-15 leave float32: a norm would be 0 for one model and not for
-    # the other.
+    # Squares of tiny numbers underflow in float32: a norm would be 0 in one model and not in the
+    # other.
     elements = st.floats(-10, 10, width=32).map(lambda x: x if abs(x) > 1e-6 else 0.0)
     return hnp.arrays(np.float32, shape, elements=elements)
 
@@ -57,7 +57,7 @@ def _train(arguments, weights, gradients, learning_rates, adapt=True):
     adapt=st.booleans(),
 )
 def test_equals_the_numpy_model(arguments, weights, gradients, learning_rates, adapt):
-    # The model's own norm of u, where g and b*w cancel, is rounding alone in float32.
+    # Where g and b*w cancel, the norm of u is nothing but rounding error in float32.
     model = NumpyLars(weights, adapt=adapt, **arguments)
     for gradient, rate in zip(gradients, learning_rates, strict=True):
         u = gradient + arguments["weight_decay"] * model.weights
@@ -86,7 +86,7 @@ def test_without_decay_the_scale_of_the_gradient_does_not_matter(
     scaled = [np.float32(2.0**exponent) * g for g in gradients]
     one = _train(arguments, weights, gradients, rates)
     other = _train(arguments, weights, scaled, rates)
-    # A power of two scales a float exactly: so do the norms.
+    # A power of two scales floats, and therefore the norms, exactly.
     np.testing.assert_array_equal(one, other)
 
 

@@ -1,4 +1,4 @@
-"""Several replicas, on two logical CPUs, equal one replica with the sum of their gradients."""
+"""Two replicas, on logical CPUs, equal one replica with the sum of their gradients."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def _variables():
 
 
 def _run(strategy, optimizer, variables, gradients_of_replicas):
-    """One step in a tf.function; each replica has the gradients of its own."""
+    """Takes steps in a tf.function, with different gradients on each replica."""
 
     @tf.function
     def step(*flat):
@@ -41,7 +41,7 @@ def _run(strategy, optimizer, variables, gradients_of_replicas):
 
 
 def _compare(strategy, make, steps=6, tolerance=1e-6, scale=0.3):
-    """Trains with two replicas and with one, and returns both optimizers and variables."""
+    """Compares training on two replicas and on one; returns both optimizers and variables."""
     pairs = [(_values(2 * s + 1, scale), _values(2 * s + 2, scale)) for s in range(steps)]
     with strategy.scope():
         variables = _variables()
@@ -67,7 +67,7 @@ def test_two_replicas_equal_one_under_a_schedule(mirrored, form):
 
 @pytest.mark.parametrize("clip", [{"clipnorm": 0.5}, {"global_clipnorm": 0.5}, {"clipvalue": 0.05}])
 def test_clipping_acts_on_the_sum_over_the_replicas(mirrored, clip):
-    # The rate is raw: what clipping changes would vanish in the norm of an adapted variable.
+    # Not adapted, because adaptation would cancel the effect of clipping.
     _compare(mirrored, lambda: LARS(0.5, exclude_from_layer_adaptation=[""], **clip))
 
 

@@ -1,4 +1,4 @@
-"""Nothing retraces, the statistics cost nothing unasked, and the presets are what they say."""
+"""Retracing, the cost of layer statistics, and presets."""
 
 import keras
 import numpy as np
@@ -62,7 +62,7 @@ def test_a_schedule_retraces_nothing(schedule):
 
 
 def _operations(optimizer):
-    """The types of the operations of one step of a kernel and a bias."""
+    """Returns the types of the operations in one step of a kernel and a bias."""
     variables = [keras.Variable(ONES), keras.Variable(np.ones(2, np.float32))]
     optimizer.build(variables)
     step = tf.function(lambda *g: optimizer.apply(g, variables))

@@ -13,7 +13,7 @@ from tf_lars.optimizers.lars import LARS
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    """The results of both workers, as dicts of arrays."""
+    """Returns the results of both workers, as dicts of arrays."""
     return two_processes.run(
         "tests.helpers.optimizer_two_workers", tmp_path_factory.mktemp("workers")
     )

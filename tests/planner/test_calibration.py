@@ -1,4 +1,4 @@
-"""Short runs predict the long one: on made-up devices that follow the model, and on the paper's."""
+"""Short runs predict a long one, on synthetic devices and on those of You et al."""
 
 import json
 
@@ -28,11 +28,11 @@ def test_the_rows_of_512_and_1024_processors_predict_20_minutes_on_2048_knl():
     unknown = planner.calibrate(PAPER, accelerator="KNL", algorithm="tree")
     plan = planner.predict(accelerator=unknown, devices=2048, global_batch_size=32768, epochs=90)
     assert plan.minutes == pytest.approx(20, rel=0.15)
-    assert plan.relative_error > 0.15  # and it knows that it does not know the network
+    assert plan.relative_error > 0.15  # includes the uncertainty of the network
 
 
 def _device(devices, batch, *, rate=500.0, overhead=4e-3, cores=None, shared=False):
-    """A measurement of a device that follows the model, with a ring over 10 Gb/s."""
+    """Returns a measurement that follows the model exactly, with a ring over 10 Gb/s."""
     per_device = rate
     if cores is not None:
         per_device *= cores if cores <= 1 else cores**0.5
@@ -81,7 +81,7 @@ def test_the_model_of_the_runs_is_the_default_and_its_size_counts():
     )
     assert plan.model == SMALL.name
     assert plan.steps == round(10 * 1437 / 256)
-    with pytest.raises(InputError, match="whose FLOP are not known"):
+    with pytest.raises(InputError, match="needs the FLOPs of both"):
         planner.predict(
             model="resnet50", accelerator=fitted, devices=2, global_batch_size=256, epochs=1
         )
@@ -120,8 +120,8 @@ def test_a_run_is_read_from_its_folder_or_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"reads the results.json of runs.*No such file"),
-        ("not JSON", r"needs results.json as the launchers write it"),
+        (None, r"reads the results.json of finished runs.*No such file"),
+        ("not JSON", r"needs a results.json written by a launcher"),
         ("{}", r"KeyError\('model'\)"),
         (json.dumps({**RUN, "images_per_second": 0}), r"images_per_second must be above 0"),
         (json.dumps({**RUN, "images_per_second": -5.0}), r"images_per_second must be above 0"),

@@ -1,4 +1,4 @@
-"""All-reduces in closed form, and where each is the quickest."""
+"""All-reduces in closed form, and networks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Epochs against batch: exact at the reference points, marked beyond them."""
+"""Epochs against batch: exact at the reference points, marked as extrapolated beyond them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The solver against problems whose answer is known."""
+"""The solver on problems with known solutions."""
 
 import numpy as np
 import pytest

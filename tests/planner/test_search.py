@@ -1,4 +1,4 @@
-"""Deadlines, neighbours, and where more devices stop paying."""
+"""Deadlines, neighbours, and the point up to which doubling pays."""
 
 import functools
 
@@ -75,5 +75,5 @@ def test_at_a_fixed_batch_overhead_ends_it():
 
 
 def test_where_no_batch_is_allowed_there_is_no_plan():
-    with pytest.raises(InputError, match="No batch that may be tried"):
+    with pytest.raises(InputError, match="None of the batches to try"):
         search.quickest(AT, 70_000, BATCHES)

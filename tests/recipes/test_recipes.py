@@ -1,4 +1,4 @@
-"""Published settings come back as they were published, and nothing else does so unmarked."""
+"""Published settings are returned unchanged, and all others are marked as interpolated."""
 
 import itertools
 import subprocess
@@ -33,7 +33,7 @@ def test_every_reference_point_of_rules_4_is_returned_exactly():
         assert (recipe.decay_power, recipe.end_learning_rate) == (2, 1e-4)
         assert (recipe.trust_coefficient, recipe.epsilon) == (0.001, 0)
         assert (recipe.label_smoothing, recipe.expected_top1) == (0.1, 0.759)
-        # The record's own count of steps, of the whole schedule or after the warm-up.
+        # Number of steps in the record, of the whole schedule or after the warm-up.
         after_warmup = "POST-WARMUP" in row["decay_field_interpretation"]
         steps = recipe.steps - (recipe.warmup_steps if after_warmup else 0)
         assert steps == int(row["decay_steps_field"])
@@ -123,15 +123,18 @@ def test_the_settings_of_alexnet_are_those_of_intel_caffe():
     ("call", "message"),
     [
         (lambda: recipes.resnet50(512), r"from 1,632 to 67,840. Received: 512. Use the optimizer"),
-        (lambda: recipes.resnet50(100_000), r"to 67,840. Received: 100,000. Beyond them nobody"),
+        (lambda: recipes.resnet50(100_000), r"to 67,840. Received: 100,000. No result shows"),
         (lambda: recipes.resnet50(16384, "sgd"), r"from 256 to 8,192. Received: 16,384"),
         (lambda: recipes.resnet50(0), r"Received: 0"),
         (lambda: recipes.resnet50(4096, "adam"), r'must be "lars" or "sgd". Received: \'adam\''),
-        (lambda: recipes.alexnet_bn(4096), r"published for global batches for 32,768"),
-        (lambda: recipes.alexnet_bn(32768, "sgd"), r"No settings of alexnet_bn with sgd"),
+        (lambda: recipes.alexnet_bn(4096), r"published for a global batch of 32,768"),
+        (
+            lambda: recipes.alexnet_bn(32768, "sgd"),
+            r"No settings are published for alexnet_bn with sgd",
+        ),
         (
             lambda: recipes.for_model("vgg", 4096),
-            r"published for alexnet_bn and resnet50 only. Received: 'vgg'. Give a rate",
+            r"published for alexnet_bn and resnet50 only. Received: 'vgg'. Give a learning rate",
         ),
         (
             lambda: recipes.from_baseline(1, 256, 512, epochs=0, num_examples=9),

@@ -1,4 +1,4 @@
-"""A study goes on from its file, and from no other."""
+"""A study continues from its own file, and refuses others."""
 
 import pytest
 

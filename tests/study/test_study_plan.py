@@ -1,4 +1,4 @@
-"""Which trials a study is made of, and what may choose a rate."""
+"""The trials of a study, their order, and the choice of learning rates."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ def test_rates_follow_the_published_rules():
     assert STUDY.rule_learning_rate("nesterov", 256) == pytest.approx(0.8)
     assert STUDY.rule_learning_rate("lars", 256) == pytest.approx(4.0)
     at_128 = STUDY.rule_learning_rate("lars", 128)
-    assert at_128 == 2.828  # as the square root of the batch, to four digits
+    assert at_128 == 2.828  # the square root of the batch, to four digits
 
 
 def test_a_study_holds_every_cell_of_its_grid():
@@ -29,7 +29,7 @@ def test_a_study_holds_every_cell_of_its_grid():
 def test_no_trial_of_a_study_runs_twice():
     results = finished()
     assert not trials.remaining(STUDY, results)
-    # All that the list names has run, and nothing else.
+    # Exactly the listed trials have run.
     named = {trials.resolve(STUDY, results, trial) for trial in trials.trials(STUDY)}
     assert named == set(results)
 

@@ -1,4 +1,4 @@
-"""A trial in a process that has run others ends as a run of its own."""
+"""A trial after other trials in a process gives the same result as a separate run."""
 
 import functools
 

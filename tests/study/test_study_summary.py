@@ -1,4 +1,4 @@
-"""What a study says of its results, in words and as a picture."""
+"""The results of a study as text and as a picture."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Progress lines, the report's picture and the hash of the weights."""
+"""Progress lines, pictures, results and TensorBoard events."""
 
 import hashlib
 import io
@@ -109,7 +109,7 @@ def test_a_full_disk_costs_events_of_tensorboard_and_one_warning(tmp_path, capsy
         logger.on_train_begin()
         disk.fill()
         for step in range(2):
-            for _ in range(500):  # more than its buffers hold
+            for _ in range(500):  # More than its buffers hold.
                 logger.on_train_batch_end(step, LOGS)
             logger.on_epoch_end(step, LOGS | {"step": step + 1, "val_loss": 0.4})
         logger.on_train_end()

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and only for the run that wrote them."""
+"""Checkpoints: atomic, and restored only by the run that wrote them."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def _train(model, steps=1):
 
 @pytest.fixture
 def two(tmp_path):
-    """A folder with the checkpoints of steps 1 and 2, and the weights at each."""
+    """Returns a folder with the checkpoints of steps 1 and 2, and the weights at each step."""
     directory = str(tmp_path / "checkpoints")
     store, model, weights = CheckpointStore(directory, SETTINGS), _model(), {}
     for step in (1, 2):
@@ -151,11 +151,11 @@ def test_all_workers_restore_what_the_chief_has_found(two, monkeypatch):
     directory, expected = two
     model = _model()
     other = CheckpointStore(directory, SETTINGS, is_chief=False)
-    other.restore(model, lambda own: 1)  # though this worker sees that of step 2
+    other.restore(model, lambda own: 1)  # although this worker also sees that of step 2
     np.testing.assert_array_equal(model.weights[0].numpy(), expected[1][0])
     assert other.restore(_model(), lambda own: -1) == []
     monkeypatch.setattr(checkpoints, "VISIBLE_SECONDS", 0.0)
-    with pytest.raises(PeerFailure, match="step-00000007 is not there"):
+    with pytest.raises(PeerFailure, match="step-00000007, which is missing or incomplete"):
         other.restore(_model(), lambda own: 7)
 
 
@@ -191,7 +191,7 @@ def test_layers_in_lists_and_dictionaries_and_random_states_are_in_a_checkpoint(
         np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
     reader = tf.train.load_checkpoint(str(tmp_path / "step-00000002" / "checkpoint"))
     kernels = [shape for shape in reader.get_variable_to_shape_map().values() if shape == [4, 3]]
-    assert len(kernels) == 2, "the head's, once, and its momentum"
+    assert len(kernels) == 2, "the head's kernel, once, and its velocity"
 
 
 def test_must_insists(tmp_path):
@@ -235,7 +235,7 @@ def test_a_checkpoint_cut_at_any_byte_is_not_whole(two):
             for length in reversed(range(len(whole))):
                 file.truncate(length)
                 if checkpoints.open_checkpoint(path):
-                    # Of the JSON, nothing but white space can be missing.
+                    # Only white space at the end of the JSON can be missing.
                     assert (name, whole[length:].strip()) == ("state.json", b"")
             file.seek(0)
             file.write(whole)

@@ -1,4 +1,4 @@
-"""What models `Trainer` refuses, because replicas would not train them to the same result."""
+"""Models that `Trainer` refuses because replicas would not train them to the same result."""
 
 import keras
 import numpy as np
@@ -31,12 +31,12 @@ def test_a_model_with_steps_of_its_own_is_refused(name):
     own = type("Own", (keras.Sequential,), {name: lambda self, *arguments: {}})
     model = own([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    with pytest.raises(InputError, match=f"Own, which has a {name} of its own"):
+    with pytest.raises(InputError, match=f"Own, which overrides {name}"):
         Trainer(model)
 
 
 class OneNumber(keras.losses.Loss):
-    """A mean over everything."""
+    """Mean over all axes."""
 
     def call(self, y_true, y_pred):
         return tf.reduce_mean((tf.cast(y_true, tf.float32) - y_pred) ** 2)
@@ -47,7 +47,7 @@ def _squares(y_true, y_pred):
 
 
 class NowOneNumber(keras.losses.MeanSquaredError):
-    """A loss of Keras's that is no longer one."""
+    """Subclass of a Keras loss that returns a single number."""
 
     def call(self, y_true, y_pred):
         return tf.reduce_mean(super().call(y_true, y_pred))
@@ -109,7 +109,7 @@ def test_one_loss_of_ones_own_may_be_that_of_several_outputs():
 
 
 class PerExample(keras.losses.Loss):
-    """Mean of squares."""
+    """Mean of squares per example."""
 
     def call(self, y_true, y_pred):
         return _squares(y_true, y_pred)

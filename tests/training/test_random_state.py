@@ -1,4 +1,4 @@
-"""Random states: each replica's own, and the first one's as they were."""
+"""Random states: different on each replica, and unchanged on the first."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def test_replicas_drop_different_values_and_the_first_what_one_device_drops(mirr
     with mirrored.scope():
         model = _model()
     random_state.differ_by_replica(model, mirrored)
-    random_state.differ_by_replica(model, mirrored)  # no further apart
+    random_state.differ_by_replica(model, mirrored)  # a second call changes nothing
     masks = mirrored.run(lambda: model(x, training=True))
     one, other = (mask.numpy() for mask in mirrored.experimental_local_results(masks))
     np.testing.assert_array_equal(one, alone)

@@ -1,4 +1,4 @@
-"""Steps that are one program of the replicas, as on TPUs, beside those in two."""
+"""Steps that run as one program of the replicas, as on TPUs, compared with two programs."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_a_bad_step_in_one_program_ends_the_run():
 
 
 class _InOrder(ArrayTrainingInput):
-    """The examples in their order."""
+    """Examples in their original order."""
 
     def dataset(self, context, first_step, last_step):
         share = self.global_batch_size // context.num_replicas_in_sync
@@ -54,7 +54,7 @@ def test_a_skipped_step_leaves_no_trace(mirrored, micro_batch_size):
     for examples in (
         320,
         320 - training_cases.BATCH,
-    ):  # with the bad batch, the last, and without it
+    ):  # with the bad batch, which is last, and without it
         trainer = training_cases.trainer(
             mirrored,
             lambda: training_cases.small_resnet(),

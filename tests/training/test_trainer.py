@@ -73,9 +73,9 @@ def test_evaluation_counts_every_example_once(alone, on_two_cpus, two_workers):
 def test_evaluation_agrees_with_keras(alone):
     t = training_cases.trainer(tf.distribute.get_strategy(), training_cases.small_resnet)
     x, y = training_cases.images(101, seed=2)
-    keras_says = t.model.evaluate(x, y, batch_size=101, verbose=0, return_dict=True)
-    assert alone["evaluation"]["101 loss"] == pytest.approx(keras_says["loss"], rel=1e-5)
-    assert alone["evaluation"]["101 accuracy"] == pytest.approx(keras_says["accuracy"])
+    expected = t.model.evaluate(x, y, batch_size=101, verbose=0, return_dict=True)
+    assert alone["evaluation"]["101 loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert alone["evaluation"]["101 accuracy"] == pytest.approx(expected["accuracy"])
 
 
 def test_keras_callbacks_see_epochs_loops_and_metrics(tmp_path):
@@ -172,7 +172,7 @@ def test_gradients_that_are_not_finite_end_the_run_with_the_name_of_a_variable(m
 
 
 def test_keras_2_trains_to_the_same_weights_under_a_mirrored_strategy(mirrored, on_two_cpus):
-    """An implementation of its own: tf_keras's `fit`, with SGD and momentum."""
+    """Compares with an independent implementation: tf_keras's `fit`, with SGD and momentum."""
     tf_keras = pytest.importorskip("tf_keras", reason="tf_keras is in the extra `test`")
     x, y = training_cases.images(320)
     t = training_cases.trainer(
@@ -202,7 +202,7 @@ def test_keras_2_trains_to_the_same_weights_under_a_mirrored_strategy(mirrored, 
 
 
 class InOrder(ArrayTrainingInput):
-    """The examples in their order, epoch after epoch."""
+    """Examples in their original order, epoch after epoch."""
 
     def dataset(self, context, first_step, last_step):
         share = self.global_batch_size // context.num_replicas_in_sync

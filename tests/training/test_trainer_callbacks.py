@@ -1,4 +1,4 @@
-"""Callbacks of Keras in `Trainer.fit`."""
+"""Keras callbacks in `Trainer.fit`."""
 
 import csv
 
@@ -15,7 +15,7 @@ from tf_lars.training.checkpoints import CheckpointStore
 
 
 def fit(callbacks, strategy=None, build=training_cases.plain_model, optimizer=None, **arguments):
-    """Trains on five batches an epoch, with an evaluation after each; returns trainer, history."""
+    """Trains on five batches per epoch, evaluates each epoch, and returns trainer and history."""
     trainer = training_cases.trainer(
         strategy or tf.distribute.get_strategy(),
         build,
@@ -169,7 +169,7 @@ def test_terminate_on_nan_ends_the_run_in_peace():
         [keras.callbacks.TerminateOnNaN()], optimizer=lambda: keras.optimizers.SGD(1e30)
     )
     assert trainer.model.stop_training
-    # The first of five steps in the first epoch was taken; of the second epoch, none.
+    # Only the first of the five steps of the first epoch was taken, and none of the second.
     assert [entry["skipped_steps"] for entry in history] == [4, 9]
     assert [np.isfinite(entry["loss"]) for entry in history] == [True, False]
 

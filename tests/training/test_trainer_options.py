@@ -1,4 +1,4 @@
-"""More of the training loop: clipping, statistics, resumption, half precision, averages, XLA."""
+"""Options of the training loop: clipping, statistics, resumption, half precision, averages, XLA."""
 
 import keras
 import numpy as np
@@ -100,7 +100,7 @@ def test_the_clip_holds_for_the_reduced_gradient(alone):
 
 
 def test_estimated_statistics_are_the_mean_over_the_batches(alone):
-    """The first layer's mean, from its definition: all examples weigh the same."""
+    """Compares the first layer's mean with its definition: all examples weigh the same."""
     t = training_cases.trainer(tf.distribute.get_strategy(), training_cases.small_resnet)
     t.fit(ArrayTrainingInput(*training_cases.images(256), training_cases.BATCH), epochs=1)
     stem = keras.Model(t.model.input, t.model.get_layer("stem_conv").output)
@@ -147,7 +147,7 @@ def test_statistics_are_estimated_of_the_parts_that_training_normalises(strategy
 
     t = training_cases.trainer(strategy, model, micro_batch_size=8)
     x, y = training_cases.images(256)
-    for layer in t.model.layers[:1]:  # it would stay, and 0 times it
+    for layer in t.model.layers[:1]:  # a NaN that must not survive: 0 * NaN is NaN
         layer.moving_mean.assign(np.full(3, np.nan))
     validation = ArrayEvaluationInput(x[:10], y[:10], 10)
     t.fit(
@@ -156,7 +156,7 @@ def test_statistics_are_estimated_of_the_parts_that_training_normalises(strategy
         validation=validation,
         batch_norm_examples=256,
     )
-    # The variance within parts of 8 examples is less than that of all by the variance of means.
+    # The variance within parts of 8 examples is the total less the variance of their means.
     variances = t.model.layers[0].moving_variance.numpy()
     grey = x.astype(np.float64)[..., 0]
     assert variances == pytest.approx([np.var(grey)] * 3, rel=0.02)

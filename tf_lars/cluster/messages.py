@@ -1,4 +1,4 @@
-"""Connections between the workers of a job that carry one JSON object per line."""
+"""Connections between the workers of a job, which carry one JSON object per line."""
 
 import contextlib
 import errno
@@ -19,10 +19,10 @@ RESOLVE_SECONDS = 10.0
 
 
 class Connection:
-    """A TCP connection for messages; any of its methods may raise OSError.
+    """A TCP connection that carries messages; `send` and `receive` may raise OSError.
 
     Args:
-      sock: connected.
+      sock: Connected socket.
     """
 
     def __init__(self, sock: socket.socket):
@@ -32,20 +32,20 @@ class Connection:
         self._sending = threading.Lock()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Sends a message; only a peer that has read nothing for long keeps it waiting, briefly."""
+        """Sends a message. Blocks, briefly, only if the peer has stopped reading."""
         with self._sending:
             self.sock.settimeout(CONNECT_SECONDS)
             self.sock.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, seconds: float | None = None) -> list[dict[str, Any]]:
-        """Returns the messages that have come by now.
+        """Returns the messages received since the last call.
 
         Args:
-          seconds: how long to wait for the next part of one.
+          seconds: Time limit for the next block of data.
 
         Raises:
-          TimeoutError: nothing came in this time.
-          ConnectionError: the peer has closed the connection, or sends no such messages.
+          TimeoutError: If no data arrives in this time.
+          ConnectionError: If the peer has closed the connection or sends something else.
         """
         self.sock.settimeout(seconds)
         block = self.sock.recv(1 << 16)
@@ -55,9 +55,9 @@ class Connection:
         try:
             messages = [json.loads(line) for line in lines]
         except (ValueError, RecursionError) as error:
-            raise ConnectionAbortedError("no message of a worker") from error
+            raise ConnectionAbortedError("not a worker's message") from error
         if len(self._received) > 1 << 20 or not all(isinstance(m, dict) for m in messages):
-            raise ConnectionAbortedError("no message of a worker")
+            raise ConnectionAbortedError("not a worker's message")
         return messages
 
     def close(self) -> None:
@@ -70,14 +70,14 @@ def connect(address: str, seconds: float = CONNECT_SECONDS) -> socket.socket:
     """Connects to "host:port".
 
     Raises:
-      OSError: why not, in words for a person.
+      OSError: If the connection fails; the message is readable on its own.
     """
     host, port = split_address(address)
     ip = resolve(host)
     try:
         return socket.create_connection((ip, port), seconds)
     except ConnectionRefusedError as error:
-        raise ConnectionRefusedError("it has not started, nothing listens on its port") from error
+        raise ConnectionRefusedError("it has not started (nothing listens on its port)") from error
     except TimeoutError as error:
         raise TimeoutError(f"{ip} does not answer") from error
     except OSError as error:
@@ -85,10 +85,10 @@ def connect(address: str, seconds: float = CONNECT_SECONDS) -> socket.socket:
 
 
 def resolve(host: str, seconds: float = RESOLVE_SECONDS) -> str:
-    """Returns the IP address of a host, within a time limit that the resolver itself has not.
+    """Returns the IP address of a host, with a time limit, which the system's resolver lacks.
 
     Raises:
-      OSError: the name does not resolve.
+      OSError: If the name does not resolve in time.
     """
     found: list[str] = []
 
@@ -105,7 +105,7 @@ def resolve(host: str, seconds: float = RESOLVE_SECONDS) -> str:
 
 
 def is_local(ip: str) -> bool:
-    """Returns whether an IP address is one of this machine's."""
+    """Returns whether an IP address belongs to this machine."""
     with socket.socket(_family(ip)) as sock:
         try:
             sock.bind((ip, 0))
@@ -115,15 +115,15 @@ def is_local(ip: str) -> bool:
 
 
 def bound(ip: str, port: int = 0) -> socket.socket:
-    """Returns a socket that is bound, but does not listen yet.
+    """Returns a socket that is bound but not yet listening.
 
     Args:
-      ip: an address of this machine. A name of this host that resolves to 127.0.1.1, as Debian's
-        does, is meant for all of its addresses; "127.0.0.1" itself is meant.
-      port: 0 for any that is free.
+      ip: Address of this machine. 127.0.0.1 and ::1 bind the loopback interface only; any other
+        loopback address, such as Debian's 127.0.1.1 for a host's own name, binds all interfaces.
+      port: Port, or 0 for any free one.
 
     Raises:
-      OSError: the port is taken.
+      OSError: If the port is taken.
     """
     address = ipaddress.ip_address(ip)
     only_loopback = address.is_loopback and str(address) not in ("127.0.0.1", "::1")
@@ -139,7 +139,7 @@ def bound(ip: str, port: int = 0) -> socket.socket:
 
 @contextlib.contextmanager
 def answering(sock: socket.socket):
-    """Accepts connections to a bound socket, and closes them, within this context."""
+    """Accepts and immediately closes connections to a bound socket, within this context."""
 
     def accept():
         while sock.fileno() >= 0:
@@ -154,28 +154,38 @@ def answering(sock: socket.socket):
         yield
     finally:
         with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)  # closed alone, it would listen until accept returns
+            sock.shutdown(socket.SHUT_RDWR)  # after close alone, it listens until accept returns
         sock.close()
         thread.join()
 
 
-def persist(call: Callable[[str], T], target: str, deadline: float) -> T:
-    """Returns what `call(target)` returns, tried until the deadline (of `time.monotonic`).
+def retry(
+    call: Callable[[], T],
+    deadline: float,
+    before_retry: Callable[[OSError], None] = lambda error: None,
+) -> T:
+    """Calls a function until it raises no OSError, and returns its result.
+
+    Args:
+      call: Function to call.
+      deadline: Time, of `time.monotonic`, after which the next OSError is raised.
+      before_retry: Called with each error that leads to a retry. Raises the error to give up.
 
     Raises:
-      OSError: of the last try.
+      OSError: The error of the last call.
     """
     while True:
         try:
-            return call(target)
-        except OSError:
+            return call()
+        except OSError as error:
             if time.monotonic() >= deadline:
                 raise
+            before_retry(error)
             pause(deadline)
 
 
 def pause(deadline: float, seconds: float = 0.2) -> None:
-    """Waits a little before another try, but not beyond the deadline (of `time.monotonic`)."""
+    """Sleeps before another attempt, but not past the deadline (of `time.monotonic`)."""
     time.sleep(max(0.0, min(seconds, deadline - time.monotonic())))
 
 

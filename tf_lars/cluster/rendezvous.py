@@ -1,52 +1,59 @@
-"""A worker's place in its job: it meets the others before TensorFlow joins, and hears of their end.
+"""A worker's part in the rendezvous: checks before TensorFlow joins, and heartbeats from then on.
 
-TensorFlow hangs without a word when a host's name does not resolve, and names nobody when a peer
-is lost. So the workers first meet at the addresses of the `Cluster`, worker 0 as the hub: all must
-come within the time limit, with the same settings, program and data, and every worker must reach
-every other on the port that TensorFlow will use there, which is a fresh one at each start. The
-connections to the hub then stay, and both sides tell each other every two seconds that they live.
+TensorFlow hangs silently when a host name does not resolve, and does not say which peer is lost. So
+the workers of a `Cluster` first register with a rendezvous server in worker 0. All must register
+within the time limit, with the same settings, program and data, and every worker must reach every
+other on the port that TensorFlow will use, a fresh one at each start. The connections to the server
+stay open, with heartbeats in both directions every two seconds.
 """
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from tf_lars.cluster import messages, rendezvous_server
 from tf_lars.cluster.messages import Connection
 from tf_lars.cluster.spec import Cluster, join_address, split_address
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, InputError, PeerFailure
 
+T = TypeVar("T")
+
 STARTUP_SECONDS = 300.0
-"""Default time limit for all workers to come."""
+"""Default time limit for all workers to register."""
 TAKEN_SECONDS = 10.0
-"""How long a worker that starts again waits for its predecessor's port."""
+"""Time limit for the predecessor of a restarted worker to free its port."""
 REACH_SECONDS = 30.0
-"""How long a worker tries to reach the others' ports."""
+"""Time limit for reaching the ports of the other workers."""
 FOLDER_SECONDS = 60.0
-"""How long a network file system may take to show a file that another host has made."""
+"""Time limit for a network file system to show a file created on another host."""
 _LEAVE_SECONDS = 120.0
 
 
-class Membership:
-    """One worker's membership in a job of several.
+class Rendezvous:
+    """One worker's connection to the rest of its job, made when all workers have passed the checks.
 
     Args:
-      cluster: with the addresses at which the workers meet.
-      facts: what must be the same on all workers, by a name for messages.
-      timeout: seconds until all must have come.
-      shared_folder: an existing folder that all workers must see.
-      is_restart: a job that once ran waits for a worker that may never return; then the exit code
-        is that of a failed peer, and not of bad input.
+      cluster: Addresses at which the workers meet, and this worker's rank.
+      facts: Values that must be equal on all workers, by their name in messages.
+      timeout: Seconds within which all workers must register.
+      shared_folder: Existing folder that all workers must see.
+      is_restart: Whether the job has run before. If so, a worker that does not come back counts as
+        a failed peer, not as bad input, in the exit code.
+
+    Attributes:
+      tensorflow_cluster: Cluster with the ports that TensorFlow is to use.
 
     Raises:
-      InputError: this worker's address is not one of this machine, or its port is taken; or what
-        the workers have found out about each other, the same on all of them.
-      PeerFailure: a worker was lost meanwhile.
+      InputError: If this worker's address is not on this machine or its port is taken; or, with the
+        same message on all workers, if they disagree or one is missing.
+      PeerFailure: If a worker is lost meanwhile.
     """
 
     def __init__(
@@ -64,22 +71,22 @@ class Membership:
         self._timeout_code = EXIT_PEER_FAILED if is_restart else EXIT_BAD_INPUT
         self._left = threading.Event()
         self._leaving = False
-        self._hub_thread: rendezvous_server.RendezvousServer | None = None
+        self._server_thread: rendezvous_server.RendezvousServer | None = None
         ip, listener = self._own_listener()
         if cluster.is_chief:
-            self._hub_thread = rendezvous_server.RendezvousServer(
+            self._server_thread = rendezvous_server.RendezvousServer(
                 cluster,
                 listener,
                 timeout=timeout,
                 shared_folder=shared_folder,
                 timeout_code=self._timeout_code,
             )
-            self._hub_thread.start()
-        else:  # the hub, when it asks, shall know of this worker
+            self._server_thread.start()
+        else:  # shows the server that this worker has started
             self._own_port = contextlib.ExitStack()
             self._own_port.enter_context(messages.answering(listener))
-        # Of two sockets on TensorFlow's port one listens until all have reached it; the other
-        # keeps anybody else off the port until TensorFlow takes it.
+        # Of two sockets on TensorFlow's port, one listens until all workers have reached it; the
+        # other reserves the port until TensorFlow takes it.
         self._reservation = messages.bound(ip)
         port = self._reservation.getsockname()[1]
         with messages.answering(messages.bound(ip, port)):
@@ -89,7 +96,7 @@ class Membership:
                 "port": port,
                 "facts": dict(facts),
             }
-            peers = self._until_deadline(lambda: self._meet(hello), waits_for=0)
+            peers = self._until_deadline(lambda: self._register(hello), waits_for=0)
             hosts = [split_address(worker)[0] for worker in cluster.workers]
             self.tensorflow_cluster = Cluster(
                 tuple(join_address(h, p) for h, p in zip(hosts, peers["peers"], strict=True)),
@@ -98,128 +105,132 @@ class Membership:
             )
             problem = self._problem(peers["token"])
             try:
-                self._hub.send({"ready": problem})
+                self._server.send({"ready": problem})
                 self._next("go")
             except OSError as error:
-                raise PeerFailure(self._hub_is_gone()) from error
-        self._thread = threading.Thread(target=self._listen, name="membership", daemon=True)
+                raise PeerFailure(self._server_is_gone()) from error
+        self._thread = threading.Thread(target=self._listen, name="rendezvous", daemon=True)
         self._thread.start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def tensorflow_has_joined(self) -> None:
-        """Frees what kept TensorFlow's port until now, and tells the others."""
+        """Ends the reservation of TensorFlow's port, and tells the other workers."""
         self._reservation.close()
         self._send_if_possible({"joined": True})
 
     def fail(self, reason: str, exit_code: int) -> None:
-        """Tells the others why this worker ends."""
+        """Tells the other workers why this one ends."""
         self._leaving = True
         self._send_if_possible({"failed": exit_code, "reason": " ".join(reason.split())})
-        self._wait_for_hub()
+        self._wait_for_server()
 
     def leave(self) -> None:
-        """Says that this worker is done, and waits until all are."""
+        """Reports that this worker is done, and waits until all are."""
         self._leaving = True
         self._send_if_possible({"bye": True})
         self._left.wait(_LEAVE_SECONDS)
 
     def explain(self) -> None:
-        """Called when TensorFlow has lost a peer: ends the process as soon as it is known whose.
+        """Ends the process with the name of the peer that TensorFlow has lost, once it is known.
 
-        Returns only if nobody has found anything wrong in the time that this may take.
+        Returns only if no loss is detected within the time limit for heartbeats.
         """
         self._thread.join(rendezvous_server.SILENCE_SECONDS + 2 * rendezvous_server.BEAT_SECONDS)
 
-    def _wait_for_hub(self) -> None:
-        """Lets the hub, if it is in this process, tell all others before the process ends."""
-        if self._hub_thread:
-            self._hub_thread.join(messages.CONNECT_SECONDS)
+    def _wait_for_server(self) -> None:
+        """Lets a server in this process tell all other workers before the process ends."""
+        if self._server_thread:
+            self._server_thread.join(messages.CONNECT_SECONDS)
 
     def _own_listener(self) -> tuple[str, socket.socket]:
-        """Returns this worker's IP address, and a socket bound to its place in the list."""
+        """Returns this worker's IP address, and a socket bound to its address in the cluster."""
         address = self._cluster.workers[self._cluster.rank]
         host, port = split_address(address)
-        ip = self._until_deadline(lambda: messages.resolve(host))
+        ip = self._until_deadline(lambda: messages.resolve(host), self._cluster.rank)
         if not messages.is_local(ip):
             raise InputError(
-                f"A worker's address must be one of its own machine. Received: {address} ({ip}) "
-                f"for worker {self._cluster.rank} from {self._cluster.source}, and this machine "
-                f"is {socket.gethostname()}. Correct the task index or the list."
+                f"A worker's address must belong to its own machine. Received: {address} ({ip}) "
+                f"for worker {self._cluster.rank} from {self._cluster.source}, on the machine "
+                f"{socket.gethostname()}. Correct the task index or the list."
             )
-        give_up = time.monotonic() + TAKEN_SECONDS
-        while True:
-            try:
-                return ip, messages.bound(ip, port)
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE and time.monotonic() < give_up:
-                    messages.pause(give_up)
-                    continue
-                raise self._ended(
-                    self._timeout_code,
-                    f"A worker's port must be free. Received: {address} from "
-                    f"{self._cluster.source} ({error.strerror}): another job has it, or this "
-                    "worker was started twice. End that, or choose another port.",
-                ) from error
 
-    def _meet(self, hello: dict) -> dict:
-        """Says hello to the hub, and returns its answer when all workers have done so.
+        def only_if_taken(error: OSError) -> None:
+            if error.errno != errno.EADDRINUSE:
+                raise error
+
+        deadline = time.monotonic() + TAKEN_SECONDS
+        try:
+            return ip, messages.retry(lambda: messages.bound(ip, port), deadline, only_if_taken)
+        except OSError as error:
+            raise self._ended(
+                self._timeout_code,
+                f"A worker's port must be free. Received: {address} from {self._cluster.source} "
+                f"({error.strerror}): another job uses it, or this worker was started twice. End "
+                "that process, or choose another port.",
+            ) from error
+
+    def _register(self, hello: dict) -> dict:
+        """Registers with the server, and returns its answer when all workers have registered.
 
         Raises:
-          OSError: the hub is not there, or is still that of another job.
+          OSError: If the server is not there, or still serves another job.
         """
-        self._hub = Connection(messages.connect(self._cluster.workers[0]))
+        self._server = Connection(messages.connect(self._cluster.workers[0]))
         try:
-            self._hub.send({"hello": hello})
+            self._server.send({"hello": hello})
             return self._next("peers")
         except OSError as error:
-            self._hub.close()
+            self._server.close()
             raise OSError("it is busy with another job, or has just ended") from error
 
-    def _until_deadline(self, attempt, waits_for: int | None = None):
-        """Returns what an attempt returns, repeated until it raises no OSError or time is up."""
+    def _until_deadline(self, attempt: Callable[[], T], waits_for: int) -> T:
+        """Retries an attempt until it raises no OSError, and reports the worker it waits for."""
+        name = self._cluster.name(waits_for)
         progress = time.monotonic() + rendezvous_server.PROGRESS_SECONDS
-        rank = self._cluster.rank if waits_for is None else waits_for
-        while True:
-            try:
-                return attempt()
-            except OSError as error:
-                now = time.monotonic()
-                if now > self._deadline:
-                    raise self._ended(
-                        self._timeout_code,
-                        f"{self._cluster.name(rank)} must be there within {self._timeout:g} s. "
-                        f"Received: {error} ({self._cluster.source}). Start it, correct its "
-                        "address, or raise --startup_timeout.",
-                    ) from error
-                if now > progress:
-                    progress = now + rendezvous_server.PROGRESS_SECONDS
-                    print(f"waiting for {self._cluster.name(rank)}: {error}", flush=True)
-                messages.pause(self._deadline)
+
+        def report(error: OSError) -> None:
+            nonlocal progress
+            if time.monotonic() > progress:
+                progress = time.monotonic() + rendezvous_server.PROGRESS_SECONDS
+                print(f"waiting for {name}: {error}", flush=True)
+
+        try:
+            return messages.retry(attempt, self._deadline, report)
+        except OSError as error:
+            raise self._ended(
+                self._timeout_code,
+                f"{name} must be reachable within {self._timeout:g} s. Received: {error} "
+                f"({self._cluster.source}). Start it, correct its address, or raise "
+                "--startup_timeout.",
+            ) from error
 
     def _problem(self, token: str) -> str | None:
-        """Returns what this worker cannot do that it must."""
+        """Returns the check that this worker fails, as the rest of a sentence about it, or None."""
         ips: dict[str, str] = {}
         deadline = time.monotonic() + REACH_SECONDS
         for rank, address in enumerate(self.tensorflow_cluster.workers):
             host, port = split_address(address)
             try:
-                # A network that is just back has gaps.
-                ips[host] = ips.get(host) or messages.persist(messages.resolve, host, deadline)
-                peer = join_address(ips[host], port)
-                messages.persist(messages.connect, peer, deadline).close()
+                # Retries, since a network that has just come back still loses packets.
+                if host not in ips:
+                    look_up = functools.partial(messages.resolve, host)
+                    ips[host] = messages.retry(look_up, deadline)
+                connect = functools.partial(messages.connect, join_address(ips[host], port))
+                messages.retry(connect, deadline).close()
             except OSError as error:
                 return (
-                    f"must reach {self._cluster.name(rank)} on any port. Received, for port "
+                    f"must reach {self._cluster.name(rank)} on any port. Received for port "
                     f"{port}: {error}. Open the ports between the hosts."
                 )
         folder, name = os.path.split(token)
         deadline = time.monotonic() + FOLDER_SECONDS
         try:
-            while name not in os.listdir(folder):  # what exists() says may come from a cache
+            while name not in os.listdir(folder):  # exists() may answer from a cache
                 if time.monotonic() > deadline:
                     return (
-                        f"must see the same model folder as worker 0. Received: {folder}, another "
-                        "one on each host. Put it on a file system that all hosts share."
+                        f"must see the same model folder as worker 0. Received: {folder}, a "
+                        "different folder on each host. Put it on a file system that all hosts "
+                        "share."
                     )
                 messages.pause(deadline)
         except OSError as error:
@@ -227,17 +238,17 @@ class Membership:
         return None
 
     def _next(self, name: str) -> dict:
-        """Returns the next message of this name, before the job runs.
+        """Returns the server's next message of this name, before the job runs.
 
         Raises:
-          InputError, PeerFailure: the hub has ended the job.
-          OSError: the hub is gone.
+          InputError, PeerFailure: If the server has ended the job.
+          OSError: If the server is gone.
         """
-        # The hub's own limit ends sooner, except where the hub is gone without a trace.
+        # The server's own limit is shorter; this one is for a server that vanished silently.
         until = self._deadline + 2 * rendezvous_server.CHECK_SECONDS
         while True:
-            received = self._hub.receive(max(0.1, until - time.monotonic()))
-            # The end of the job may come along with what is waited for.
+            received = self._server.receive(max(0.1, until - time.monotonic()))
+            # The end of the job may arrive together with the message.
             for message in received:
                 if "end" in message:
                     end = message["end"]
@@ -247,19 +258,19 @@ class Membership:
                     return message
 
     def _ended(self, exit_code: int, reason: str) -> Exception:
-        self._wait_for_hub()
+        self._wait_for_server()
         return InputError(reason) if exit_code == EXIT_BAD_INPUT else PeerFailure(reason)
 
-    def _hub_is_gone(self) -> str:
+    def _server_is_gone(self) -> str:
         return f"{self._cluster.name(0)} is gone: its process ended, or its connection broke"
 
     def _listen(self) -> None:
-        """Ends the process when the hub says so, or when the hub is silent."""
+        """Ends the process when the server asks for it, or is silent."""
         heard, limit = time.monotonic(), rendezvous_server.JOIN_SECONDS
         while True:
             asked = time.monotonic()
             try:
-                for message in self._hub.receive(rendezvous_server.BEAT_SECONDS):
+                for message in self._server.receive(rendezvous_server.BEAT_SECONDS):
                     if message.get("joined"):
                         limit = rendezvous_server.SILENCE_SECONDS
                     if "end" in message:
@@ -275,17 +286,17 @@ class Membership:
                 elif now - heard > limit:
                     self._exit(
                         EXIT_PEER_FAILED,
-                        f"nothing was heard of {self._cluster.name(0)} for "
-                        f"{limit:g} s: it hangs, or its network is down",
+                        f"no heartbeat from {self._cluster.name(0)} for {limit:g} s: it hangs, "
+                        "or its network is down",
                     )
             except OSError:
                 if self._leaving:
                     self._left.set()
                     return
-                self._exit(EXIT_PEER_FAILED, self._hub_is_gone())
+                self._exit(EXIT_PEER_FAILED, self._server_is_gone())
 
     def _exit(self, exit_code: int, reason: str) -> None:
-        """Ends this process at once: its main thread may wait for a lost peer for ever."""
+        """Ends the process immediately: its main thread may wait for a lost peer forever."""
         if self._leaving:
             self._left.set()
             return
@@ -299,5 +310,5 @@ class Membership:
             self._send_if_possible({"alive": True})
 
     def _send_if_possible(self, message: dict) -> None:
-        with contextlib.suppress(OSError):  # the thread that listens tells why
-            self._hub.send(message)
+        with contextlib.suppress(OSError):  # `_listen` reports the cause
+            self._server.send(message)

@@ -1,4 +1,4 @@
-"""When the workers of a machine are started again, and when not."""
+"""Restart policy for the workers of a machine."""
 
 import dataclasses
 import signal
@@ -21,16 +21,16 @@ def back_off_seconds(restart: int) -> float:
 
 
 def may_restart(outcome: Outcome, *, has_trained: bool, restarts: int, max_restarts: int) -> bool:
-    """Returns whether workers that ended so are started again.
+    """Returns whether workers with this outcome are restarted.
 
-    Bad input fails again, and so does a job that has never taken a step. A preemption that came
-    from elsewhere is no failure, and is not counted.
+    Bad input would fail again, and so would a job that has never taken a step. A preemption is not
+    a failure and does not count towards the limit.
 
     Args:
-      outcome: of the last start.
-      has_trained: whether any start of this job has taken a step.
-      restarts: counted so far.
-      max_restarts: how many may be.
+      outcome: Outcome of the last start.
+      has_trained: Whether any start of this job has taken a step.
+      restarts: Number of restarts counted so far.
+      max_restarts: Limit for that number.
     """
     if outcome.exit_code in (EXIT_DONE, EXIT_BAD_INPUT):
         return False
@@ -40,18 +40,18 @@ def may_restart(outcome: Outcome, *, has_trained: bool, restarts: int, max_resta
 
 
 class StopRequest:
-    """Notes SIGTERM, from its creation on."""
+    """Handler that records whether SIGTERM has arrived since its creation."""
 
     def __init__(self):
         self._event = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: self._event.set())
 
     def __call__(self) -> bool:
-        """Returns whether it has come."""
+        """Returns whether SIGTERM has arrived."""
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Waits until it comes, or so long; returns whether it has come."""
+        """Waits for SIGTERM, at most this long; returns whether it has arrived."""
         deadline = time.monotonic() + seconds
         while not self() and time.monotonic() < deadline:  # a signal does not end Event.wait
             self._event.wait(min(0.5, max(0.0, deadline - time.monotonic())))
@@ -61,16 +61,16 @@ class StopRequest:
 def supervise(
     start: Callable[[int], Outcome], *, max_restarts: int = MAX_RESTARTS, stop: StopRequest
 ) -> Outcome:
-    """Starts workers, and starts them again after failures, until they are done or give up.
+    """Runs workers, and restarts them after failures as `may_restart` decides.
 
     Args:
-      start: runs them to their end; is given the number of starts before this one.
-      max_restarts: after failures.
-      stop: a stop that was asked of this process ends the job.
+      start: Function that runs the workers to their end, given the number of earlier starts.
+      max_restarts: Maximum number of restarts after failures.
+      stop: Request to this process to stop, after which there are no restarts.
 
     Returns:
-      How the last start ended. Workers that SIGTERM has ended, because they had nothing to save
-      yet, count as preempted if this process was asked to stop.
+      The outcome of the last start. If this process was asked to stop, workers that SIGTERM ended
+      before they had anything to save count as preempted.
     """
     restarts, starts, has_trained = 0, 0, False
     while True:
@@ -95,7 +95,7 @@ def supervise(
 
 
 def _as_preempted(outcome: Outcome) -> Outcome:
-    """Returns the outcome of workers that were told to stop before they had anything to save."""
+    """Returns the outcome, as a preemption if SIGTERM came before there was anything to save."""
     if outcome.exit_code != -signal.SIGTERM:
         return outcome
     return dataclasses.replace(outcome, exit_code=EXIT_PREEMPTED)

@@ -1,7 +1,7 @@
-"""The tasks of a Slurm step as workers.
+"""Resolves the tasks of a Slurm step to workers.
 
-TensorFlow's own SlurmClusterResolver needs nvidia-smi and names that resolve
-(tensorflow/tensorflow#56894, #36094); addresses come from Slurm here.
+TensorFlow's own SlurmClusterResolver needs nvidia-smi and host names that resolve
+(tensorflow/tensorflow#56894, #36094). Here Slurm supplies the addresses.
 """
 
 import re
@@ -12,9 +12,9 @@ from tf_lars.errors import InputError
 
 SOURCE = "Slurm"
 FIRST_PORT, PORTS = 20_000, 12_000
-"""Worker r of job j listens on port `FIRST_PORT + j % PORTS + r`, so that jobs seldom collide.
+"""Worker r of job j listens on port `FIRST_PORT + j % PORTS + r`, so that jobs rarely collide.
 
-Ports from 32,768 on are those that Linux gives to outgoing connections.
+Linux uses ports from 32,768 on for outgoing connections.
 """
 
 SECONDS = 60
@@ -26,25 +26,25 @@ def scontrol(arguments: Sequence[str]) -> str:
     """Runs `scontrol` and returns what it prints.
 
     Raises:
-      InputError: it is missing, fails, or does not answer within `SECONDS`.
+      InputError: If it is missing, fails, or does not answer within `SECONDS`.
     """
     try:
         return subprocess.run(
             ["scontrol", *arguments], capture_output=True, text=True, check=True, timeout=SECONDS
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        told = (getattr(error, "stderr", "") or str(error)).strip()
+        reason = (getattr(error, "stderr", "") or str(error)).strip()
         raise InputError(
-            "A job on Slurm needs scontrol, to find the addresses of its nodes. Received: "
-            f"{told}. Put it on the PATH, or name the workers with --worker_hosts."
+            "A Slurm job needs scontrol to find the addresses of its nodes. Received: "
+            f"{reason}. Put it on the PATH, or list the workers with --worker_hosts."
         ) from error
 
 
 def in_step(environment: Mapping[str, str]) -> bool:
-    """Returns whether Slurm runs this process as a task of a job.
+    """Returns whether this process is a task of a Slurm step.
 
     Raises:
-      InputError: it runs in a job of several tasks, but was not started by `srun`.
+      InputError: If it is in a job of several tasks, but was not started by `srun`.
     """
     if not environment.get("SLURM_JOB_ID"):
         return False
@@ -54,14 +54,14 @@ def in_step(environment: Mapping[str, str]) -> bool:
     if tasks != "1":
         raise InputError(
             f"A Slurm job of {tasks} tasks must start its workers with srun. Received: a process "
-            "outside of any step. Write srun before the command, or unset SLURM_JOB_ID to train "
-            "in this process alone."
+            "outside of any step. Put srun before the command, or unset SLURM_JOB_ID to train in "
+            "this process alone."
         )
     return False
 
 
 def num_tasks(environment: Mapping[str, str]) -> int | None:
-    """Returns how many tasks the step has, or None outside of one."""
+    """Returns the number of tasks in the step, or None outside of a step."""
     text = environment.get("SLURM_STEP_NUM_TASKS", "")
     return int(text) if text.isdecimal() else None
 
@@ -72,7 +72,7 @@ def workers_and_rank(
     """Returns the addresses of all tasks by rank, and this task's rank.
 
     Raises:
-      InputError: the step leaves nodes of its job idle, or lacks a variable.
+      InputError: If the step leaves nodes of its job idle, or lacks a variable.
     """
     try:
         nodes = environment["SLURM_STEP_NODELIST"]
@@ -81,15 +81,15 @@ def workers_and_rank(
         job = int(environment["SLURM_JOB_ID"])
     except (KeyError, ValueError) as error:
         raise InputError(
-            "A task of Slurm needs SLURM_STEP_NODELIST, SLURM_STEP_TASKS_PER_NODE, SLURM_PROCID "
+            "A Slurm task needs SLURM_STEP_NODELIST, SLURM_STEP_TASKS_PER_NODE, SLURM_PROCID "
             f"and SLURM_JOB_ID. Received: {error!r}. Start it with srun."
         ) from error
     nodes_of_job = environment.get("SLURM_JOB_NUM_NODES", "")
     if nodes_of_job.isdecimal() and int(nodes_of_job) != len(counts):
         raise InputError(
             f"srun must use all nodes of its job. Received: a step on {len(counts)} of "
-            f"{nodes_of_job} nodes. Start srun without --nodes and --ntasks, or ask sbatch for as "
-            "many as it shall use."
+            f"{nodes_of_job} nodes. Run srun without --nodes and --ntasks, or request fewer nodes "
+            "from sbatch."
         )
     names = run_scontrol(["show", "hostnames", nodes]).split()
     if len(names) != len(counts):
@@ -107,15 +107,15 @@ def workers_and_rank(
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """Returns the counts that Slurm writes as "2(x3),1": here 2, 2, 2, 1.
+    """Returns the counts in Slurm's notation: 2, 2, 2, 1 for "2(x3),1".
 
     Raises:
-      ValueError: it is nothing of the kind.
+      ValueError: If the text is not in this notation.
     """
     counts: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
         if not found:
-            raise ValueError(f"{text!r} is no list like 2(x3),1")
+            raise ValueError(f"{text!r} is not a list like 2(x3),1")
         counts += [int(found[1])] * int(found[2] or 1)
     return counts

@@ -1,7 +1,7 @@
-"""Who is in the job: resolves flags and the environment to a `Cluster`.
+"""Cluster discovery: resolves flags and the environment to a `Cluster`.
 
-The first of these that says anything decides: the caller's hosts (flags), TF_CONFIG, Slurm, a
-Kubernetes JobSet; otherwise this process is alone.
+The first source that describes a cluster is used: the caller's hosts (flags), TF_CONFIG, Slurm, a
+Kubernetes JobSet. Without any of them, the cluster is this process alone.
 """
 
 import collections
@@ -20,9 +20,10 @@ WORKER_HOSTS_FLAG, TF_CONFIG, JOBSET, ALONE = (
     "the Kubernetes JobSet",
     "this machine alone",
 )
-"""Where a cluster may come from, besides `slurm.SOURCE`."""
+"""Sources of a cluster besides `slurm.SOURCE`."""
 
 JOBSET_PORT = 2222
+"""Port at which the pods of a Kubernetes JobSet meet, unless the variable JOBSET_PORT is set."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Cluster:
     """The processes of one training job, seen from one of them.
 
     Attributes:
-      workers: addresses "host:port" by rank; empty for a single process without a network.
-      rank: this process's place in `workers`.
-      source: where this was found, for messages.
+      workers: Addresses "host:port" by rank; empty for a single process without a network.
+      rank: Index of this process in `workers`.
+      source: Source of the cluster, for messages.
     """
 
     workers: tuple[str, ...] = ()
@@ -54,13 +55,13 @@ class Cluster:
         twice = [w for w, count in collections.Counter(self.workers).items() if count > 1]
         if twice:
             raise InputError(
-                f"Every worker needs an address of its own. Received: {twice[0]} more "
-                f"than once from {self.source}."
+                f"Every worker must have a different address. Received: {twice[0]} more than "
+                f"once from {self.source}."
             )
         if not 0 <= self.rank < self.num_workers:
             raise InputError(
-                f"A worker's rank must be from 0 to {self.num_workers - 1}, the number of workers "
-                f"less one. Received: {self.rank} from {self.source}."
+                f"A worker's rank must be from 0 to {self.num_workers - 1} in a cluster of "
+                f"{self.num_workers}. Received: {self.rank} from {self.source}."
             )
 
     @property
@@ -70,11 +71,11 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes what only one may write."""
+        """Whether this process writes the files that only one process may write."""
         return self.rank == 0
 
     def name(self, rank: int) -> str:
-        """Returns what messages call a worker."""
+        """Returns the name of a worker in messages."""
         return f"worker {rank} ({self.workers[rank]})"
 
     def tf_config(self) -> str:
@@ -83,15 +84,15 @@ class Cluster:
             {
                 "cluster": {"worker": list(self.workers)},
                 "task": {"type": "worker", "index": self.rank},
-                "source": self.source,  # for `resolve_cluster`; TensorFlow passes over it
+                "source": self.source,  # for `resolve_cluster`; TensorFlow ignores it
             }
         )
 
     def with_workers_per_host(self, count: int) -> tuple["Cluster", ...]:
-        """Returns the clusters that the processes of this host see, if each host runs so many.
+        """Returns the cluster as seen by each process of this host, with `count` on every host.
 
-        Host i's processes have the ranks i * count to i * count + count - 1, and the ports that
-        follow the host's own.
+        The processes of host i have ranks i * count to i * count + count - 1, and consecutive ports
+        from the host's own.
         """
         workers = []
         for host, port in map(split_address, self.workers):
@@ -101,7 +102,7 @@ class Cluster:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Returns host and port of "host:port"; an IPv6 address loses its brackets."""
+    """Returns the host and port of "host:port", an IPv6 address without its brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
@@ -123,27 +124,27 @@ def resolve_cluster(
     task_index: int | None = None,
     scontrol: slurm.Scontrol = slurm.scontrol,
 ) -> Cluster:
-    """Finds the cluster.
+    """Returns the cluster that this process is in.
 
     Args:
-      environment: variables of the process.
-      worker_hosts: addresses "host:port" by rank, where somebody has named them.
-      task_index: this process's rank among them.
-      scontrol: runs Slurm's `scontrol`, to turn its names of nodes into addresses.
+      environment: Environment variables of the process.
+      worker_hosts: Addresses "host:port" by rank, if given by the user.
+      task_index: Rank of this process among them.
+      scontrol: Function that runs Slurm's `scontrol`, which knows the addresses of nodes.
 
     Raises:
-      InputError: what decides is contradictory, or not what its authors document.
+      InputError: If the source is contradictory or malformed.
     """
     if worker_hosts:
         if task_index is None:
             raise InputError(
-                "--worker_hosts needs --task_index, the place of this host among them. Received: "
+                "--worker_hosts needs --task_index, the index of this host among them. Received: "
                 "none."
             )
         return Cluster(tuple(worker_hosts), task_index, WORKER_HOSTS_FLAG)
     if task_index is not None:
         raise InputError(
-            f"--task_index is a place among --worker_hosts. Received: {task_index} without them."
+            f"--task_index is an index into --worker_hosts. Received: {task_index} without them."
         )
     if environment.get(TF_CONFIG, "").strip():
         return _from_tf_config(environment)
@@ -167,25 +168,26 @@ def _from_tf_config(environment: Mapping[str, str]) -> Cluster:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             'TF_CONFIG must be JSON like {"cluster": {"worker": ["host:port", ...]}, "task": '
-            f'{{"type": "worker", "index": 0}}}}. Received: {text[:200]} ({error!r}). Mend it, '
-            "or unset it to train in this process alone."
+            f'{{"type": "worker", "index": 0}}}}. Received: {text[:200]} ({error!r}). Correct '
+            "it, or unset it to train in this process alone."
         ) from error
     if kind != "worker" or set(hosts) != {"worker"}:
         raise InputError(
-            "Synchronous training knows tasks of the type worker only. Received from TF_CONFIG: "
-            f"a task of type {kind!r} in a cluster of {sorted(hosts)}. Name them all worker."
+            "Synchronous training supports tasks of type worker only. Received from TF_CONFIG: "
+            f"a task of type {kind!r} in a cluster of {sorted(hosts)}. Give all of them type "
+            "worker."
         )
     tasks = slurm.num_tasks(environment)
     if source == TF_CONFIG and tasks not in (None, len(workers)):
         raise InputError(
-            f"TF_CONFIG must name the workers that were started. Received: {len(workers)} in it, "
-            f"and {tasks} tasks of Slurm. Unset it, if it is of another job."
+            f"TF_CONFIG must list the workers that were started. Received: {len(workers)} in it, "
+            f"and {tasks} Slurm tasks. Unset it if it belongs to another job."
         )
     return Cluster(workers, index, source)
 
 
 def _from_jobset(environment: Mapping[str, str]) -> Cluster:
-    """Reads what `launch.render_kubernetes` gives each pod; the DNS names are JobSet's."""
+    """Reads the variables that `launch.render_kubernetes` sets; the DNS names are JobSet's."""
     try:
         jobset = environment["JOBSET_NAME"]
         prefix = "-".join(

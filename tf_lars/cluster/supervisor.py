@@ -1,10 +1,10 @@
 """Runs the workers of this machine as processes, and ends them together.
 
-Each worker has a log file, to which every start appends; what the first one writes to standard
-output appears on the console too. When one fails, the others get a moment to notice and say so,
-and are then killed; what is reported is the first failure. A worker tells its supervisor every few
-seconds that it lives (`start_heartbeat`): one that is silent is killed, and when the supervisor
-itself dies, even by SIGKILL, the kernel kills its workers.
+Each worker has a log file, to which every start appends. The first worker's standard output also
+appears on the console. When a worker fails, the others get a few seconds to report what they
+noticed and are then killed; the first failure is reported. Workers send heartbeats to their
+supervisor (`start_heartbeat`): a silent worker is killed, and if the supervisor itself dies, even
+by SIGKILL, the kernel kills its workers.
 """
 
 import collections
@@ -27,19 +27,19 @@ from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PEER_FAILED, EXIT_PRE
 
 STATUS_VARIABLE = "TF_LARS_STATUS_PIPE"
 GRACE_SECONDS = 5.0
-"""How long the other workers may take to end by themselves after the first has failed."""
+"""Time limit for the other workers to end by themselves after the first failure."""
 SAVE_SECONDS = 300.0
-"""How long all may take to save and end after a SIGTERM."""
+"""Time limit for all workers to save and end after a SIGTERM."""
 SILENCE_SECONDS = 30.0
-"""How long a worker may be silent once it has trained."""
+"""Time limit between heartbeats of a worker that has taken a step."""
 START_SECONDS = 180.0
-"""The same before: while TensorFlow loads and waits for peers, no other thread of it runs."""
+"""The same before its first step: TensorFlow, loading or waiting for peers, blocks all threads."""
 END_SECONDS = 30.0
-"""How long a killed worker may take to be gone."""
+"""Time limit for a killed worker to end."""
 _BEAT_SECONDS = 5.0
 _ALIVE, _TRAINED = b".", b"t"
 _PR_SET_PDEATHSIG = 1
-# Below those of Slurm jobs (tf_lars.cluster.slurm) and those that Linux gives out.
+# Below those of Slurm jobs (tf_lars.cluster.slurm) and those that Linux assigns.
 _PORTS = range(10_240, 20_000)
 
 
@@ -48,11 +48,11 @@ class Outcome:
     """How a group of workers ended.
 
     Attributes:
-      exit_code: of the first worker that failed; 0 if none did; negative for a signal.
-      rank: of that worker, in the whole job.
-      log: its log file.
-      error: what its log says of the reason.
-      trained: whether any of them had taken a step.
+      exit_code: Exit code of the first worker that failed, negative for a signal; 0 if none did.
+      rank: Rank of that worker in the whole job.
+      log: Path of its log file.
+      error: Its error message, from its log.
+      trained: Whether any of the workers had taken a step.
     """
 
     exit_code: int
@@ -69,22 +69,22 @@ class Outcome:
         return f"worker {self.rank} {how}; its log is {self.log}"
 
     def report(self) -> str:
-        """Returns this with the reason below, where one is known."""
+        """Returns a description that ends with the error message, if there is one."""
         return f"{self}:\n{self.error}" if self.error else str(self)
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports of the loopback interface that nobody uses at present."""
+    """Returns ports of the loopback interface that are currently free."""
     ports: list[int] = []
-    # Those that Linux gives out by itself might be another worker's before their own has taken
-    # them; and programs that seed `random` alike would try the same ones.
+    # A port that Linux assigns could go to another program before the worker binds it; and programs
+    # that seed `random` identically would try the same ports.
     for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
             ports.append(port)
         if len(ports) == count:
             return ports
-    raise RuntimeError(f"no {count} ports of {_PORTS} are free")
+    raise RuntimeError(f"fewer than {count} ports in {_PORTS} are free")
 
 
 def run(
@@ -99,17 +99,18 @@ def run(
     """Runs one process per worker until all have ended.
 
     Args:
-      commands: command line of each worker.
-      environments: variables to set for each, on top of this process's own.
-      log_dir: folder for `rank-0.log`, `rank-1.log`, ...
-      cpus: cores that each worker is pinned to; by default none is.
-      first_rank: rank of the first of them in the whole job.
-      stop: asked once a second; when it says yes, all get SIGTERM, once, and time to save.
+      commands: Command line of each worker.
+      environments: Variables to set for each worker, in addition to those of this process.
+      log_dir: Folder for `rank-0.log`, `rank-1.log`, ...
+      cpus: Cores to pin each worker to; by default workers are not pinned.
+      first_rank: Rank of the first worker in the whole job.
+      stop: Function called once a second. When it returns True, all workers get SIGTERM, once, and
+        time to save.
 
     Returns:
-      How they ended. KeyboardInterrupt passes through after all workers have ended.
+      The outcome. KeyboardInterrupt passes through after all workers have ended.
     """
-    with contextlib.suppress(OSError):  # a run is worth more than its log
+    with contextlib.suppress(OSError):  # a run can do without its log
         os.makedirs(log_dir, exist_ok=True)
     workers: list[_Worker] = []
     with selectors.DefaultSelector() as selector:
@@ -135,11 +136,11 @@ def run(
 
 
 def start_heartbeat() -> None:
-    """Called first in a worker: ties its life to the supervisor's, and tells it of its own."""
+    """Sends heartbeats to the supervisor, and makes this process end with it. Call it first."""
     status = os.environ.get(STATUS_VARIABLE)
     if status is None:
         return
-    # The kernel's word reaches a process that is stopped, too.
+    # The kernel's SIGKILL also ends a process that is stopped.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def beat():
@@ -148,32 +149,29 @@ def start_heartbeat() -> None:
             try:
                 os.write(int(status), _ALIVE)
             except OSError:
-                os._exit(EXIT_PEER_FAILED)  # the supervisor was gone before it could be watched
+                os._exit(EXIT_PEER_FAILED)  # the supervisor died before prctl
             pause.wait(_BEAT_SECONDS)
 
     threading.Thread(target=beat, name="alive", daemon=True).start()
 
 
 def has_trained() -> None:
-    """Called in a worker after its first steps: from now on a restart makes sense."""
+    """Tells the supervisor that this worker has taken steps, so that a restart makes sense."""
     status = os.environ.get(STATUS_VARIABLE)
     if status is not None:
         os.write(int(status), _TRAINED)
 
 
 def error_of(lines: Sequence[str], last: int = 12) -> str:
-    """Returns what a failed worker has written of the reason.
-
-    That is its last `error: ...` line where there is one, otherwise its last lines.
-    """
+    """Returns the last `error: ...` line of a failed worker, or its last lines if there is none."""
     content = [line.rstrip() for line in lines if line.strip()]
     last = min(last, len(content))
-    told = [line for line in content if line.startswith("error: ")]
-    return told[-1] if told else "\n".join(content[len(content) - last :])
+    errors = [line for line in content if line.startswith("error: ")]
+    return errors[-1] if errors else "\n".join(content[len(content) - last :])
 
 
 class _Worker:
-    """A worker process, its log, and what has been heard of it."""
+    """A worker process, its log, and its last heartbeat."""
 
     def __init__(
         self,
@@ -200,7 +198,7 @@ class _Worker:
         status, of_worker = os.pipe()
         own_cpus = os.sched_getaffinity(0)
         try:
-            if cpus:  # inherited, so that the worker never finds itself on others
+            if cpus:  # inherited, so that the worker never runs on others
                 os.sched_setaffinity(0, cpus)
             self.process = subprocess.Popen(
                 command,
@@ -209,7 +207,7 @@ class _Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=[of_worker],
-                # Ctrl-C is for the supervisor, which then ends the workers in order.
+                # Ctrl-C goes to the supervisor alone, which then ends the workers in order.
                 start_new_session=True,
             )
         finally:
@@ -228,23 +226,23 @@ class _Worker:
         selector.register(self._ended, selectors.EVENT_READ, (self, None))
 
     def lines(self) -> list[str]:
-        """Returns the last lines that it has written."""
+        """Returns the last lines of its output."""
         return [line.decode(errors="replace") for line in self._tail]
 
     def kill(self) -> None:
-        """Kills the worker and what it has started."""
+        """Kills the worker and the processes that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kills it where it still lives, and frees what belongs to it."""
+        """Kills the worker if it is still alive, and closes its pipes."""
         self.kill()
         try:
             self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             print(
-                f"error: worker {self.rank}, process {self.process.pid}, cannot be killed: it "
-                "waits for a device or a file system",
+                f"error: worker {self.rank}, process {self.process.pid}, cannot be killed: it is "
+                "waiting for a device or a file system",
                 file=sys.stderr,
             )
         os.close(self._ended)
@@ -254,7 +252,7 @@ class _Worker:
                 pipe.close()
 
     def drain(self) -> None:
-        """Takes what an ended worker has left in its pipes."""
+        """Reads the rest of an ended worker's output."""
         for key in list(self._selector.get_map().values()):
             worker, take = key.data
             if worker is self and take:
@@ -274,7 +272,7 @@ class _Worker:
         first, *rest = block.split(b"\n")
         self._tail[-1] += first
         self._tail.extend(rest)
-        # A full disk must not end the run, which may find room for its checkpoints again.
+        # A full disk must not end the run: there may be space for its checkpoints again later.
         with contextlib.suppress(OSError), open(self.log, "ab") as file:
             file.write(block)
 
@@ -286,9 +284,9 @@ class _Worker:
 def _wait(
     workers: Sequence[_Worker], selector: selectors.BaseSelector, stop: Callable[[], bool]
 ) -> list[_Worker]:
-    """Waits until all have ended, or some time after the first failure; returns who has ended."""
+    """Waits until all workers have ended or a time limit has passed; returns those that ended."""
     ended: list[_Worker] = []
-    deadline, told = float("inf"), False
+    deadline, stopping = float("inf"), False
     while len(ended) < len(workers) and time.monotonic() < deadline:
         begin = time.monotonic()
         for key, _ in selector.select(timeout=min(1.0, max(0.0, deadline - time.monotonic()))):
@@ -298,7 +296,7 @@ def _wait(
                 worker.process.wait()
                 worker.drain()
                 ended.append(worker)
-                if worker.process.returncode != 0 and not told:
+                if worker.process.returncode != 0 and not stopping:
                     deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
             elif worker in ended:
                 continue
@@ -306,17 +304,17 @@ def _wait(
                 take(block)
             else:  # it has closed this end
                 selector.unregister(key.fd)
-        if not told and stop():
-            told, deadline = True, min(deadline, time.monotonic() + SAVE_SECONDS)
+        if not stopping and stop():
+            stopping, deadline = True, min(deadline, time.monotonic() + SAVE_SECONDS)
             for worker in workers:
                 if worker not in ended:
                     worker.process.terminate()
         for worker in workers:
-            if time.monotonic() - begin > _BEAT_SECONDS:  # a terminal or disk held this loop up
+            if time.monotonic() - begin > _BEAT_SECONDS:  # a terminal or disk blocked this loop
                 worker.heard = time.monotonic()
             limit = SILENCE_SECONDS if worker.trained else START_SECONDS
             if worker not in ended and time.monotonic() - worker.heard > limit:
-                worker.note = f"error: nothing was heard of it for {limit:g} s: it hangs"
+                worker.note = f"error: no heartbeat for {limit:g} s: it hangs"
                 worker.kill()
     return ended
 
@@ -330,10 +328,10 @@ def _outcome(ended: Sequence[_Worker], workers: Sequence[_Worker]) -> Outcome:
             return Outcome(EXIT_DONE, workers[0].rank, workers[0].log, "", trained)
         late = f"error: it did not end within {SAVE_SECONDS:g} s of SIGTERM"
         return Outcome(-signal.SIGKILL, left[0].rank, left[0].log, late, trained)
-    # A worker that only noticed another's end is not the cause, even if it ended first.
+    # A worker that only noticed a lost peer is not the cause, even if it ended first.
     first = min(failed, key=lambda w: (_rank_of_cause(w.process.returncode), failed.index(w)))
     killed = first.process.returncode == -signal.SIGKILL
-    # Who was killed from outside could not write why: its last lines would be no reason.
+    # The last lines of a worker killed from outside do not show the cause.
     error = first.note or error_of(first.lines(), last=0 if killed else 12)
     return Outcome(first.process.returncode, first.rank, first.log, error, trained)
 

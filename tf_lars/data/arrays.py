@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import order
+from tf_lars.data import batches, order
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -14,10 +14,10 @@ class ArrayTrainingInput:
     """Shuffled batches `(x, y)` of two arrays, for `Trainer.fit`.
 
     Attributes:
-      x: inputs, `[examples, ...]`.
-      y: targets, `[examples, ...]`.
-      global_batch_size: examples per optimizer step over all replicas.
-      seed: of the order.
+      x: Inputs, `[examples, ...]`.
+      y: Targets, `[examples, ...]`.
+      global_batch_size: Examples per optimizer step over all replicas.
+      seed: Seed of the order.
     """
 
     x: Any
@@ -35,24 +35,11 @@ class ArrayTrainingInput:
         self, context: tf.distribute.InputContext, first_step: int, last_step: int
     ) -> tf.data.Dataset:
         """Returns this worker's batches, one per replica, for steps `[first_step, last_step)`."""
-        positions = order.training_positions(
-            context,
-            num_examples=self.num_examples,
-            global_batch_size=self.global_batch_size,
-            seed=self.seed,
-            first_step=first_step,
-            last_step=last_step,
-        )
+        positions = batches.training_positions(self, context, first_step, last_step)
         x, y = tf.constant(np.asarray(self.x)), tf.constant(np.asarray(self.y))
-        return (
-            positions.map(lambda _, index: (tf.gather(x, index), tf.gather(y, index)))
-            .unbatch()
-            .batch(
-                order.per_replica_batch_size(self.global_batch_size, context.num_replicas_in_sync),
-                drop_remainder=True,
-            )
-            .prefetch(2)
-        )
+        return positions.gather(
+            lambda _, index: (tf.gather(x, index), tf.gather(y, index))
+        ).prefetch(2)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,9 +47,9 @@ class ArrayEvaluationInput:
     """Each example of two arrays once, as `(x, y, weight)`, for `Trainer.evaluate`.
 
     Attributes:
-      x: inputs, `[examples, ...]`.
-      y: targets, `[examples, ...]`.
-      global_batch_size: examples per evaluation step over all replicas.
+      x: Inputs, `[examples, ...]`.
+      y: Targets, `[examples, ...]`.
+      global_batch_size: Examples per evaluation step over all replicas.
     """
 
     x: Any
@@ -77,22 +64,13 @@ class ArrayEvaluationInput:
 
     @property
     def steps(self) -> int:
-        """Global batches that hold every example."""
+        """Number of global batches that hold every example."""
         return order.evaluation_steps(self.num_examples, self.global_batch_size)
 
     def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        """Returns this worker's batches, one per replica; all workers have equally many."""
-        positions = order.evaluation_positions(
-            context,
-            num_examples=self.num_examples,
-            global_batch_size=self.global_batch_size,
-        )
+        """Returns this worker's batches, one per replica; every worker has the same number."""
+        positions = batches.evaluation_positions(self, context)
         x, y = tf.constant(np.asarray(self.x)), tf.constant(np.asarray(self.y))
-        return (
-            positions.map(lambda index, weight: (tf.gather(x, index), tf.gather(y, index), weight))
-            .unbatch()
-            .batch(
-                order.per_replica_batch_size(self.global_batch_size, context.num_replicas_in_sync),
-                drop_remainder=True,
-            )
+        return positions.gather(
+            lambda index, weight: (tf.gather(x, index), tf.gather(y, index), weight)
         )

@@ -1,18 +1,18 @@
-"""RandAugment and AugMix on keras-cv's operations: the one module that imports keras-cv.
+"""RandAugment and AugMix on keras-cv's operations; the only module that imports keras-cv.
 
-keras-cv's layers draw from a generator with a state, so that a picture would depend on how many
-came before it. Here every draw is a function of the example's key, and a layer is only asked to
-apply what was drawn (`augment_images(images, transformations)`). That takes two thirds of the time
-of keras-cv's own RandAugment layer: benchmarks/augmentation.py.
+keras-cv's layers draw from a stateful generator, so an image would depend on how many came before
+it. Here every draw is a function of the example's key, and a layer only applies it
+(`augment_images(images, transformations)`). This takes two thirds of the time of keras-cv's own
+RandAugment layer: benchmarks/augmentation.py.
 
-Three operations are our own. Brightness: keras-cv adds to the colours where the paper multiplies,
-and at magnitude 9 would move them by 230 of 255 levels. Posterize: keras-cv fixes the number of
-bits when the layer is made. Equalize: keras-cv takes the rarest level for the last, which moves
-photos with blown highlights by up to 15 levels on average.
+Three operations are not keras-cv's. Brightness: keras-cv adds to the colours where the paper
+multiplies, and at magnitude 9 would move them by 230 of 255 levels. Posterize: keras-cv fixes the
+number of bits when the layer is made. Equalize: keras-cv mistakes the rarest level for the last,
+which moves photos with blown highlights by up to 15 levels on average.
 
 The others differ from PIL's operations by 0 to 0.6 levels on average (100 ImageNet photos); shears
 by 1.1, as their origin is half a pixel off, and contrast by 6 to 9: keras-cv scales each channel
-about its own mean, as tf.image.adjust_contrast does, and PIL all three about the mean grey.
+about its own mean, as tf.image.adjust_contrast does, and PIL scales all three about the mean grey.
 """
 
 import functools
@@ -25,11 +25,11 @@ import tensorflow as tf
 from tf_lars.data.augmentation_names import MAX_RANDAUGMENT_MAGNITUDE
 
 Operation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-"""From (image, strength, sign) to image: uint8 `[height, width, 3]`, a strength from 0 to 1 of the
-operation's range, and -1 or 1 for the direction where the operation has two."""
+"""Function from (image, strength, sign) to image: uint8 `[height, width, 3]`, a share of the
+operation's range from 0 to 1, and -1 or 1 for the direction of operations with two directions."""
 
 FILL = 128.0
-"""Grey level of what comes in from outside of the image, as in the paper's code."""
+"""Grey level of pixels from outside the image, as in the paper's code."""
 
 AUGMIX_SEVERITY, AUGMIX_CHAINS, AUGMIX_DEPTH = 3.0, 3, 3
 
@@ -39,9 +39,9 @@ def policy(name: str, magnitude: float) -> Callable[[tf.Tensor, tf.Tensor], tf.T
 
     Args:
       name: "randaugment" or "augmix".
-      magnitude: of RandAugment's operations, 0 to 10.
+      magnitude: Magnitude of RandAugment's operations, 0 to 10.
     """
-    operations = _operations()  # layers have variables: made here, not while a map is traced
+    operations = _operations()  # layers create variables, so not while a map is traced
     if name == "augmix":
         return functools.partial(augmix, operations=operations)
     return functools.partial(randaugment, operations=operations, magnitude=magnitude)
@@ -57,9 +57,9 @@ def randaugment(
 ) -> tf.Tensor:
     """Applies operations drawn with equal probability, each with the same magnitude.
 
-    Cubuk et al. 2020, "RandAugment", section 3: K = 14 operations, of which `count` are drawn with
+    Cubuk et al. 2020, "RandAugment", section 3: `count` of K = 14 operations are drawn with
     replacement. Their ranges are those of AutoAugment (Cubuk et al. 2019, table 6), and all grow
-    stronger with the magnitude, as in timm's "inc" and torchvision; in the paper's own code
+    stronger with the magnitude, as in timm's "inc" and torchvision; in the paper's own code,
     posterize and solarize grow weaker.
 
     | operation | at magnitude M |
@@ -73,14 +73,14 @@ def randaugment(
     | solarize | inverts colours from 256 - 256 M/10 up |
 
     Args:
-      image: uint8 `[height, width, 3]`.
-      key: int64 `[2]`, the seed of all draws.
-      operations: by name.
-      magnitude: M, 0 to 10.
-      count: N, the number of operations.
+      image: Image, uint8 `[height, width, 3]`.
+      key: Seed of all draws, int64 `[2]`.
+      operations: Operations by name.
+      magnitude: Magnitude M, 0 to 10.
+      count: Number of operations, N.
 
     Returns:
-      uint8 `[height, width, 3]`.
+      Image, uint8 `[height, width, 3]`.
     """
     draws = tf.random.stateless_uniform([count, 2], key)
     strength = tf.constant(magnitude / MAX_RANDAUGMENT_MAGNITUDE)
@@ -106,21 +106,21 @@ AUGMIX_OPERATIONS = (
 def augmix(image: tf.Tensor, key: tf.Tensor, *, operations: dict[str, Operation]) -> tf.Tensor:
     """Mixes an image with three chains of one to three operations each.
 
-    `(1 - m) image + m sum_i w_i chain_i(image)`, with w from Dirichlet(1, 1, 1) and m from
-    Beta(1, 1); each operation with a magnitude from 0.1 to 3 (Hendrycks et al. 2020, "AugMix",
+    Computes `(1 - m) image + m sum_i w_i chain_i(image)`, with w from Dirichlet(1, 1, 1) and m from
+    Beta(1, 1), and a magnitude from 0.1 to 3 for each operation (Hendrycks et al. 2020, "AugMix",
     algorithm 1 and section 4; google-research/augmix: augmentations.py). The ranges of the
     operations are those of `randaugment`. The consistency loss over several views of one image is
-    no part of it.
+    not included.
 
-    keras-cv's own AugMix cannot be keyed, and never draws the last of its nine operations.
+    keras-cv's own AugMix cannot be keyed and never draws the last of its nine operations.
 
     Args:
-      image: uint8 `[height, width, 3]`.
-      key: int64 `[2]`, the seed of all draws.
-      operations: by name; those of `AUGMIX_OPERATIONS` are used.
+      image: Image, uint8 `[height, width, 3]`.
+      key: Seed of all draws, int64 `[2]`.
+      operations: Operations by name, at least those of `AUGMIX_OPERATIONS`.
 
     Returns:
-      uint8 `[height, width, 3]`.
+      Image, uint8 `[height, width, 3]`.
     """
     chosen = [operations[name] for name in AUGMIX_OPERATIONS]
     count = AUGMIX_CHAINS * AUGMIX_DEPTH * 3
@@ -146,7 +146,7 @@ def augmix(image: tf.Tensor, key: tf.Tensor, *, operations: dict[str, Operation]
 
 
 def _apply(operations: Sequence[Operation], image, choice, strength, sign) -> tf.Tensor:
-    """Applies the operation that a number from [0, 1) stands for."""
+    """Applies the operation selected by a number from [0, 1)."""
     branches = [functools.partial(one, image, strength, sign) for one in operations]
     shape = image.shape
     index = tf.cast(choice * len(operations), tf.int32)
@@ -163,7 +163,7 @@ def _to_uint8(image) -> tf.Tensor:
 
 def _equalize(image, strength, sign) -> tf.Tensor:
     """Spreads the levels of each channel evenly, as PIL's ImageOps.equalize does."""
-    # The levels of the three channels side by side: one histogram and one look-up for all.
+    # One histogram and one look-up for the levels of all three channels, side by side.
     level = tf.cast(image, tf.int32) + 256 * tf.range(3)
     histogram = tf.reshape(tf.math.bincount(tf.reshape(level, [-1]), None, 768, 768), [3, 256])
     brightest = tf.cast(tf.reduce_max(image, [0, 1]), tf.int32)
@@ -177,7 +177,7 @@ def _equalize(image, strength, sign) -> tf.Tensor:
 @functools.cache
 def _operations() -> dict[str, Operation]:
     """Returns the operations by name, in the paper's order."""
-    # Whatever precision the model computes in.
+    # Independent of the precision in which the model computes.
     exact = {"dtype": "float32"}
     colours = (0, 255)
     edge = exact | {"fill_mode": "constant", "fill_value": FILL}

@@ -5,25 +5,25 @@ import importlib.util
 from tf_lars.errors import InputError
 
 KERAS_CV_AUGMENTATIONS = ("randaugment", "augmix")
-"""Those of `AUGMENTATIONS` that `tf_lars.data.augment` makes of keras-cv's operations."""
+"""Augmentations that `tf_lars.data.augment` builds from keras-cv's operations."""
 
 AUGMENTATIONS = ("none", "reference", *KERAS_CV_AUGMENTATIONS)
-"""Names of the augmentations that `tf_lars.data.image_input.TrainingInput` knows."""
+"""Augmentations that `tf_lars.data.image_input.TrainingInput` accepts."""
 
 RANDAUGMENT_MAGNITUDE, MAX_RANDAUGMENT_MAGNITUDE = 9.0, 10.0
-"""The paper's for ResNet-50 on ImageNet (Cubuk et al. 2020), and the end of its scale."""
+"""Magnitude for ResNet-50 on ImageNet (Cubuk et al. 2020), and the end of the paper's scale."""
 
 
 def check_augmentation(name: str, magnitude: float = RANDAUGMENT_MAGNITUDE) -> None:
-    """Finds, without importing anything large, whether an augmentation can be used.
+    """Checks that an augmentation can be used, without importing anything large.
 
     Args:
-      name: of the augmentation.
-      magnitude: of RandAugment's operations.
+      name: Name of the augmentation.
+      magnitude: Magnitude of RandAugment's operations.
 
     Raises:
-      InputError: there is none of that name, the magnitude is off its scale, or keras-cv is needed
-        and not installed.
+      InputError: The name is unknown, the magnitude is off its scale, or keras-cv is needed and
+        not installed.
     """
     if name not in AUGMENTATIONS:
         raise InputError(

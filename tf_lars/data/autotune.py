@@ -1,4 +1,4 @@
-"""Input pipelines without TensorFlow's tuner, whose iterators can be let go at once."""
+"""Input pipelines without TensorFlow's tuner, whose iterators can be released immediately."""
 
 from typing import TYPE_CHECKING
 
@@ -7,11 +7,11 @@ if TYPE_CHECKING:
 
 
 def without_autotune(dataset: "tf.data.Dataset") -> "tf.data.Dataset":
-    """Returns the dataset with the tuner switched off, here and in all that is built upon it.
+    """Returns the dataset with the tuner switched off, here and in every dataset built on it.
 
-    The tuner sleeps for about as long as its iterator has run, a minute at most, and in TensorFlow
-    2.21 an iterator that is let go may have to wait until it wakes: every evaluation and every run
-    would end late. Without it, `tf.data.AUTOTUNE` stands for a fixed number.
+    The tuner sleeps for about as long as its iterator has run, at most a minute, and in TensorFlow
+    2.21 releasing an iterator may have to wait until the tuner wakes: every evaluation and every
+    run would end late. Without it, `tf.data.AUTOTUNE` stands for a fixed number.
     """
     import tensorflow as tf
 

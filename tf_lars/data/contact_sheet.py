@@ -1,4 +1,4 @@
-"""A contact sheet: images as the network sees them, with their classes."""
+"""Contact sheets: images as the network sees them, with their classes."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ COLUMNS = 8
 def draw(
     images: np.ndarray, targets: np.ndarray, class_names: Sequence[str], path: str, title: str
 ) -> None:
-    """Draws images with the classes of their targets to a PNG file.
+    """Draws images and the classes of their targets to a PNG file.
 
     Args:
-      images: `[examples, size, size, 3]`, colours from 0 to 255.
-      targets: `[examples, classes]`, weights of the classes; those of at least 0.5 % are named.
-      class_names: one for each class.
-      path: of the PNG file.
-      title: above the images.
+      images: Images `[examples, size, size, 3]`, colours from 0 to 255.
+      targets: Weights of the classes, `[examples, classes]`; those of at least 0.5 % are named.
+      class_names: Name of each class.
+      path: Path of the PNG file.
+      title: Title above the images.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,13 +36,13 @@ def draw(
     lines = max(map(len, captions))
     for axes, image, caption in zip(tiles, images, captions, strict=False):
         axes.imshow(np.clip(np.round(image), 0, 255).astype(np.uint8))
-        filled = [*caption, *[""] * (lines - len(caption))]  # all rows equally high
+        filled = [*caption, *[""] * (lines - len(caption))]  # so that all rows have the same height
         axes.set_xlabel("\n".join(filled), fontsize=8, linespacing=1.3)
     figure.savefig(path)
 
 
 def describe(target: np.ndarray, class_names: Sequence[str]) -> list[str]:
-    """Returns the names of a target's classes, with weights where there are several."""
+    """Returns the names of a target's classes, with weights if there are several."""
     classes = [int(k) for k in np.argsort(-target, kind="stable") if target[k] >= 0.005]
     if len(classes) == 1:
         return [_short(class_names[classes[0]], 26)]

@@ -1,11 +1,11 @@
 """JPEG files to square uint8 images, in TensorFlow's graph: crop, then resize.
 
-The crop is decoded alone, which saves a third of the time. INTEGER_ACCURATE costs nothing and
-agrees with other decoders; TensorFlow's default shifts the mean by most of a grey level. Where a
-crop is at least two or four times as large as what it becomes, and that is at most
-`SCALED_DECODING_SIZE` pixels, the decoder itself scales it by 1/2 or 1/4. On ImageNet's photos that
-brings a random box of 64 pixels 8 dB nearer to one resized with antialiasing, and saves 6 % of the
-CPU time; at 128 pixels 4 dB and 2 %.
+Only the crop is decoded, which saves a third of the time. INTEGER_ACCURATE costs nothing and agrees
+with other decoders; TensorFlow's default shifts the mean by most of a grey level. If a crop is at
+least two or four times as large as the result, and the result has at most `SCALED_DECODING_SIZE`
+pixels, the decoder itself scales it by 1/2 or 1/4. On ImageNet's photos, this brings a random box
+of 64 pixels 8 dB closer to one resized with antialiasing and saves 6 % of the CPU time; at 128
+pixels, 4 dB and 2 %.
 """
 
 from typing import Protocol
@@ -22,11 +22,11 @@ REFERENCE_BOX = {
 }
 
 SCALED_DECODING_SIZE = 128
-"""Largest side of the result, in pixels, for which the decoder scales: above, it gains nothing."""
+"""Largest side of the result, in pixels, for which the decoder scales; above, nothing is gained."""
 
 
 class Image(Protocol):
-    """An image of which a part can be had."""
+    """An image that gives access to its parts."""
 
     def shape(self) -> tf.Tensor:
         """Returns int32 `[3]`: height, width, channels."""
@@ -35,7 +35,7 @@ class Image(Protocol):
         """Returns a part of the image at 1/`ratio` of its size: uint8 `[height, width, 3]`.
 
         Args:
-          window: int32 `[4]`: top, left, height and width, in pixels of the scaled image.
+          window: Top, left, height and width in pixels of the scaled image, int32 `[4]`.
           ratio: 1, 2 or 4.
         """
 
@@ -63,12 +63,12 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def random_box(image: Image, size: int, key: tf.Tensor) -> tf.Tensor:
-    """Returns a random box of an image, of the reference's kind: uint8 `[size, size, 3]`.
+    """Returns a random box of an image, drawn as in `REFERENCE_BOX`: uint8 `[size, size, 3]`.
 
     Args:
-      image: the whole of it.
-      size: side of the result in pixels.
-      key: int64 `[2]`; the box is a function of it and of the image's shape.
+      image: Whole image.
+      size: Side of the result in pixels.
+      key: Seed, int64 `[2]`; the box is a function of it and of the image's shape.
     """
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         image.shape(),
@@ -83,9 +83,9 @@ def centre_crop(image: Image, size: int, fraction: float) -> tf.Tensor:
     """Returns the centre of an image: uint8 `[size, size, 3]`.
 
     Args:
-      image: the whole of it.
-      size: side of the result in pixels.
-      fraction: side of the crop over the image's short side.
+      image: Whole image.
+      size: Side of the result in pixels.
+      fraction: Side of the crop over the image's short side.
     """
     shape = image.shape()
     height, width = shape[0], shape[1]
@@ -108,8 +108,8 @@ def _crop_and_resize(image: Image, top, left, height, width, size: int) -> tf.Te
         )
     else:
         crop = image.window(window, 1)
-    # TensorFlow resizes float32 with vector instructions, and uint8 without: the same values, in
-    # half the time.
+    # TensorFlow resizes float32 with vector instructions and uint8 without: the same values in half
+    # the time.
     resized = tf.image.resize(tf.cast(crop, tf.float32), [size, size], method="bilinear")
     # Bilinear values are from 0 to 255: nothing to clip, and a cast rounds down.
     return tf.ensure_shape(tf.cast(resized + 0.5, tf.uint8), [size, size, 3])

@@ -1,4 +1,4 @@
-"""A part of a data set that is kept from training, chosen by a rule that never changes."""
+"""Held-out examples of a data set, chosen by a rule that never changes."""
 
 import hashlib
 
@@ -8,20 +8,20 @@ from tf_lars.errors import InputError
 
 
 def held_out_mask(labels: np.ndarray, count: int) -> np.ndarray:
-    """Which examples are held out: `count` of them, in every class about the same share.
+    """Returns which examples are held out: `count` in all, about the same share of every class.
 
-    Within a class the examples are taken in the order of SHA-256 of their number, so the split is
+    Within a class, examples are taken in the order of the SHA-256 of their number, so the split is
     the same with every version of every library. Shares are rounded by largest remainder.
 
     Args:
-        labels: integers of shape [examples].
-        count: how many to hold out, from 0 to all.
+        labels: Integers of shape [examples].
+        count: Number of examples to hold out.
 
     Returns:
         Booleans of shape [examples].
 
     Raises:
-        InputError: there are not so many.
+        InputError: There are fewer examples.
     """
     if not 0 <= count <= len(labels):
         raise InputError(

@@ -1,16 +1,16 @@
-"""The input pipeline: from a prepared folder to uint8 batches, for training and exact evaluation.
+"""Input pipeline from a prepared folder to uint8 batches, for training and exact evaluation.
 
 Batches are dictionaries: `image` uint8 `[batch, size, size, 3]`, `label` int32 `[batch]` (from 0),
 `weight` float32 `[batch]` in evaluation (0 marks padding), `flip` bool `[batch]` in augmented
-training, and what `tf_lars.data.mixing` draws where it is on. The CPU decodes, crops and resizes;
-what the device does better is left to `to_device_batch`: a flip costs nothing there, and uint8 is
-a quarter of the bytes to send.
+training, and the draws of `tf_lars.data.mixing` if it is on. The CPU decodes, crops and resizes;
+`to_device_batch` does the rest, which the device does better: a flip costs nothing there, and
+uint8 is a quarter of the bytes to send.
 
-All randomness is keyed by (seed, epoch, example), so that a batch is a function of its position.
+All randomness is keyed by (seed, epoch, example), so a batch is a function of its position.
 
-A bad record, one that does not match its checksum or holds no decodable image, ends the run with
-its file and place. Up to `max_bad_records` of a split are passed over instead: in training the next
-good record comes in the place of each, in evaluation it is left out.
+A bad record, one that fails its checksum or has no decodable image, ends the run with its file and
+position. Up to `max_bad_records` of a split are skipped instead: training replaces each by the next
+good record, evaluation leaves it out.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import decode, order
+from tf_lars.data import batches, decode, order
 from tf_lars.data.augmentation_names import (
     KERAS_CV_AUGMENTATIONS,
     RANDAUGMENT_MAGNITUDE,
@@ -30,7 +30,6 @@ from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.mixing import NO_MIXING, Mixing, erase, mix
 from tf_lars.data.records import example_reader
 from tf_lars.data.records.dataset_info import DatasetInfo
-from tf_lars.machine import available_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +37,20 @@ class TrainingInput:
     """Training batches of a prepared data set.
 
     Attributes:
-      data_dir: folder written by `launch.prepare_imagenet`.
-      global_batch_size: examples per optimizer step over all replicas.
-      image_size: side of the square images, in pixels; or a schedule of it by epoch, where the
-        batch in which one epoch ends and the next begins still has the size of the first.
+      data_dir: Folder written by `launch.prepare_imagenet`.
+      global_batch_size: Examples per optimizer step over all replicas.
+      image_size: Side of the square images in pixels, or a schedule of it by epoch; the batch in
+        which one epoch ends and the next begins still has the size of the first.
       augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio
-        from 3/4 to 4/3, resizes it, and flips every second image (Szegedy et al. 2015, as in
-        MLPerf); "randaugment" and "augmix" do what `tf_lars.data.augment` says after that; "none"
-        shows each image as evaluation does.
-      crop_fraction: side of the centre crop over the short side of the image, for "none".
-      seed: of the order and of the augmentation.
-      max_bad_records: bad records that each worker may pass over.
-      randaugment_magnitude: strength of the two operations of "randaugment", 0 to 10.
+        from 3/4 to 4/3, resizes it, and flips it with probability 1/2 (Szegedy et al. 2015, as in
+        MLPerf); "randaugment" and "augmix" then apply the operations of `tf_lars.data.augment`;
+        "none" shows each image as evaluation does.
+      crop_fraction: For "none", side of the centre crop over the short side of the image.
+      seed: Seed of the order and of the augmentation.
+      max_bad_records: Number of bad records that each worker may skip.
+      randaugment_magnitude: Strength of the two operations of "randaugment", 0 to 10.
       mixing: MixUp, CutMix and random erasing, with any augmentation; off by default.
-      cache: keep decoded images in memory, see `tf_lars.data.decoded_cache`.
+      cache: Whether to keep decoded images in memory, see `tf_lars.data.decoded_cache`.
     """
 
     data_dir: str
@@ -75,7 +74,7 @@ class TrainingInput:
 
     @property
     def shape_changes(self) -> tuple[int, ...]:
-        """The steps before which the size of the images changes."""
+        """Steps before which the size of the images changes."""
         if isinstance(self.image_size, int):
             return ()
         epochs = [epoch for epoch, _ in self.image_size.starts[1:]]
@@ -96,20 +95,10 @@ class TrainingInput:
         All of them have the image size of `first_step`.
         """
         image_size = self._size(first_step)
-        replica_batch = order.per_replica_batch_size(
-            self.global_batch_size, context.num_replicas_in_sync
-        )
-        positions = order.training_positions(
-            context,
-            num_examples=self.num_examples,
-            global_batch_size=self.global_batch_size,
-            seed=self.seed,
-            first_step=first_step,
-            last_step=last_step,
-        )
+        positions = batches.training_positions(self, context, first_step, last_step)
         read, open_image = self._reading()
         policy = self._policy()
-        self.mixing.check(replica_batch)
+        self.mixing.check(positions.batch_size)
 
         def records(epoch, index):
             encoded, label, _ = read(index)
@@ -127,16 +116,10 @@ class TrainingInput:
                 image = policy(image, self._key(epoch, index, 2))
             return {"image": image, "label": label, "flip": flip, **draws}
 
-        return (
-            positions.map(records, num_parallel_calls=2)
-            .unbatch()
-            .map(example, num_parallel_calls=available_cores())
-            .batch(replica_batch, drop_remainder=True)
-            .prefetch(2)
-        )
+        return positions.read(records, example)
 
     def _reading(self):
-        """Returns how to read examples and how to open them, as the function of this name."""
+        """Returns functions that read and open examples, as the module's `_reading` does."""
         return _reading(self.data_dir, "train", self.max_bad_records, self.cache)
 
     def _key(self, epoch, index, draw: int) -> tf.Tensor:
@@ -144,7 +127,7 @@ class TrainingInput:
         return tf.stack([(self.seed * 4 + draw) * (1 << 20) + epoch, index])
 
     def _policy(self):
-        """Returns what comes after the random box, from (image, key) to image, or None."""
+        """Returns the augmentation after the random box, from (image, key) to image, or None."""
         if self.augmentation not in KERAS_CV_AUGMENTATIONS:
             return None
         from tf_lars.data import augment  # imports keras-cv
@@ -154,17 +137,17 @@ class TrainingInput:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationInput:
-    """Each example of a split once, in its order: centre crop, no augmentation.
+    """Each example of a split once, in stored order: centre crop, no augmentation.
 
     Attributes:
-      data_dir: folder written by `launch.prepare_imagenet`.
-      global_batch_size: examples per evaluation step over all replicas.
-      image_size: side of the square images, in pixels.
-      crop_fraction: side of the centre crop over the short side of the image; 0.875 is the usual
+      data_dir: Folder written by `launch.prepare_imagenet`.
+      global_batch_size: Examples per evaluation step over all replicas.
+      image_size: Side of the square images in pixels.
+      crop_fraction: Side of the centre crop over the short side of the image; 0.875 is the usual
         224 of 256.
-      max_bad_records: bad records that each worker may pass over.
-      cache: keep decoded images in memory, see `tf_lars.data.decoded_cache`.
-      split: "validation", or "train".
+      max_bad_records: Number of bad records that each worker may skip.
+      cache: Whether to keep decoded images in memory, see `tf_lars.data.decoded_cache`.
+      split: "validation" or "train".
     """
 
     data_dir: str
@@ -182,19 +165,12 @@ class EvaluationInput:
 
     @property
     def steps(self) -> int:
-        """Global batches that hold every example."""
+        """Number of global batches that hold every example."""
         return order.evaluation_steps(self.num_examples, self.global_batch_size)
 
     def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        """Returns this worker's batches, one per replica; all workers have equally many."""
-        replica_batch = order.per_replica_batch_size(
-            self.global_batch_size, context.num_replicas_in_sync
-        )
-        positions = order.evaluation_positions(
-            context,
-            num_examples=self.num_examples,
-            global_batch_size=self.global_batch_size,
-        )
+        """Returns this worker's batches, one per replica; every worker has the same number."""
+        positions = batches.evaluation_positions(self, context)
         read, open_image = _reading(self.data_dir, self.split, self.max_bad_records, self.cache)
 
         def records(index, weight):
@@ -206,13 +182,7 @@ class EvaluationInput:
             image = decode.centre_crop(image, self.image_size, self.crop_fraction)
             return {"image": image, "label": label, "weight": weight}
 
-        return (
-            positions.map(records, num_parallel_calls=2)
-            .unbatch()
-            .map(example, num_parallel_calls=available_cores())
-            .batch(replica_batch, drop_remainder=True)
-            .prefetch(2)
-        )
+        return positions.read(records, example)
 
 
 def to_device_batch(
@@ -221,9 +191,9 @@ def to_device_batch(
     """Turns a batch of this pipeline into `(x, y, sample_weight)`, on the device.
 
     `y` is one-hot, float32 `[batch, num_classes]`, so that labels can be smoothed and mixed.
-    Flips, erases and mixes as the pipeline has drawn. Colours stay 0 to 255: normalisation is the
-    first layer of the model, so that an exported model takes plain images. They are float32, so
-    that a model's own arithmetic does not wrap around at 256.
+    Flips, erases and mixes as drawn by the pipeline. Colours stay 0 to 255: normalisation is the
+    first layer of the model, so an exported model takes plain images. They are float32, so that
+    arithmetic in the model does not wrap around at 256.
     """
     image = batch["image"]
     if "flip" in batch:
@@ -237,12 +207,12 @@ def to_device_batch(
 
 
 def _reading(data_dir: str, split: str, max_bad_records: int, cache: bool):
-    """Returns how to read the examples of a split and how to open them, in TensorFlow's graph.
+    """Returns functions that read and open the examples of a split in TensorFlow's graph.
 
     Returns:
-      A function from a vector of example numbers to the JPEG files, the classes, from 0, and
-      whether each example is the one asked for; and one from a file and its number to the
-      `decode.Image`.
+      A function from a vector of example numbers to the JPEG files, the classes (from 0) and
+      whether each example is the requested one rather than a replacement; and a function from a
+      file and its number to the `decode.Image`.
     """
     examples = example_reader.open_split(data_dir, split, max_bad_records)
     label_base = DatasetInfo.load(data_dir).label_base

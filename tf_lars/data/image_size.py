@@ -1,7 +1,7 @@
 """Progressive resizing: small images in early epochs, large ones at the end.
 
 Training on 128 pixels takes a third of the time of 224, and the network unlearns nothing when they
-grow (Howard et al., DAWNBench 2018; the schedules of libffcv/ffcv-imagenet).
+grow (Howard et al., DAWNBench 2018; schedules of libffcv/ffcv-imagenet).
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ from tf_lars.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class ImageSizeSchedule:
-    """The side of the training images, in pixels, by epoch.
+    """Side of the training images in pixels, by epoch.
 
     Attributes:
-      starts: `(epoch, size)`, the first epoch from 0 that has the size; the first entry is of
-        epoch 0, and epochs rise.
+      starts: Pairs `(epoch, size)` of a size and the first epoch, from 0, that has it. The first
+        pair is for epoch 0, and epochs rise.
     """
 
     starts: tuple[tuple[int, int], ...]
@@ -38,7 +38,7 @@ class ImageSizeSchedule:
         """Returns the schedule that a text such as "0:128,18:160,32:224" describes.
 
         Raises:
-          InputError: it describes none.
+          InputError: The text does not describe a schedule.
         """
         try:
             pairs = [entry.split(":") for entry in text.split(",")]

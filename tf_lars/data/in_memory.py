@@ -1,9 +1,9 @@
-"""A small data set decoded once into memory, for many short runs in one process.
+"""Small data sets decoded once into memory, for many short runs in one process.
 
 The pipeline of `tf_lars.data.image_input` reads and decodes each image in each epoch; a study that
 trains on the same images a hundred times would spend most of its time there. Here the images are
-kept as one array, all square and of one size, and the augmentation, its keys and the batches are
-those of the pipeline.
+kept as one array of squares of one size; augmentation, its keys and batches are those of the
+pipeline.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import order
+from tf_lars.data import batches, halving
 from tf_lars.data.arrays import ArrayEvaluationInput
 from tf_lars.data.image_input import EvaluationInput, TrainingInput
 
@@ -25,8 +25,8 @@ class Images:
     """Images and their classes in memory.
 
     Attributes:
-      image: uint8 `[examples, size, size, 3]`.
-      label: int32 `[examples]`, from 0.
+      image: Images, uint8 `[examples, size, size, 3]`.
+      label: Classes from 0, int32 `[examples]`.
     """
 
     image: np.ndarray
@@ -41,34 +41,34 @@ class Images:
         return self.image.shape[1]
 
     def where(self, mask: np.ndarray) -> "Images":
-        """Returns those for which a mask, bool `[examples]`, is true."""
+        """Returns the images for which a mask, bool `[examples]`, is true."""
         return Images(self.image[mask], self.label[mask])
 
     @functools.cached_property
     def tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """The same as tensors, which all pipelines share."""
+        """Images and classes as tensors, which all pipelines share."""
         return tf.constant(self.image), tf.constant(self.label)
 
 
 def load(data_dir: str | os.PathLike[str], split: str, size: int, crop_fraction: float) -> Images:
-    """Decodes a split of a prepared data set, each image as evaluation shows it, in their order.
+    """Decodes a split of a prepared data set in stored order, each image as evaluation shows it.
 
     Args:
-      data_dir: folder written by `launch.prepare_imagenet`.
+      data_dir: Folder written by `launch.prepare_imagenet`.
       split: "train" or "validation".
-      size: side of the images to keep, in pixels.
-      crop_fraction: side of the centre crop over the short side of the image.
+      size: Side of the images to keep, in pixels.
+      crop_fraction: Side of the centre crop over the short side of the image.
 
     Raises:
-      InputError: no such data, or a bad record.
+      InputError: The data do not exist, or a record is bad.
     """
     source = EvaluationInput(
         os.fspath(data_dir), _BATCH, image_size=size, crop_fraction=crop_fraction, split=split
     )
-    batches = source.dataset(tf.distribute.InputContext()).as_numpy_iterator()
+    decoded = source.dataset(tf.distribute.InputContext()).as_numpy_iterator()
     image = np.empty([source.num_examples, size, size, 3], np.uint8)
     label = np.empty([source.num_examples], np.int32)
-    for start, batch in zip(range(0, source.num_examples, _BATCH), batches, strict=True):
+    for start, batch in zip(range(0, source.num_examples, _BATCH), decoded, strict=True):
         count = int(batch["weight"].sum())
         image[start : start + count] = batch["image"][:count]
         label[start : start + count] = batch["label"][:count]
@@ -79,11 +79,11 @@ def load(data_dir: str | os.PathLike[str], split: str, size: int, crop_fraction:
 class ResidentTrainingInput(TrainingInput):
     """Training batches from memory, as `TrainingInput` makes them from files.
 
-    Batches have the key `flip` with every augmentation, so that a training step that was traced
-    for one of them serves the others too.
+    Batches have the key `flip` with every augmentation, so that a training step traced for one of
+    them serves the others too.
 
     Attributes:
-      images: to train on, instead of what `data_dir` holds. Boxes are taken from these squares.
+      images: Images to train on instead of those in `data_dir`; boxes are taken from these squares.
     """
 
     images: Images | None = None
@@ -102,24 +102,16 @@ class ResidentTrainingInput(TrainingInput):
         self, context: tf.distribute.InputContext, first_step: int, last_step: int
     ) -> tf.data.Dataset:
         """Returns this worker's batches, one per replica, for steps `[first_step, last_step)`."""
-        as_it_is = self.augmentation == "none" and self.image_size == self._images.size
-        if not as_it_is:
+        is_unchanged = self.augmentation == "none" and self.image_size == self._images.size
+        if not is_unchanged:
             return super().dataset(context, first_step, last_step).map(_with_flip)
-        positions = order.training_positions(
-            context,
-            num_examples=self.num_examples,
-            global_batch_size=self.global_batch_size,
-            seed=self.seed,
-            first_step=first_step,
-            last_step=last_step,
-        )
         image, label = self._images.tensors
-        batch = order.per_replica_batch_size(self.global_batch_size, context.num_replicas_in_sync)
 
         def gather(_, index):
             return _with_flip({"image": tf.gather(image, index), "label": tf.gather(label, index)})
 
-        return positions.rebatch(batch, drop_remainder=True).map(gather).prefetch(2)
+        positions = batches.training_positions(self, context, first_step, last_step)
+        return positions.gather(gather).prefetch(2)
 
     def _reading(self):
         image, label = self._images.tensors
@@ -141,15 +133,10 @@ class SquareImage:
         return tf.shape(self._pixels)
 
     def window(self, window: tf.Tensor, ratio: int) -> tf.Tensor:
-        """Returns a part of the image, the mean over squares of `ratio` x `ratio` pixels."""
+        """Returns a part of the image, averaged as in `tf_lars.data.halving`."""
         top, left, height, width = tf.unstack(window * ratio)
         part = self._pixels[top : top + height, left : left + width]
-        if ratio == 1:
-            return part
-        squares = tf.reshape(
-            tf.cast(part, tf.float32), [height // ratio, ratio, width // ratio, ratio, 3]
-        )
-        return tf.cast(tf.reduce_mean(squares, [1, 3]) + 0.5, tf.uint8)
+        return halving.shrink_tensor(part, ratio)
 
 
 def _with_flip(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -158,10 +145,10 @@ def _with_flip(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ResidentEvaluationInput(ArrayEvaluationInput):
-    """Each example of arrays once, as the dictionaries of `tf_lars.data.image_input`."""
+    """Each example of two arrays once, as the dictionaries of `tf_lars.data.image_input`."""
 
     def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        """Returns this worker's batches, one per replica; all workers have equally many."""
+        """Returns this worker's batches, one per replica; every worker has the same number."""
         return (
             super()
             .dataset(context)

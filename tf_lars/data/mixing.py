@@ -1,9 +1,8 @@
 """MixUp, CutMix and random erasing: drawn for each example on the CPU, applied on the device.
 
-What is drawn is small (a box, a share) and goes to the device as part of the batch; applying it is
-arithmetic without randomness, the same on every device. A draw is a function of the example's key.
-The partner that an image is mixed with is the one before it in its replica's part of the batch, and
-that depends on how many replicas share the batch.
+A draw is small (a box, a share), a function of the example's key, and sent to the device as part of
+the batch. Applying it is arithmetic without randomness, the same on every device. An image is mixed
+with the one before it in its replica's part of the batch, which depends on the number of replicas.
 """
 
 import dataclasses
@@ -16,29 +15,30 @@ from tf_lars.errors import InputError
 ERASED_AREA = (0.02, 0.4)
 ERASED_ASPECT = (0.3, 1 / 0.3)
 ERASED_COLOUR = (124, 116, 104)
-"""ImageNet's mean colour: 0 after normalisation, which is what timm and torchvision fill in."""
+"""ImageNet's mean colour: 0 after normalisation, the value that timm and torchvision fill in."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """How often and how strongly training images are mixed and erased.
+    """Frequency and strength of mixing and erasing training images.
 
-    With MixUp and CutMix both on, each example takes one of the two with probability 1/2 (timm's
-    mode "elem"; timm's default and torchvision choose once per batch, which would make an example's
-    draw depend on the batch that it is in).
+    With both MixUp and CutMix on, each example takes one of the two with probability 1/2 (timm's
+    mode "elem"; timm's default and torchvision choose once per batch, which would make the draw of
+    an example depend on its batch).
 
     Attributes:
-      mixup_alpha: MixUp gives an image the weight lambda and its partner 1 - lambda, with lambda
-        from Beta(alpha, alpha) (Zhang et al. 2018, "mixup"; 0.2 on ImageNet). 0: off.
-      cutmix_alpha: CutMix pastes a box of the partner that covers 1 - lambda of the image before
-        it is clipped at the border, with lambda from Beta(alpha, alpha) (Yun et al. 2019, "CutMix",
-        equations 1 and 2; 1.0 there). 0: off.
-      random_erasing_probability: of painting over a box of 2 to 40 % of an image with an aspect
-        ratio from 0.3 to 3.3 (Zhong et al. 2020, "Random Erasing"; 0.5 there), with ImageNet's mean
-        colour.
+      mixup_alpha: Alpha of MixUp, which gives an image the weight lambda and its partner
+        1 - lambda, with lambda from Beta(alpha, alpha) (Zhang et al. 2018, "mixup"; 0.2 on
+        ImageNet). 0: off.
+      cutmix_alpha: Alpha of CutMix, which pastes a box of the partner that covers 1 - lambda of the
+        image before it is clipped at the border, with lambda from Beta(alpha, alpha) (Yun et al.
+        2019, "CutMix", equations 1 and 2; 1.0 there). 0: off.
+      random_erasing_probability: Probability of painting a box of 2 to 40 % of an image, with an
+        aspect ratio from 0.3 to 3.3, in ImageNet's mean colour (Zhong et al. 2020, "Random
+        Erasing"; 0.5 there).
 
     Raises:
-      InputError: a value is out of its range.
+      InputError: A value is out of range.
     """
 
     mixup_alpha: float = 0.0
@@ -60,10 +60,10 @@ class Mixing:
             )
 
     def check(self, replica_batch_size: int) -> None:
-        """Finds whether the examples of a replica can be mixed with one another.
+        """Checks that the examples of a replica can be mixed with one another.
 
         Raises:
-          InputError: there is one only.
+          InputError: There is only one.
         """
         if replica_batch_size < 2 and (self.mixup_alpha or self.cutmix_alpha):
             raise InputError(
@@ -72,17 +72,17 @@ class Mixing:
             )
 
     def draw(self, key: tf.Tensor, height: int, width: int) -> dict[str, tf.Tensor]:
-        """Draws what is to be done to one example.
+        """Draws the mixing and erasing of one example.
 
         Args:
-          key: int64 `[2]`, the seed of all draws.
-          height: of the image, in pixels.
-          width: of the image, in pixels.
+          key: Seed of all draws, int64 `[2]`.
+          height: Height of the image in pixels.
+          width: Width of the image in pixels.
 
         Returns:
-          Of what is on: `erase`, int32 `[4]`, the box (top, left, bottom, right) to erase;
-          `paste`, int32 `[4]`, the box that comes from the partner; `own`, float32, the weight of
-          the image's own pixels outside of that box. An empty box and the weight 1 do nothing.
+          For the methods that are on: `erase`, int32 `[4]`, the box (top, left, bottom, right) to
+          erase; `paste`, int32 `[4]`, the box taken from the partner; `own`, float32, the weight of
+          the image's own pixels outside that box. An empty box and the weight 1 do nothing.
         """
         keys = tf.unstack(tf.random.split(key, 3))
         erases, area, aspect, *place, takes_mixup, y, x = tf.unstack(
@@ -106,14 +106,14 @@ NO_MIXING = Mixing()
 
 
 def erase(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """Paints one box of each image over with `ERASED_COLOUR`.
+    """Paints one box of each image in `ERASED_COLOUR`.
 
     Args:
-      image: uint8 `[batch, height, width, 3]`.
-      box: int32 `[batch, 4]`: top, left, bottom, right.
+      image: Images, uint8 `[batch, height, width, 3]`.
+      box: Top, left, bottom and right, int32 `[batch, 4]`.
 
     Returns:
-      uint8, of the same shape.
+      Images of the same type and shape.
     """
     colour = tf.constant(ERASED_COLOUR, image.dtype)
     return tf.where(_inside(box, image)[..., None], colour, image)
@@ -122,19 +122,19 @@ def erase(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
 def mix(
     image: tf.Tensor, target: tf.Tensor, own: tf.Tensor, paste: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each example with the one before it, the first one with the last.
+    """Mixes each example with the one before it, and the first with the last.
 
-    A pixel is `own * image + (1 - own) * partner` outside of the box `paste` and the partner's
-    within. The target is mixed with the mean weight of the pixels, `own * (1 - share of the box)`.
+    A pixel is `own * image + (1 - own) * partner` outside the box `paste` and the partner's inside.
+    The target is mixed with the mean weight of the pixels, `own * (1 - share of the box)`.
 
     Args:
-      image: uint8 `[batch, height, width, 3]`.
-      target: float32 `[batch, classes]`, one-hot.
-      own: float32 `[batch]`, from 0 to 1.
-      paste: int32 `[batch, 4]`: top, left, bottom, right.
+      image: Images, uint8 `[batch, height, width, 3]`.
+      target: One-hot targets, float32 `[batch, classes]`.
+      own: Weights from 0 to 1, float32 `[batch]`.
+      paste: Top, left, bottom and right, int32 `[batch, 4]`.
 
     Returns:
-      Images and targets, float32, of the same shapes.
+      Images and targets of the same shapes, float32.
     """
     _, height, width, _ = image.shape
     weight = tf.where(_inside(paste, image), 0.0, own[:, None, None])[..., None]
@@ -148,7 +148,7 @@ def mix(
 
 
 def _inside(box, image) -> tf.Tensor:
-    """Returns which pixels are in the box of their image: bool `[batch, height, width]`."""
+    """Returns which pixels lie in the box of their image: bool `[batch, height, width]`."""
     top, left, bottom, right = (side[:, None, None] for side in tf.unstack(box, axis=1))
     row = tf.range(image.shape[1])[None, :, None]
     column = tf.range(image.shape[2])[None, None, :]
@@ -156,16 +156,16 @@ def _inside(box, image) -> tf.Tensor:
 
 
 def _beta(key, alpha: float) -> tf.Tensor:
-    """Draws from Beta(alpha, alpha); 1, which leaves an image alone, where alpha is 0."""
+    """Draws from Beta(alpha, alpha); returns 1, which leaves an image unchanged, if alpha is 0."""
     if not alpha:
         return tf.constant(1.0)
-    # In float64: with a small alpha both variables would often round to 0 in float32.
+    # In float64: with a small alpha, both variables would often round to 0 in float32.
     one, other = tf.unstack(tf.random.stateless_gamma([2], key, alpha, dtype=tf.float64))
     return tf.cast(tf.math.divide_no_nan(one, one + other), tf.float32)
 
 
 def _pasted_box(own, y, x, height: int, width: int) -> tf.Tensor:
-    """Returns a box with a share of 1 - own of the area, about a uniform centre, then clipped."""
+    """Returns a box of 1 - own of the area, with a uniformly drawn centre, clipped to the image."""
     side = tf.sqrt(1 - own)
     size = tf.cast(tf.stack([side * height, side * width]), tf.int32)
     centre = tf.cast(tf.stack([y * height, x * width]), tf.int32)
@@ -173,7 +173,7 @@ def _pasted_box(own, y, x, height: int, width: int) -> tf.Tensor:
 
 
 def _erased_box(area, aspect, place, height: int, width: int) -> tf.Tensor:
-    """Returns a box of random area and aspect ratio (uniform in its logarithm) in the image."""
+    """Returns a box in the image of random area and aspect ratio (uniform in its logarithm)."""
     least, most = ERASED_AREA
     area = (least + (most - least) * area) * height * width
     low, high = (math.log(ratio) for ratio in ERASED_ASPECT)

@@ -1,14 +1,14 @@
-"""Which example comes at which position: the order of training and of evaluation.
+"""Order of the examples in training and evaluation.
 
-Training reads one endless stream. Stream position q belongs to epoch `q // N` (N examples), and
-the example there is `permutation(seed, epoch)[q % N]`. Step t takes the positions
-`[t * B, (t + 1) * B)` (B = global batch), and replica r of R the r-th of R equal slices of them.
-So a global batch is a function of (seed, t) alone: any number of workers trains on the same
-batches, and a run resumes at any step without reading what it has already seen. An epoch is
-always N examples; the batch in which one epoch ends is filled up from the next.
+Training reads one endless stream. Stream position q belongs to epoch `q // N` (N examples) and
+holds the example `permutation(seed, epoch)[q % N]`. Step t takes the positions
+`[t * B, (t + 1) * B)` (B = global batch), and replica r of R takes the r-th of R equal slices of
+them. A global batch is thus a function of (seed, t) alone: any number of workers trains on the same
+batches, and a run resumes at any step without reading earlier examples. An epoch is always N
+examples; the batch in which one epoch ends is filled up from the next.
 
-Evaluation takes the examples in their own order, each once; the last batch is padded to its full
-size with examples of weight 0.
+Evaluation takes each example once, in stored order; the last batch is padded to its full size with
+examples of weight 0.
 """
 
 from typing import TYPE_CHECKING
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 CHUNK = 64
-"""Examples whose positions are computed and whose records are read in one call."""
+"""Number of examples whose positions are computed, and records read, in one call."""
 
 
 def epoch_end_steps(num_examples: int, global_batch_size: int, epochs: int) -> list[int]:
-    """Returns for each epoch the number of steps after which its last example has been used.
+    """Returns, for each epoch, the number of steps after which its last example has been used.
 
     `ceil(e * N / B)` for e = 1 ... epochs; the last entry is the length of the run in steps.
     """
@@ -32,7 +32,7 @@ def epoch_end_steps(num_examples: int, global_batch_size: int, epochs: int) -> l
 
 
 def whole_epochs(step: int, num_examples: int, global_batch_size: int) -> int:
-    """Returns how many epochs have been used up after so many steps."""
+    """Returns the number of whole epochs completed after `step` steps."""
     return step * global_batch_size // num_examples
 
 
@@ -40,23 +40,23 @@ def per_replica_batch_size(global_batch_size: int, num_replicas: int) -> int:
     """Returns `global_batch_size / num_replicas`.
 
     Raises:
-      InputError: the global batch is not positive or does not divide among the replicas.
+      InputError: The global batch is not positive or does not divide among the replicas.
     """
     if global_batch_size < 1 or global_batch_size % num_replicas:
         nearest = max(1, round(global_batch_size / num_replicas)) * num_replicas
         raise InputError(
             f"The global batch must be a positive multiple of the number of replicas. Received: "
             f"global_batch_size={global_batch_size} on {num_replicas} replicas. "
-            f"The nearest that divides is {nearest}."
+            f"The nearest multiple is {nearest}."
         )
     return global_batch_size // num_replicas
 
 
 def num_micro_batches(share: int, micro_batch_size: int) -> int:
-    """Returns in how many parts a replica takes its share of the global batch.
+    """Returns the number of parts in which a replica processes its share of the global batch.
 
     Raises:
-      InputError: the parts are not equal.
+      InputError: The parts are not equal.
     """
     if share % micro_batch_size:
         raise InputError(
@@ -75,15 +75,15 @@ def training_positions(
     first_step: int,
     last_step: int,
 ) -> "tf.data.Dataset":
-    """The examples that one worker trains on in steps `[first_step, last_step)`, in order.
+    """Returns the examples that one worker trains on in steps `[first_step, last_step)`, in order.
 
     Args:
-      context: which worker this is, of how many.
-      num_examples: N.
-      global_batch_size: B, over all workers.
-      seed: of the permutations.
-      first_step: the first step wanted.
-      last_step: the step after the last one wanted.
+      context: Number of this worker and of all workers.
+      num_examples: Number of training examples, N.
+      global_batch_size: Examples per step over all workers, B.
+      seed: Seed of the permutations.
+      first_step: First step.
+      last_step: Step after the last one.
 
     Returns:
       A dataset of `(epoch, index)`, two int64 vectors of up to `CHUNK` examples.
@@ -104,14 +104,14 @@ def training_positions(
 
 
 def permute(place: "tf.Tensor", seed: int, epoch: "tf.Tensor", num_examples: int) -> "tf.Tensor":
-    """Returns the examples at some places of an epoch's permutation; all int64, `[n]`.
+    """Returns the examples at some places of the permutations of their epochs; all int64 `[n]`.
 
-    The permutation is computed element by element and never held in memory.
+    A permutation is computed element by element and never held in memory.
     """
     import tensorflow as tf
 
-    # tf.random.experimental.index_shuffle cannot take a seed per element, and runs 4 rounds of
-    # its cipher: at 100,000 examples that leaves a correlation of 0.18 between two epochs.
+    # tf.random.experimental.index_shuffle takes no seed per element and runs only 4 rounds of its
+    # cipher, which at 100,000 examples leaves a correlation of 0.18 between two epochs.
     seeds = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, epoch], axis=1)
     return tf.raw_ops.RandomIndexShuffle(
         index=place, seed=seeds, max_index=tf.constant(num_examples - 1, tf.int64), rounds=16
@@ -121,12 +121,12 @@ def permute(place: "tf.Tensor", seed: int, epoch: "tf.Tensor", num_examples: int
 def evaluation_positions(
     context: "tf.distribute.InputContext", *, num_examples: int, global_batch_size: int
 ) -> "tf.data.Dataset":
-    """The examples that one worker evaluates, in order, padded to whole global batches.
+    """Returns the examples that one worker evaluates, in order, padded to whole global batches.
 
     Args:
-      context: which worker this is, of how many.
-      num_examples: N.
-      global_batch_size: over all workers.
+      context: Number of this worker and of all workers.
+      num_examples: Number of examples, N.
+      global_batch_size: Examples per step over all workers.
 
     Returns:
       A dataset of `(index, weight)`, an int64 and a float32 vector of up to `CHUNK` examples;
@@ -152,12 +152,12 @@ def evaluation_steps(num_examples: int, global_batch_size: int) -> int:
 
 
 def _in_chunks(start: int, stop: int, locate) -> "tf.data.Dataset":
-    """Returns `locate` of the first of every `CHUNK` positions, the root of each pipeline."""
+    """Returns a dataset of `locate(start)` for each chunk of positions, the root of a pipeline."""
     import tensorflow as tf
 
     return without_autotune(tf.data.Dataset.range(start, stop, CHUNK).map(locate))
 
 
 def _share(context: "tf.distribute.InputContext", global_batch_size: int) -> tuple[int, int]:
-    """Returns this worker's number, and its part of a global batch."""
+    """Returns the number of this worker, and the size of its part of a global batch."""
     return context.input_pipeline_id, global_batch_size // context.num_input_pipelines

@@ -1,4 +1,4 @@
-"""How fast the input pipeline is on this machine, and how many devices it could feed."""
+"""Speed of the input pipeline on this machine, and the number of devices it could feed."""
 
 import dataclasses
 import time
@@ -10,13 +10,13 @@ from tf_lars.machine import available_cores
 
 @dataclasses.dataclass(frozen=True)
 class InputRate:
-    """What one pipeline did.
+    """Measurements of one pipeline.
 
     Attributes:
-      images: images that came out.
-      seconds: wall time.
+      images: Number of images produced.
+      seconds: Wall time.
       cpu_seconds: CPU time of all threads of the process.
-      cores: CPU cores that this process may use.
+      cores: Number of CPU cores that this process may use.
     """
 
     images: int
@@ -31,22 +31,22 @@ class InputRate:
 
     @property
     def cpu_ms_per_image(self) -> float:
-        """CPU time in milliseconds for each image."""
+        """CPU time per image in milliseconds."""
         return 1e3 * self.cpu_seconds / self.images
 
     @property
     def feedable(self) -> float:
-        """Images per second that all cores together could feed if they did nothing else."""
+        """Images per second that all cores together could produce if they did nothing else."""
         return self.cores * self.images / self.cpu_seconds
 
 
 def measure(dataset: tf.data.Dataset, seconds: float) -> InputRate:
-    """Takes batches from a dataset for some time, after two batches that are not counted.
+    """Measures a dataset for some time, after two batches of warm-up.
 
     Args:
-      dataset: batches of dictionaries with an `image` of shape `[batch, ...]`; it may end, and
-        then begins anew.
-      seconds: how long to measure; at least one batch is taken.
+      dataset: Batches of dictionaries with an `image` of shape `[batch, ...]`; repeated if it
+        ends.
+      seconds: Seconds to measure; at least one batch is taken.
     """
     batches = iter(dataset.repeat())
     for _ in range(2):
@@ -63,7 +63,7 @@ def measure(dataset: tf.data.Dataset, seconds: float) -> InputRate:
 
 
 def table(rates: dict[str, InputRate]) -> str:
-    """Returns the rates by name as lines of text."""
+    """Returns a table of the rates as lines of text."""
     some = next(iter(rates.values()))
     row = "{:<12}{:>12}{:>20}{:>26}"
     lines = [row.format("", "images/s", "CPU ms per image", f"{some.cores} cores could feed")]
@@ -80,12 +80,12 @@ def table(rates: dict[str, InputRate]) -> str:
 
 
 def verdict(rate: InputRate, devices: int, device_images_per_second: float | None) -> str:
-    """Returns what the rate means for a host with some devices.
+    """Returns the conclusion for a host: whether the input or the device is the limit.
 
     Args:
-      rate: of training.
-      devices: GPUs or TPU cores of one host.
-      device_images_per_second: what one of them trains on, where that is known.
+      rate: Rate of training.
+      devices: Number of GPUs or TPU cores of the host.
+      device_images_per_second: Images per second that one device trains on, if known.
     """
     share = rate.feedable / devices
     whose = "the device" if devices == 1 else f"each of {devices} devices"

@@ -1,1 +1,1 @@
-"""Strategies, what their replicas do together, and Keras's `fit` on several workers."""
+"""Distribution strategies, collective operations and Keras's `fit` on several workers."""

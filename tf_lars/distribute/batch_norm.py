@@ -1,8 +1,8 @@
-"""Statistics of batch normalisation, made fit for evaluation and for checkpoints.
+"""Statistics of batch normalisation for evaluation and checkpoints.
 
-Each replica normalises its own part of the batch, so its moving averages are its own; and they
-trail behind the weights: after 30 large steps on the digits, evaluation with them gave 88.6 % and
-with statistics estimated from the final weights 98 %.
+Each replica normalises its own part of the batch and so has its own moving averages. They also lag
+behind the weights: after 30 large steps on the digits, evaluation with them gave 88.6 %, and 98 %
+with statistics estimated from the final weights.
 """
 
 import contextlib
@@ -16,12 +16,13 @@ from tf_lars.private_api import call_model, layers_of
 
 
 class BatchNormStatistics:
-    """The moving means and variances of a model under a strategy.
+    """Moving means and variances of a model under a strategy.
 
     Args:
-      model: built; its trainable weights stay as they are.
-      strategy: the one in whose scope the model was made.
-      prepare_batch: turns an element of the training data into `(x, y, sample_weight)`.
+      model: Built model; its trainable weights are never changed.
+      strategy: Strategy in whose scope the model was created.
+      prepare_batch: Function that turns an element of the training data into
+        `(x, y, sample_weight)`.
     """
 
     def __init__(
@@ -35,25 +36,25 @@ class BatchNormStatistics:
 
     @property
     def layers(self) -> list[keras.layers.BatchNormalization]:
-        """The model's layers of batch normalisation, those in nested models included."""
+        """The model's batch normalisation layers, including those in nested models."""
         kind = keras.layers.BatchNormalization
         return [layer for layer in layers_of(self._model) if isinstance(layer, kind)]
 
     def average(self) -> None:
-        """Replaces the statistics on each replica by their mean over the replicas."""
+        """Replaces each replica's statistics with their mean over the replicas."""
         if self.layers and self._strategy.num_replicas_in_sync > 1:
             self._average()
 
     def estimate(self, dataset: Iterable, steps: int, parts: int = 1) -> None:
-        """Sets the statistics to the mean over batches under the present weights.
+        """Sets the statistics to their mean over batches under the current weights.
 
-        Means and variances are averaged over batches and replicas, each with equal weight
+        Means and variances are averaged over batches and replicas with equal weights
         ("precise batch normalisation", Wu and Johnson 2021, section 3).
 
         Args:
-          dataset: distributed training data with at least `steps` batches.
-          steps: number of global batches.
-          parts: micro-batches, each normalised by itself, that a replica's share is taken in.
+          dataset: Distributed training data with at least `steps` batches.
+          steps: Number of global batches.
+          parts: Number of micro-batches, each normalised separately, in a replica's share.
         """
         if self.layers:
             self._estimate(iter(dataset), tf.constant(steps), parts)
@@ -68,7 +69,7 @@ class BatchNormStatistics:
             variable.assign(mean)
 
     def _estimate_in_graph(self, iterator, steps, parts) -> None:
-        def forget_what_is_not_finite():  # momentum 0 forgets the rest, but 0 * NaN is NaN
+        def reset_non_finite():  # momentum 0 discards all other values, but 0 * NaN is NaN
             for layer in self.layers:
                 for variable, start in ((layer.moving_mean, 0.0), (layer.moving_variance, 1.0)):
                     value = tf.identity(variable)
@@ -80,11 +81,11 @@ class BatchNormStatistics:
                 x = slice_batch(x, i, tf.nest.flatten(x)[0].shape[0] // parts)
             call_model(self._model, x, training=True)
 
-        self._strategy.run(forget_what_is_not_finite)
+        self._strategy.run(reset_non_finite)
         for step in tf.range(steps):
             batch = next(iterator)
             for i in tf.range(parts):
-                # With momentum k / (k + 1) a moving average is the plain mean of all so far.
+                # With momentum k / (k + 1), a moving average is the mean of all batches so far.
                 k = tf.cast(step * parts + i, tf.float32)
                 with _momentum(self.layers, k / (k + 1)):
                     self._strategy.run(forward, args=(batch, i))

@@ -1,12 +1,12 @@
 """Stock `model.fit`, `evaluate` and `predict` of Keras 3 on several workers.
 
-`tf_lars.create_strategy` calls `install` when it joins several workers. Keras 3.10 to
-3.15 fail there at the first batch, and deal arrays in an order that each worker draws for itself
-(keras-team/keras#20329, #20582, #20585). With the patch of these few functions every example is
-seen once per epoch, the weights are the same bits on all workers, and they are those of one process
+`tf_lars.create_strategy` calls `install` when it joins several workers. Unpatched, Keras 3.10 to
+3.15 fail there at the first batch, and shuffle arrays in an order that each worker draws for itself
+(keras-team/keras#20329, #20582, #20585). With these few functions patched, every example is seen
+once per epoch, and the weights are bit-identical on all workers and equal to those of one process
 on the whole batch. `tf_lars.Trainer` needs none of this and is faster.
 
-Measured in two processes on CPUs, TensorFlow 2.21:
+Measured with two processes on CPUs, TensorFlow 2.21:
 
 | feature                                   | stock Keras        | with this patch               |
 |-------------------------------------------|--------------------|-------------------------------|
@@ -31,7 +31,7 @@ Measured in two processes on CPUs, TensorFlow 2.21:
 | clipping by Keras's own optimizers        | before the sum:    | refused                       |
 |                                           | a longer step      |                               |
 | mixed_float16 with Keras's loss scaling   | workers disagree   | refused; works with           |
-|                                           |  and deadlock      | tf_lars's LossScaleOptimizer  |
+|                                           | and deadlock       | tf_lars's LossScaleOptimizer  |
 | EMA of weights by LARS                    | error              | works                         |
 | EMA by Keras's optimizers                 | error              | works; refused with           |
 |                                           |                    | `ema_overwrite_frequency`     |
@@ -53,10 +53,10 @@ Measured in two processes on CPUs, TensorFlow 2.21:
 | PyDataset, generators                     | each worker's own  | refused                       |
 |                                           | order              |                               |
 
-`batch_size` is the global batch. The last batch of an epoch may be smaller; where it does not
-divide by the workers its examples weigh a little differently in that step. A callback that stops
-training, or sets the learning rate, must do so on all workers: at the end of an epoch `fit` checks
-that they agree. Within an epoch nothing can check it.
+`batch_size` is the size of the global batch. The last batch of an epoch may be smaller; if it does
+not divide among the workers, its examples are weighted slightly differently in that step. A
+callback that stops training or sets the learning rate must do so on all workers: `fit` checks at
+the end of each epoch that they agree. Within an epoch this cannot be checked.
 """
 
 import contextlib
@@ -86,23 +86,22 @@ from tf_lars.private_api import (
 )
 
 FIRST, LAST = (3, 10), (3, 15)
-"""The releases of Keras on which all of this was tested, both included."""
+"""Oldest and newest release of Keras with which the patch was tested."""
 
 stock: dict[str, Callable] = {}
-"""Keras's own functions by name, once they have been replaced."""
+"""Keras's original functions by name, once they have been replaced."""
 
 
 def install() -> bool:
-    """Replaces what is broken in Keras, once; every other strategy still gets the original.
+    """Replaces the broken functions of Keras, once; other strategies still use the originals.
 
     Returns:
-      Whether this release of Keras is one that the replacements were made for. Others stay as
-      they are.
+      Whether the replacements support this release of Keras; other releases are left unchanged.
     """
     if not FIRST <= tuple(map(int, keras.__version__.split(".")[:2])) <= LAST:
         logging.warning(
             "model.fit on several workers was tested with Keras %d.%d to %d.%d only. Keras %s is "
-            "left as it is. tf_lars.Trainer works with it.",
+            "left unchanged. Use tf_lars.Trainer instead.",
             *FIRST,
             *LAST,
             keras.__version__,
@@ -127,8 +126,8 @@ def _fit(self, *args, **kwargs):
     strategy = strategy_of(self)
     if strategy is None:
         raise InputError(
-            "A model that several workers train must be made in the scope of their strategy. "
-            f"Received: {self.name!r}, made outside. Make and compile it under "
+            "A model trained by several workers must be created in the scope of their strategy. "
+            f"Received: {self.name!r}, created outside. Create and compile it under "
             "`with strategy.scope():`."
         )
     if is_multi_worker(strategy):
@@ -148,7 +147,7 @@ def _with_ours(callbacks: list, strategy: tf.distribute.Strategy) -> list:
 
 
 def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-    """Keras takes the mean of a tuple of distributed batches here, which none has."""
+    """Builds a model from a local batch; Keras would fail to average distributed batches here."""
     strategy = strategy_of(self)
     if strategy and is_multi_worker(strategy):
         _check_model(self)
@@ -162,9 +161,9 @@ def _maybe_symbolic_build(self, iterator=None, data_batch=None):
 
 
 def _reduce_per_replica(values, strategy, reduction):
-    """Keras reduces the logs along their first axis here; they are scalars.
+    """Averages scalar logs over the workers; Keras would reduce them along their first axis.
 
-    All workers get the same numbers, so that a callback comes to the same decision on all.
+    All workers get the same numbers, so that callbacks make the same decisions on all of them.
     """
     if reduction not in ("auto", "mean") or not is_multi_worker(strategy):
         return stock["reduce_per_replica"](values, strategy, reduction)
@@ -179,7 +178,7 @@ def _reduce_per_replica(values, strategy, reduction):
 
 
 def _make_epoch_iterator(self, distribute_strategy=None, *args, **kwargs):
-    """Keras has every worker shuffle all examples by itself here and then take its share."""
+    """Shuffles in one order for all workers; Keras would have each draw its own order here."""
     if not is_multi_worker(distribute_strategy):
         stock["__init__"](self, distribute_strategy, *args, **kwargs)
         return
@@ -195,9 +194,9 @@ def _make_epoch_iterator(self, distribute_strategy=None, *args, **kwargs):
     adapter: Any = self.data_adapter
     if not isinstance(adapter, (array_adapter(), dataset_adapter())):
         raise InputError(
-            "On several workers Keras takes arrays or a tf.data.Dataset, which it can share out. "
-            f"Received: data for its {type(adapter).__name__}. Use "
-            "tf.data.Dataset.from_generator, or tf_lars.Trainer."
+            "On several workers, Keras can distribute only arrays or a tf.data.Dataset. Received: "
+            f"data for its {type(adapter).__name__}. Use tf.data.Dataset.from_generator, or "
+            "tf_lars.Trainer."
         )
     if isinstance(adapter, array_adapter()):
         setattr(adapter, "on_epoch_begin", lambda: epoch.assign_add(1))  # noqa: B010
@@ -214,17 +213,17 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _number_of_chief(strategy: tf.distribute.Strategy) -> int:
-    """Returns one random number, the same on all workers; Python's seed settles it."""
+    """Returns a random number of the chief, on all workers; Python's seed determines it."""
     return int(_gather(strategy, [random.getrandbits(31)], tf.int64)[0])
 
 
 def _gather(strategy: tf.distribute.Strategy, values: list, dtype: tf.DType) -> np.ndarray:
-    """Returns all workers' lists, one after the other by rank; each has at least one entry."""
+    """Returns the lists of all workers, concatenated by rank; none may be empty."""
     return strategy.gather(tf.constant(values, dtype), axis=0).numpy()
 
 
 class _AverageBatchNorm(keras.callbacks.Callback):
-    """Comes before the user's callbacks, which may save the model."""
+    """Averages the statistics before the user's callbacks, which may save the model."""
 
     def on_train_begin(self, logs=None):
         strategy = self.model.distribute_strategy
@@ -240,7 +239,7 @@ class _AverageBatchNorm(keras.callbacks.Callback):
 
 
 class _Agreement(keras.callbacks.Callback):
-    """Comes after the user's callbacks, and ends a run in which they disagree."""
+    """Checks after the user's callbacks that workers agree, and ends the run if they do not."""
 
     def on_epoch_end(self, epoch, logs=None):
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -250,8 +249,8 @@ class _Agreement(keras.callbacks.Callback):
             raise InputError(
                 "A callback that stops training or sets the learning rate must do so on every "
                 f"worker. Received: stop_training={all_[:, 0].astype(bool).tolist()} and rates "
-                f"{all_[:, 1].tolist()} by rank, after epoch {epoch + 1}. Give every worker the "
-                "same callbacks."
+                f"{all_[:, 1].tolist()} by rank, after epoch {epoch + 1}. Pass the same callbacks "
+                "on every worker."
             )
 
 
@@ -274,14 +273,14 @@ def _check_paths(callbacks: list, strategy: tf.distribute.Strategy) -> None:
     twice = sorted({path for path in everyone if path and everyone.count(path) > 1})
     if twice:
         raise InputError(
-            "Two workers must not write one file. Received on several of them: "
-            f"{paths.get(twice[0], 'a callback that writes')}. Give this callback to the first "
-            "worker alone, or a path of its own to each."
+            "Two workers must not write to the same file. Received on several workers: "
+            f"{paths.get(twice[0], 'a callback that writes')}. Pass this callback on worker 0 "
+            "only, or give each worker its own path."
         )
 
 
 def _check_sizes(call: dict[str, Any], workers: int) -> None:
-    """Refuses arrays whose batches do not divide, or leave a worker without an example."""
+    """Raises an error if batches do not divide, or leave a worker without an example."""
     x = tf.nest.flatten(call.get("x"))[0]
     if isinstance(x, tf.data.Dataset) or not hasattr(x, "shape"):
         return
@@ -294,30 +293,30 @@ def _check_sizes(call: dict[str, Any], workers: int) -> None:
     if 0 < rest < workers and not call.get("steps_per_epoch"):
         raise InputError(
             f"The last batch must have an example for each of the {workers} workers. Received: "
-            f"{examples} examples in batches of {size}, which leave {rest}. Leave them out."
+            f"{examples} examples in batches of {size}, which leave {rest}. Leave out that rest."
         )
 
 
 def _check_model(model: keras.Model) -> None:
-    """Refuses what crashes, hangs or goes wrong on several workers."""
+    """Raises an error if a model would crash, hang or train wrongly on several workers."""
     if model.steps_per_execution > 1:
         raise InputError(
-            "On several workers Keras runs one step per call. Received: steps_per_execution="
-            f"{model.steps_per_execution}. Leave it out, or use "
+            "On several workers, Keras runs one step per call. Received: steps_per_execution="
+            f"{model.steps_per_execution}. Remove it, or use "
             f"tf_lars.Trainer(model, steps_per_loop={model.steps_per_execution})."
         )
     for setting in ("jit_compile", "run_eagerly"):
         if getattr(model, setting):
             raise InputError(
-                f"On several workers Keras trains without {setting}. Received: {setting}=True. "
-                f"Compile the model with {setting}=False, or train it by tf_lars.Trainer."
+                f"On several workers, Keras cannot train with {setting}. Received: {setting}=True. "
+                f"Compile the model with {setting}=False, or train it with tf_lars.Trainer."
             )
     optimizer = model.optimizer
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         if not isinstance(optimizer, LossScaleOptimizer):
             raise InputError(
-                "Loss scaling must come to one verdict on all workers. Received: Keras's "
-                "LossScaleOptimizer, with which they disagree and wait for each other for ever. "
+                "Loss scaling must make the same decision on all workers. Received: Keras's "
+                "LossScaleOptimizer, with which workers disagree and deadlock. "
                 "Compile with tf_lars.optimizers.loss_scale.LossScaleOptimizer(optimizer)."
             )
         optimizer = optimizer.inner_optimizer
@@ -326,19 +325,19 @@ def _check_model(model: keras.Model) -> None:
     clips = [n for n in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(optimizer, n)]
     if clips:
         raise InputError(
-            "On several workers Keras's optimizers clip before gradients are summed, which is "
-            f"another step. Received: {type(optimizer).__name__} with {clips[0]}. Use "
+            "On several workers, Keras's optimizers clip gradients before summing them, which "
+            f"changes the step. Received: {type(optimizer).__name__} with {clips[0]}. Use "
             "tf_lars.LARS, or tf_lars.Trainer with any optimizer."
         )
     if optimizer.gradient_accumulation_steps:
         raise InputError(
-            "On several workers Keras's optimizers cannot accumulate gradients. Received: "
+            "On several workers, Keras's optimizers cannot accumulate gradients. Received: "
             f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}. Use "
             "tf_lars.Trainer(model, micro_batch_size=...)."
         )
     if optimizer.use_ema and optimizer.ema_overwrite_frequency:
         raise InputError(
-            "On several workers Keras's optimizers cannot overwrite weights by their averages. "
-            f"Received: ema_overwrite_frequency={optimizer.ema_overwrite_frequency}. Leave it "
-            "out: the averages are put in place when fit ends."
+            "On several workers, Keras's optimizers cannot overwrite weights with their averages. "
+            f"Received: ema_overwrite_frequency={optimizer.ema_overwrite_frequency}. Remove it: "
+            "fit assigns the averages to the weights when it ends."
         )

@@ -1,4 +1,4 @@
-"""What replicas and workers do together: share data, average, broadcast and all-reduce."""
+"""Collective operations of replicas and workers: distributed data, means and broadcasts."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tf_lars.private_api import device_datasets_changed_by
 def communication_options(
     bytes_per_pack: int = BYTES_PER_PACK,
 ) -> tf.distribute.experimental.CommunicationOptions:
-    """Returns how gradients are all-reduced: NCCL among GPUs, a ring among CPUs."""
+    """Returns the options of the gradients' all-reduce: NCCL among GPUs, a ring among CPUs."""
     gpus = tf.config.list_physical_devices("GPU")
     implementation = tf.distribute.experimental.CommunicationImplementation
     return tf.distribute.experimental.CommunicationOptions(
@@ -26,10 +26,10 @@ def distribute(
     strategy: tf.distribute.Strategy,
     dataset: Callable[[tf.distribute.InputContext], tf.data.Dataset],
 ) -> Iterable:
-    """Returns a distributed dataset of which the caller takes no more than there is.
+    """Returns a distributed dataset, which the caller must not read past its end.
 
     For a dataset that may end, TensorFlow asks all workers before each step whether they still
-    have a batch, and forgets the batch's static size. One that repeats never ends.
+    have a batch, and loses the batch's static size. Repeating the dataset avoids both.
     """
     return _Batches(
         strategy.distribute_datasets_from_function(lambda context: dataset(context).repeat())
@@ -37,7 +37,7 @@ def distribute(
 
 
 class _Batches:
-    """A distributed dataset whose iterators can be let go at once."""
+    """Distributed dataset whose iterators are released without delay."""
 
     def __init__(self, dataset: Iterable):
         self._dataset = dataset
@@ -48,14 +48,14 @@ class _Batches:
 
 
 def mean_over_workers(strategy: tf.distribute.Strategy, values: Sequence[float]) -> list[float]:
-    """Returns the means of some numbers over the workers, bit for bit the same on all."""
+    """Returns the mean of each number over the workers, bit for bit the same on all of them."""
     if strategy.num_replicas_in_sync == 1:
         return list(values)
     return _mean_over_replicas(strategy, tf.constant(values, tf.float32)).numpy().tolist()
 
 
 def broadcast_from_chief(strategy: tf.distribute.Strategy, value: int) -> int:
-    """Returns the whole number that the first worker gives, on all; each must call this."""
+    """Returns the chief's integer on all workers, each of which must call this."""
     if strategy.num_replicas_in_sync == 1:
         return value
 
@@ -64,7 +64,7 @@ def broadcast_from_chief(strategy: tf.distribute.Strategy, value: int) -> int:
 
 
 def broadcast_from_first_replica(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the int32 tensors of the first replica, on all; called by each within `run`."""
+    """Returns the first replica's int32 tensors on all replicas, each of which must call this."""
     context = tf.distribute.get_replica_context()
     is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.int32)
     return context.all_reduce("SUM", [value * is_first for value in values])
@@ -76,7 +76,7 @@ def _mean_over_replicas(strategy, value):
 
 
 def slice_batch(batch: Any, i: tf.Tensor, size: int) -> Any:
-    """Returns the i-th `size` examples of a batch."""
+    """Returns the i-th slice of `size` examples of a batch."""
 
     def cut(t):
         return (

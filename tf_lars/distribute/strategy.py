@@ -1,4 +1,4 @@
-"""The tf.distribute strategy that joins the devices of a job."""
+"""Creates the tf.distribute strategy that joins the devices of a job."""
 
 import tensorflow as tf
 
@@ -7,32 +7,33 @@ from tf_lars.distribute.replicas import communication_options
 from tf_lars.private_api import configure_heartbeat
 
 HEARTBEAT_SECONDS = 90
-"""After this long TensorFlow itself aborts a process whose peer is silent, and names nobody.
+"""Seconds of a peer's silence after which TensorFlow aborts a process, without naming the peer.
 
-Ten seconds is its default; `tf_lars.cluster.rendezvous` is to find the peer first.
+The default is ten; more leaves `tf_lars.cluster.rendezvous` the time to find the peer first.
 """
 
 REGISTER_SECONDS = 100
-"""How long TensorFlow waits for all workers to join; its default is an hour.
+"""Seconds that TensorFlow waits for all workers to join; its default is an hour.
 
-Less than `tf_lars.cluster.rendezvous_server.JOIN_SECONDS`: no other thread runs meanwhile.
+Less than `tf_lars.cluster.rendezvous_server.JOIN_SECONDS`, because no other thread runs meanwhile.
 """
 
 
 def create_strategy(cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """Returns the strategy for a cluster, over all accelerators of this process.
 
-    Several workers: MultiWorkerMirroredStrategy, under which Keras's own `model.fit` works too
-    (`tf_lars.distribute.keras_fit`). One process with several GPUs: MirroredStrategy. Otherwise
-    TensorFlow's default strategy on the one device.
-    It must be called before anything else touches TensorFlow's devices, because a worker
-    joins the others here.
+    With several workers, this is MultiWorkerMirroredStrategy, under which Keras's own `model.fit`
+    works too (`tf_lars.distribute.keras_fit`). With one process and several GPUs, it is
+    MirroredStrategy; otherwise TensorFlow's default strategy on the single device.
+
+    Must be called before anything else uses TensorFlow's devices, because this is where a worker
+    joins the others.
 
     Args:
-      cluster: by default what the environment says.
+      cluster: Cluster to join; by default the one that the environment describes.
 
     Raises:
-      InputError: the environment describes no cluster that can be.
+      InputError: If the environment describes an invalid cluster.
     """
     cluster = resolve_cluster() if cluster is None else cluster
     if cluster.workers:
@@ -49,7 +50,7 @@ def create_strategy(cluster: Cluster | None = None) -> tf.distribute.Strategy:
         )
         strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, communication_options())
         if cluster.num_workers > 1:
-            from tf_lars.distribute import keras_fit  # patches Keras: only where that is needed
+            from tf_lars.distribute import keras_fit  # patches Keras, so only if needed
 
             keras_fit.install()
         return strategy

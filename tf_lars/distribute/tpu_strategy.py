@@ -1,6 +1,6 @@
-"""TPUs: the strategy for the cores of a TPU, or one sentence where there is none.
+"""Creates the strategy for the cores of a TPU, or fails with one sentence if there is none.
 
-Not run yet on a TPU: what is tested is that a machine without one says so.
+Not run on a TPU yet. The tests cover the message on a machine without one.
 """
 
 import threading
@@ -15,7 +15,7 @@ from tf_lars.errors import InputError
 LOCAL = "local"
 _GRPC = "grpc://"
 _METADATA_SERVER = "metadata.google.internal:80"
-"""Answers on Google Cloud only; a TPU's name is looked up with its help."""
+"""Resolves the names of TPUs; reachable on Google Cloud only."""
 
 
 def create(tpu: str, timeout: float) -> tf.distribute.TPUStrategy:
@@ -23,12 +23,12 @@ def create(tpu: str, timeout: float) -> tf.distribute.TPUStrategy:
 
     Args:
       tpu: "local" for the TPU of this host; the name of a Cloud TPU, of one host or of a slice of
-        several; or the address of its TensorFlow server, "grpc://host:8470", of several with
+        several; or the addresses of its TensorFlow servers, "grpc://host:8470", separated by
         commas. The process runs on one host only: TensorFlow reaches the others by itself.
-      timeout: seconds in which the TPU must be found and initialised.
+      timeout: Seconds within which the TPU must be found and initialised.
 
     Raises:
-      InputError: there is no such TPU, or it does not answer.
+      InputError: If there is no such TPU, or it does not answer.
     """
     _check_reachable(tpu)
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver
@@ -40,10 +40,11 @@ def create(tpu: str, timeout: float) -> tf.distribute.TPUStrategy:
 
 
 def within(seconds: float, call: Callable[[], Any]) -> Any:
-    """Returns what a call returns, or raises what it raises, within a time limit.
+    """Returns the result of a call, or raises its exception, within a time limit.
 
     Raises:
-      TimeoutError: it has not returned; its thread goes on, and does not keep the process alive.
+      TimeoutError: If the call has not returned. Its thread keeps running, but does not keep the
+        process alive.
     """
     outcome: list[tuple[Any, BaseException | None]] = []
 
@@ -65,7 +66,7 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 
 
 def _check_reachable(tpu: str) -> None:
-    """Finds in seconds what TensorFlow would wait for."""
+    """Checks quickly that the TPU's servers, for which TensorFlow would wait, can be reached."""
     if tpu == LOCAL:
         return
     addresses = tpu.split(",") if tpu.startswith(_GRPC) else [_METADATA_SERVER]
@@ -81,7 +82,9 @@ def _check_reachable(tpu: str) -> None:
         except OSError as error:
             why = f"{address}: {error}"
             if target == _METADATA_SERVER:
-                why = f"this machine is not on Google Cloud, where names are looked up ({error})"
+                why = (
+                    f"a name resolves on Google Cloud only, and this machine is not there: {error}"
+                )
             raise _refusal(tpu, why) from error
 
 

@@ -1,1 +1,1 @@
-"""LARS: its rule, presets, exclusions, statistics by layer and loss scaling."""
+"""LARS: its rule, presets, exclusions, per-layer statistics and loss scaling."""

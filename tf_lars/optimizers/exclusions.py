@@ -1,4 +1,4 @@
-"""Which variables an optimizer excludes from weight decay or from layer adaptation."""
+"""Variables that an optimizer excludes from weight decay or from layer adaptation."""
 
 import dataclasses
 import re
@@ -9,17 +9,17 @@ from tf_lars.optimizers.variables import variable_path
 
 @dataclasses.dataclass(frozen=True)
 class Exclusions:
-    """A rule that says for each variable whether it is excluded.
+    """Rule that determines which variables are excluded.
 
     Args:
-        argument: the name of the optimizer's argument, for messages.
-        patterns: regular expressions, searched for in a variable's path; an empty list excludes
+        argument: Name of the optimizer's argument, for messages.
+        patterns: Regular expressions searched for in a variable's path; an empty list excludes
             nothing; None excludes every variable of rank 1 or less (bias, gamma, beta).
-        more_patterns: regular expressions that exclude besides.
-        paths: whole paths of variables that are excluded besides.
+        more_patterns: Additional regular expressions.
+        paths: Complete paths of additional variables.
 
     Raises:
-        InputError: `patterns` is no list of regular expressions.
+        InputError: If `patterns` is not a list of regular expressions.
     """
 
     argument: str
@@ -35,7 +35,7 @@ class Exclusions:
                 object.__setattr__(self, field, checked)
 
     def also(self, variables=(), patterns=()):
-        """Returns these exclusions with some variables and patterns more."""
+        """Returns these exclusions with additional variables and patterns."""
         patterns = _regular_expressions(self.argument, patterns)
         return dataclasses.replace(
             self,
@@ -44,7 +44,7 @@ class Exclusions:
         )
 
     def get_config(self):
-        """Returns what `also` has added, as lists that JSON can hold."""
+        """Returns the additions made by `also`, as lists that JSON can hold."""
         return {"more_patterns": list(self.more_patterns), "paths": list(self.paths)}
 
     def _all_patterns(self):
@@ -54,8 +54,8 @@ class Exclusions:
         """Returns one boolean for each variable: whether it is excluded.
 
         Raises:
-            InputError: a pattern or a path that matches no variable, or a path that several
-                variables share.
+            InputError: If a pattern or a path matches no variable, or several variables share a
+                path.
         """
         paths = [variable_path(v) for v in variables]
         for pattern in self._all_patterns():
@@ -77,9 +77,9 @@ class Exclusions:
 
 
 class ExcludingOptimizer:
-    """What LARS on Keras 3 and on Keras 2 share: its two lists of exclusions.
+    """Mixin with the two lists of exclusions of LARS, for Keras 3 and for Keras 2.
 
-    A class that mixes it in has an attribute `built`.
+    A class that mixes it in must have an attribute `built`.
     """
 
     built: bool
@@ -93,39 +93,39 @@ class ExcludingOptimizer:
         )
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        """Excludes variables from weight decay, besides those that the argument of this name does.
+        """Excludes variables from weight decay, in addition to the argument of the same name.
 
         Args:
-            var_list: variables.
-            var_names: regular expressions searched for in the variables' paths.
+            var_list: Variables to exclude.
+            var_names: Regular expressions searched for in the variables' paths.
 
         Raises:
-            InputError: the optimizer is built already.
+            InputError: If the optimizer is already built.
         """
         self._decay_exclusions = self._also(self._decay_exclusions, var_list, var_names)
 
     def exclude_from_layer_adaptation(self, var_list=None, var_names=None):
-        """Excludes variables from adaptation, besides those that the argument of this name does.
+        """Excludes variables from adaptation, in addition to the argument of the same name.
 
         Args:
-            var_list: variables.
-            var_names: regular expressions searched for in the variables' paths.
+            var_list: Variables to exclude.
+            var_names: Regular expressions searched for in the variables' paths.
 
         Raises:
-            InputError: the optimizer is built already.
+            InputError: If the optimizer is already built.
         """
         self._adaptation_exclusions = self._also(self._adaptation_exclusions, var_list, var_names)
 
     def _also(self, exclusions, variables, patterns):
         if self.built:
             raise InputError(
-                f"`{exclusions.argument}()` must come before the optimizer is built. "
+                f"`{exclusions.argument}()` must be called before the optimizer is built. "
                 "Received: a built optimizer. Call it before the first step."
             )
         return exclusions.also(variables or (), patterns or ())
 
     def _exclusions_config(self):
-        """Returns the two arguments, and what the methods added, if they did."""
+        """Returns the two arguments, and the additions made by the methods, if any."""
         both = (self._decay_exclusions, self._adaptation_exclusions)
         config = {e.argument: None if e.patterns is None else list(e.patterns) for e in both}
         if any(e.more_patterns or e.paths for e in both):
@@ -139,23 +139,23 @@ class ExcludingOptimizer:
 
 
 def _the_one(argument, path, paths):
-    """Returns the one of `paths` that `path` stands for.
+    """Returns the only entry of `paths` that `path` refers to.
 
-    The name of a Sequential model that was not built when it was made leads its variables' paths,
-    and is missing once the model is loaded from a file.
+    If a Sequential model was not built when it was created, its name starts its variables' paths,
+    but is missing once the model is loaded from a file.
     """
     found = [p for p in paths if p == path]
     found = found or [p for p in paths if p.endswith(f"/{path}") or path.endswith(f"/{p}")]
     if len(found) != 1:
         raise InputError(
-            f"A variable excluded by `{argument}` must be one that the optimizer updates, with a "
-            f"path of its own. Received: {path!r}, which names {len(found)} of {paths}."
+            f"A variable excluded by `{argument}` must be updated by the optimizer and have a "
+            f"unique path. Received: {path!r}, which matches {len(found)} of {paths}."
         )
     return found[0]
 
 
 def _regular_expressions(argument, patterns):
-    """Returns the patterns as a tuple, once they are known to be regular expressions."""
+    """Checks that patterns are regular expressions, and returns them as a tuple."""
     if isinstance(patterns, str):
         raise InputError(
             f"`{argument}` must be a list of regular expressions, or None. "
@@ -167,6 +167,6 @@ def _regular_expressions(argument, patterns):
             re.compile(pattern)
     except (re.error, TypeError) as error:
         raise InputError(
-            f"`{argument}` must hold regular expressions. Received: {pattern!r} ({error})."
+            f"`{argument}` must contain regular expressions. Received: {pattern!r} ({error})."
         ) from error
     return patterns

@@ -1,41 +1,47 @@
 """LARS for Keras 3 on TensorFlow."""
 
-import dataclasses
 import numbers
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-from tf_lars.errors import InputError, require
-from tf_lars.optimizers import presets
-from tf_lars.optimizers.exclusions import ExcludingOptimizer
+from tf_lars.errors import InputError
 from tf_lars.optimizers.lars_rule import (
-    LarsRule,
     clip_by_global_norm,
     clip_by_norm,
     densify,
     l2_norm,
     velocity_dtype,
 )
-from tf_lars.optimizers.layer_statistics import LayerRecords
+from tf_lars.optimizers.lars_settings import LarsSettings, OptimizerArguments
+from tf_lars.optimizers.layer_statistics import LayerRecords, LayerStatistics
 from tf_lars.optimizers.variables import native_variable, variable_path
 from tf_lars.private_api import merge_call, moving_averages
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+LearningRate: TypeAlias = (
+    "float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]"
+)
 
 if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
     raise ImportError(
         "tf_lars.LARS needs Keras 3 on TensorFlow. "
         f"Received: keras {keras.__version__}, backend {keras.backend.backend()}. "
-        "For Keras 2 there is tf_lars.keras2.LARS; the backend is set by KERAS_BACKEND=tensorflow."
+        "With Keras 2, use tf_lars.keras2.LARS; set the backend with KERAS_BACKEND=tensorflow."
     )
 
 
 @keras.saving.register_keras_serializable(package="tf_lars")
-class LARS(ExcludingOptimizer, keras.optimizers.Optimizer):
+class LARS(LarsSettings, keras.optimizers.Optimizer):
     """Layer-wise Adaptive Rate Scaling.
 
-    Every variable takes its step at a rate of its own, a*r, where the trust ratio r compares the
-    norm of its weights with the norm of their gradient. With learning rate a, momentum m, weight
-    decay b, trust coefficient k and u = g + b*w:
+    Each variable is updated at its own rate a*r, where the trust ratio r compares the norm of its
+    weights with the norm of their gradient. With learning rate a, momentum m, weight decay b, trust
+    coefficient k and u = g + b*w:
 
         r = k*|w| / (|g| + b*|w| + epsilon)   trust_norm="separate": the paper, MLPerf, Intel
                                               Caffe, timm, lightning-bolts, apex
@@ -54,75 +60,77 @@ class LARS(ExcludingOptimizer, keras.optimizers.Optimizer):
     | "popular"     | v = m*v + u; w -= a*r*d | d = m*v + u          | SimCLR and tf-models with |
     |               | d = v, r = k*|w|/|d|    |                      | classic_momentum=False    |
 
-    "classic" and "torch" agree while a is constant and part under a schedule. "popular" takes the
-    norm of its own d, whatever `trust_norm` says.
+    "classic" and "torch" agree while a is constant, and differ under a schedule. "popular" uses the
+    norm of its own d, regardless of `trust_norm`.
 
-    Where a norm in r is zero, r = 1 and decay still applies. A variable excluded from decay has
-    b = 0, in the ratio too. Norms are float32 for 16-bit variables, and so are their velocities.
-    A sparse gradient is summed to the dense one that it stands for.
+    If a norm in r is zero, r = 1 and decay still applies. A variable excluded from decay has b = 0,
+    also in the ratio. Norms and velocities of 16-bit variables are float32. A sparse gradient is
+    converted to the equivalent dense one.
 
-    Under tf.distribute the gradients are summed over the replicas first, then clipped, then
-    applied. Gradient accumulation counts optimizer steps, in `iterations` and in the schedule;
-    it needs a single replica.
+    Under tf.distribute, gradients are first summed over the replicas, then clipped, then applied.
+    With gradient accumulation, which needs a single replica, `iterations` and the schedule count
+    optimizer steps.
 
     Args:
-        learning_rate: a, a number, a schedule or a function without arguments. 1.0 unless given:
-            LARS wants far larger rates than SGD.
-        momentum: m in [0, 1), 0.9 unless given. With 0 there is no velocity.
-        weight_decay: b, 0.0 unless given; a part of the rule, not decoupled.
-        trust_coefficient: k, 0.001 unless given.
-        epsilon: added to the denominator of r; 0.0 unless given.
-        nesterov: False unless given.
-        momentum_form: "classic" unless given; see the table.
-        trust_norm: "separate" unless given; see above.
-        clip_trust_ratio: LARC: r becomes min(r/a, 1), so that no step is longer than SGD's.
-        exclude_from_weight_decay: regular expressions searched for in the variables' paths; []
-            for none; None, the default, for all variables of rank 1 or less (bias, gamma, beta).
-            Single variables: the method of the same name.
-        exclude_from_layer_adaptation: the same for r; an excluded variable has r = 1.
-        excluded_learning_rate_multiplier: factor on a, at least 0, for the variables excluded
-            from adaptation, 1.0 unless given. They take the raw rate, which is 5 to 40 with
-            LARS: batch normalisation forgives that, biases of a network without it do not
-            (0.01 serves them).
-        name: "lars" unless given.
-        **kwargs: the arguments of `keras.optimizers.Optimizer`. `clipnorm`, `global_clipnorm` and
-            `clipvalue` act on the sum over the replicas.
+        learning_rate: a: a number, a schedule or a function without arguments; 1.0 by default.
+            LARS needs far larger rates than SGD.
+        momentum: m in [0, 1), 0.9 by default. With 0 there is no velocity.
+        weight_decay: b, 0.0 by default; part of the rule, not decoupled.
+        trust_coefficient: k, 0.001 by default.
+        epsilon: Term added to the denominator of r; 0.0 by default.
+        nesterov: Whether to use Nesterov momentum; False by default.
+        momentum_form: Row of the table; "classic" by default.
+        trust_norm: Form of r, see above; "separate" by default.
+        clip_trust_ratio: Whether to replace r with min(r/a, 1), as LARC does, so that no step is
+            longer than SGD's; False by default.
+        exclude_from_weight_decay: Regular expressions searched for in the variables' paths. []
+            excludes nothing; None, the default, excludes all variables of rank 1 or less (bias,
+            gamma, beta). For single variables, call the method of the same name.
+        exclude_from_layer_adaptation: The same for r; an excluded variable has r = 1.
+        excluded_learning_rate_multiplier: Factor on a, at least 0, for variables excluded from
+            adaptation; 1.0 by default. These take the raw rate, which is 5 to 40 with LARS: batch
+            normalisation tolerates it, but biases of a network without batch normalisation do not
+            (0.01 works for them).
+        name: Name of the optimizer; "lars" by default.
+        **kwargs: Arguments of `keras.optimizers.Optimizer`. `clipnorm`, `global_clipnorm` and
+            `clipvalue` apply to the sum over the replicas.
 
     Raises:
-        InputError: a setting out of its range; when the variables are known: a pattern that
-            matches none of them, or gradient accumulation with several replicas.
+        InputError: If a setting is out of its range or, once the variables are known, a pattern
+            matches none of them or gradient accumulation is used with several replicas.
 
     Reference: You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks",
-    arXiv:1708.03888. `LARS.preset` has the settings of the implementations named above.
+    arXiv:1708.03888. `LARS.preset` provides the settings of the implementations named above.
     """
 
     def __init__(
         self,
-        learning_rate=1.0,
-        momentum=0.9,
-        weight_decay=0.0,
-        trust_coefficient=0.001,
-        epsilon=0.0,
-        nesterov=False,
-        momentum_form="classic",
-        trust_norm="separate",
-        clip_trust_ratio=False,
-        exclude_from_weight_decay=None,
-        exclude_from_layer_adaptation=None,
-        excluded_learning_rate_multiplier=1.0,
-        name="lars",
-        **kwargs,
+        learning_rate: LearningRate = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float | None = 0.0,
+        trust_coefficient: float = 0.001,
+        epsilon: float = 0.0,
+        nesterov: bool = False,
+        momentum_form: str = "classic",
+        trust_norm: str = "separate",
+        clip_trust_ratio: bool = False,
+        exclude_from_weight_decay: Sequence[str] | None = None,
+        exclude_from_layer_adaptation: Sequence[str] | None = None,
+        excluded_learning_rate_multiplier: float = 1.0,
+        name: str = "lars",
+        **kwargs: "Unpack[OptimizerArguments]",
     ):
         if isinstance(learning_rate, numbers.Real):
-            learning_rate = float(learning_rate)  # the base class refuses an int
+            learning_rate = float(learning_rate)  # the base class rejects an int
         weight_decay = weight_decay or 0.0
         super().__init__(
             learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
         )
-        multiplier = excluded_learning_rate_multiplier
-        require(weight_decay >= 0, "`weight_decay`", "at least 0", weight_decay)
-        require(multiplier >= 0, "`excluded_learning_rate_multiplier`", "at least 0", multiplier)
-        self.rule = LarsRule(
+        self._set_lars(
+            weight_decay=weight_decay,
+            excluded_learning_rate_multiplier=excluded_learning_rate_multiplier,
+            exclude_from_weight_decay=exclude_from_weight_decay,
+            exclude_from_layer_adaptation=exclude_from_layer_adaptation,
             momentum=momentum,
             trust_coefficient=trust_coefficient,
             epsilon=epsilon,
@@ -131,31 +139,16 @@ class LARS(ExcludingOptimizer, keras.optimizers.Optimizer):
             trust_norm=trust_norm,
             clip_trust_ratio=clip_trust_ratio,
         )
-        self.excluded_learning_rate_multiplier = multiplier
-        self._set_exclusions(exclude_from_weight_decay, exclude_from_layer_adaptation)
-        self._records = None
+        self._records: LayerRecords | None = None
 
-    @classmethod
-    def preset(cls, name, **overrides):
-        """Returns LARS as a well-known implementation has it, so that its users keep their numbers.
+    def build(self, variables: Sequence[Any]) -> None:
+        """Creates the velocities and determines the excluded variables.
 
         Args:
-            name: a key of `tf_lars.optimizers.presets.PRESETS`, such as "mlperf" or "optax".
-            **overrides: arguments of `LARS`, which take precedence.
+            variables: Variables to train, either Keras variables or `tf.Variable`s.
 
         Raises:
-            InputError: an unknown name.
-        """
-        return cls(**{**presets.settings(name), **overrides})
-
-    def build(self, variables):
-        """Makes the velocities, and settles which variables are excluded from what.
-
-        Args:
-            variables: the variables to train, Keras variables or `tf.Variable`s.
-
-        Raises:
-            InputError: an exclusion that names none of them, or gradient accumulation with
+            InputError: If an exclusion matches none of them, or gradient accumulation is used with
                 several replicas.
         """
         if self.built:
@@ -177,22 +170,22 @@ class LARS(ExcludingOptimizer, keras.optimizers.Optimizer):
         if self._records is not None:
             self._records.build(variables)
 
-    def record_layer_statistics(self):
-        """Has every later step keep what `layer_statistics` reads.
+    def record_layer_statistics(self) -> None:
+        """Records, in every later step, the values that `layer_statistics` returns.
 
-        Call it before the training step is traced; a step that was traced before records nothing.
-        It adds two passes over the memory of each variable to the step.
+        Must be called before the training step is traced; a step traced earlier records nothing.
+        Recording adds two passes over the memory of each variable to the step.
         """
         if self._records is None:
             self._records = LayerRecords()
             if self.built:
                 self._records.build(self._trainable_variables)
 
-    def layer_statistics(self):
-        """Returns a `LayerStatistics` for each variable's path, as of the last step.
+    def layer_statistics(self) -> dict[str, LayerStatistics]:
+        """Returns the `LayerStatistics` of the last step, by variable path.
 
         Raises:
-            InputError: `record_layer_statistics` was not called before the step.
+            InputError: If `record_layer_statistics` was not called before the step.
         """
         if self._records is None or not self.built:
             raise InputError(
@@ -213,7 +206,7 @@ class LARS(ExcludingOptimizer, keras.optimizers.Optimizer):
             return self.add_variable(shape=variable.shape, dtype=dtype.name, name=name)
 
     def update_step(self, gradient, variable, learning_rate):
-        """Takes the step of one variable, as `LarsRule.update` has it."""
+        """Updates one variable with `LarsRule.update`."""
         index = self._get_variable_index(variable)
         adapt = self._adapts[index]
         if not adapt and self.excluded_learning_rate_multiplier != 1:
@@ -232,18 +225,18 @@ class LARS(ExcludingOptimizer, keras.optimizers.Optimizer):
             self._records.record(index, ratio, *norms)
 
     def _get_current_learning_rate(self):
-        # The base class gives a schedule the number of micro-steps: with accumulation over N, a
-        # warm-up would end N times too early.
+        # The base class passes the number of micro-steps to a schedule: with accumulation over N,
+        # a warm-up would end N times too early.
         if isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
             return self._learning_rate(self.iterations)
         return super()._get_current_learning_rate()
 
     def _apply_weight_decay(self, variables):
-        """Nothing: the decay is a part of the rule."""
+        """Does nothing, because decay is part of the rule."""
 
     def _backend_apply_gradients(self, grads, trainable_variables):
-        # The base class clips before the reduction, and decides on accumulated steps and on EMA in
-        # a `cond` around a `merge_call`, which several replicas cannot do.
+        # The base class clips before the reduction, and handles accumulation and EMA in a `cond`
+        # around a `merge_call`, which fails on several replicas.
         if not self.gradient_accumulation_steps:
             self._backend_update_step(grads, trainable_variables, self.learning_rate)
             return
@@ -309,24 +302,6 @@ class LARS(ExcludingOptimizer, keras.optimizers.Optimizer):
 
         last = tf.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
         tf.cond(last, overwrite, lambda: None)
-
-    def get_config(self):
-        """Returns the constructor's arguments, and the exclusions that methods have added."""
-        config = super().get_config()
-        config.update(dataclasses.asdict(self.rule))
-        config["excluded_learning_rate_multiplier"] = self.excluded_learning_rate_multiplier
-        config.update(self._exclusions_config())
-        return config
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Returns the optimizer that `get_config` describes, without its state."""
-        config = dict(config)
-        more = config.pop("more_exclusions", None)
-        optimizer = super().from_config(config, custom_objects)
-        if more:
-            optimizer._restore_exclusions(more)
-        return optimizer
 
 
 def _pairs(gradients, variables):

@@ -7,8 +7,8 @@ gradient g, weights w, velocity v, learning rate a, momentum m, weight decay b, 
     r = k*|w| / (|g| + b*|w| + epsilon)        trust_norm="separate"
     r = k*|w| / (|u| + epsilon)                trust_norm="combined"
 
-and r = 1 where a norm in it (|w| and |g|, or |w| and |u|) is zero. `clip_trust_ratio` (LARC) puts
-min(r/a, 1) in the place of r. A variable excluded from adaptation has r = 1.
+and r = 1 if a norm in it (|w| and |g|, or |w| and |u|) is zero. `clip_trust_ratio` (LARC) replaces
+r with min(r/a, 1). A variable excluded from adaptation has r = 1.
 """
 
 import dataclasses
@@ -25,8 +25,9 @@ TRUST_NORMS = ("separate", "combined")
 def velocity_dtype(dtype):
     """Returns the dtype in which the velocity, the norms and the step are computed.
 
-    float32 for float16 and bfloat16, else `dtype` itself: a LARS step is about k = 0.001 of a
-    weight, which float16 holds as a subnormal and bfloat16 with an error as large as itself.
+    This is float32 for float16 and bfloat16, otherwise `dtype` itself: a LARS step is about
+    k = 0.001 of a weight, which float16 holds as a subnormal and bfloat16 with an error as large as
+    the step.
     """
     dtype = tf.as_dtype(dtype)
     return tf.float32 if dtype.size < 4 else dtype
@@ -38,10 +39,10 @@ def l2_norm(x):
 
 
 def densify(gradient, shape):
-    """Returns `gradient` as a dense tensor; the rows of `IndexedSlices` that repeat are summed.
+    """Returns `gradient` as a dense tensor, with repeated rows of `IndexedSlices` summed.
 
-    Momentum and decay move every row of a variable, also those without a gradient in this step,
-    so nothing is lost by it, and the norm is that of the whole gradient.
+    Nothing is lost by this, because momentum and decay move every row of a variable, including
+    those without a gradient in this step; and the norm is that of the complete gradient.
     """
     if not isinstance(gradient, tf.IndexedSlices):
         return gradient
@@ -61,26 +62,26 @@ def clip_by_global_norm(gradients, clip_norm):
 
 
 def _scale(gradient, factor):
-    # A product in float16 would lose a small factor before it meets a large gradient.
+    # In float16, a small factor would vanish before it is multiplied by a large gradient.
     dtype = velocity_dtype(gradient.dtype)
     return tf.cast(tf.cast(gradient, dtype) * tf.cast(factor, dtype), gradient.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class LarsRule:
-    """The settings of LARS that hold for all variables, and the step that they define.
+    """Settings of LARS shared by all variables, and the step that they define.
 
     Args:
         momentum: m, in [0, 1).
         trust_coefficient: k, above 0.
-        epsilon: added to the denominator of the ratio, at least 0; 0 is honoured.
-        nesterov: whether to look ahead along the velocity.
+        epsilon: Term added to the denominator of the ratio, at least 0; 0 is used as it is.
+        nesterov: Whether to look ahead along the velocity.
         momentum_form: "classic", "torch", "contrib" or "popular"; see `tf_lars.LARS`.
-        trust_norm: "separate" or "combined"; "popular" has a norm of its own and ignores it.
-        clip_trust_ratio: whether r becomes min(r/a, 1).
+        trust_norm: "separate" or "combined"; ignored by "popular", which has its own norm.
+        clip_trust_ratio: Whether to replace r with min(r/a, 1).
 
     Raises:
-        InputError: a setting out of its range.
+        InputError: If a setting is out of its range.
     """
 
     momentum: float = 0.9
@@ -123,39 +124,39 @@ class LarsRule:
         Args:
             weight_norm: |w|.
             update_norm: |g| for "separate", |u| for "combined", |d| for the popular form.
-            learning_rate: a, used by `clip_trust_ratio` alone.
-            weight_decay: b of these variables; 0 where they are excluded from decay.
+            learning_rate: a, used only by `clip_trust_ratio`.
+            weight_decay: b of these variables; 0 if they are excluded from decay.
         """
-        # k*|w| / (|g| + epsilon + b*|w|) with |w| divided out: TensorFlow adds a sum of three terms
-        # in any order, not the same in every process, and the weights of workers would part.
+        # k*|w| / (|g| + epsilon + b*|w|) with |w| divided out: TensorFlow adds three terms in an
+        # order that differs between processes, and the weights of workers would diverge.
         norm = update_norm + self.epsilon if self.epsilon else update_norm
         denominator = tf.math.divide_no_nan(norm, weight_norm)
         if self._separate:
             denominator += weight_decay
         ratio = tf.math.divide_no_nan(self.trust_coefficient, denominator)
         ratio = tf.where(tf.minimum(weight_norm, update_norm) > 0, ratio, 1.0)
-        # With a = 0, the first step of a warm-up, r/a is infinite and the limit 1 is right.
+        # With a = 0, as in the first step of a warm-up, r/a is infinite, and 1 is correct.
         return tf.minimum(ratio / learning_rate, 1.0) if self.clip_trust_ratio else ratio
 
     def update(self, variable, velocity, gradient, learning_rate, weight_decay, adapt):
-        """Takes one step: assigns `variable` and `velocity`.
+        """Updates `variable` and `velocity` by one step.
 
         Args:
-            variable: `tf.Variable`, w.
-            velocity: `tf.Variable` of w's shape and of `velocity_dtype`, v; None where momentum
-                is 0. The classic form keeps -v in it, the step, as `keras.optimizers.SGD` does.
+            variable: w, a `tf.Variable`.
+            velocity: v, a `tf.Variable` of w's shape and of `velocity_dtype`; None if momentum is
+                0. The classic form stores -v, the step, as `keras.optimizers.SGD` does.
             gradient: g, a dense tensor, already summed over the replicas.
             learning_rate: a, a scalar.
             weight_decay: b of this variable, a float; 0.0 excludes it from decay.
-            adapt: False excludes this variable from adaptation, r = 1.
+            adapt: Whether this variable is adapted; otherwise r = 1.
 
         Returns:
-            r: a scalar tensor, or the float 1.0 where `adapt` is False.
+            r, a scalar tensor, or the float 1.0 if `adapt` is False.
         """
         dtype = velocity_dtype(variable.dtype)
         g = tf.cast(gradient, dtype)
         a = tf.cast(learning_rate, dtype)
-        if variable.dtype != dtype:  # a fused kernel takes one dtype for all its arguments
+        if variable.dtype != dtype:  # a fused kernel needs one dtype for all its arguments
             step = self._elementwise
         elif velocity is None:
             step = self._without_momentum
@@ -174,8 +175,8 @@ class LarsRule:
             u = _decayed(g, b, w)
             r = self._ratio(w, g, u, a, b, adapt)
         else:
-            # Nothing asks for u itself: b*w goes into the velocity before the kernel multiplies it
-            # by m and adds g, which moves three fifths of the bytes of forming u.
+            # u itself is not needed: b*w is added to the velocity before the kernel multiplies it
+            # by m and adds g. This moves three fifths of the bytes that computing u would move.
             u = g
             r = self._ratio(w, g, u, a, b, adapt)
             if b:
@@ -209,7 +210,7 @@ class LarsRule:
             v.assign(m * v + u)
             d = m * v + u
         else:
-            # Not m*v + (g + b*w): again a sum of three terms.
+            # Not m*v + (g + b*w), which is again a sum of three terms.
             if b:
                 _descend(v, -b / m, w)
             v.assign(m * v + g)
@@ -225,7 +226,7 @@ class LarsRule:
         return r
 
     def _elementwise(self, variable, velocity, g, a, b, adapt):
-        """The step as its equations read, in float32, for variables of 16 bits."""
+        """Computes the step directly from its equations, in float32, for 16-bit variables."""
         m, form = self.momentum, self.momentum_form
         w = tf.cast(variable, g.dtype)
         v = 0.0 if velocity is None else tf.cast(velocity, g.dtype)
@@ -270,7 +271,7 @@ def _decayed(g, b, w):
 
 
 def _descend(x, rate, direction):
-    """x -= rate * direction, in one pass over memory."""
+    """Computes x -= rate * direction in one pass over memory."""
     tf.raw_ops.ResourceApplyGradientDescent(
         var=x.handle, alpha=tf.cast(rate, x.dtype), delta=tf.convert_to_tensor(direction)
     )

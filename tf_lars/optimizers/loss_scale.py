@@ -1,4 +1,4 @@
-"""Dynamic loss scaling whose verdict on a step all replicas share."""
+"""Dynamic loss scaling, with the same decision on all replicas."""
 
 import keras
 
@@ -8,22 +8,23 @@ from tf_lars.optimizers.variables import native_variable
 
 @keras.saving.register_keras_serializable(package="tf_lars")
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
-    """Scales the loss, and skips a step whose gradients are not finite, on all replicas or on none.
+    """Optimizer that scales the loss, and skips non-finite steps on all replicas or on none.
 
-    The gradients are summed over the replicas first, and the sum is tested: an Inf or a NaN of any
-    one replica is in it, so every replica comes to the same verdict. All skip the step and halve
-    the scale; `dynamic_growth_steps` finite steps in a row double it. (The base class tests the
-    first local replica before the sum: other replicas' Infs reach the weights, and workers that
-    disagree wait for each other for ever.)
+    The gradients are summed over the replicas first, and the sum is tested: it contains an Inf or
+    NaN of any replica, so all replicas make the same decision. All of them skip the step and halve
+    the scale; `dynamic_growth_steps` consecutive finite steps double it. (The base class tests the
+    first local replica before the sum: Infs of other replicas reach the weights, and workers that
+    disagree deadlock.)
 
-    `model.compile` under the policy "mixed_float16" takes it as it is and wraps nothing around it.
-    The inner optimizer leaves the summing to this one: use it only through this one.
+    Under the policy "mixed_float16", `model.compile` uses it as it is and does not wrap it again.
+    The inner optimizer leaves the summing to this one, so use it only through this one.
 
     Args:
-        inner_optimizer: the optimizer to wrap: `tf_lars.LARS` or any of Keras.
-        initial_scale: 2**15 unless given.
-        dynamic_growth_steps: 2000 unless given.
-        name: the name of the optimizer.
+        inner_optimizer: Optimizer to wrap, `tf_lars.LARS` or any Keras optimizer.
+        initial_scale: Initial scale; 2**15 by default.
+        dynamic_growth_steps: Number of consecutive finite steps that double the scale; 2000 by
+            default.
+        name: Name of the optimizer.
 
     Reference: Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740, section 3.2.
     """

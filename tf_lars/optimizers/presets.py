@@ -1,10 +1,10 @@
-"""The settings of well-known implementations of LARS, as arguments of `tf_lars.LARS`.
+"""Settings of well-known implementations of LARS, as arguments of `tf_lars.LARS`.
 
-A preset holds what the implementation's constructor has by default, so that
-`LARS.preset("optax", learning_rate=..., weight_decay=...)` steps as `optax.lars` does with the same
-two arguments. The learning rate is never part of it. `ADAPT_ALL` marks the implementations that
-adapt and decay biases and batch normalisation as well unless told otherwise; people who told them
-otherwise add `exclude_from_weight_decay=None, exclude_from_layer_adaptation=None`.
+A preset holds the defaults of the implementation's constructor, so that
+`LARS.preset("optax", learning_rate=..., weight_decay=...)` takes the steps of `optax.lars` with the
+same two arguments. It never includes the learning rate. `ADAPT_ALL` marks implementations that by
+default also adapt and decay biases and batch normalisation; to exclude those, pass
+`exclude_from_weight_decay=None, exclude_from_layer_adaptation=None`.
 """
 
 from typing import Any
@@ -16,20 +16,20 @@ ADAPT_ALL: dict[str, Any] = {"exclude_from_weight_decay": [], "exclude_from_laye
 PRESETS: dict[str, dict[str, Any]] = {
     # You et al., arXiv:1708.03888, algorithm 1.
     "paper": {"momentum_form": "classic", "trust_norm": "separate"},
-    # mlcommons/training retired_benchmarks/resnet-tf2/tensorflow2/lars_optimizer.py, which reads an
-    # epsilon of 0 as 1e-7. Its launcher skips batch normalisation and biases.
+    # mlcommons/training retired_benchmarks/resnet-tf2/tensorflow2/lars_optimizer.py, which replaces
+    # an epsilon of 0 with 1e-7. Its launcher skips batch normalisation and biases.
     "mlperf": {"momentum_form": "classic", "trust_norm": "separate", "epsilon": 1e-7},
     # google-deepmind/optax optax/_src/alias.py
     "optax": {"momentum_form": "classic", "trust_norm": "combined", **ADAPT_ALL},
-    # tensorflow/models official/modeling/optimization/lars.py; with classic_momentum=False it is
-    # momentum_form="popular".
+    # tensorflow/models official/modeling/optimization/lars.py; its classic_momentum=False is
+    # momentum_form="popular" here.
     "tf-models": {"momentum_form": "classic", "trust_norm": "combined", **ADAPT_ALL},
     # google-research/simclr tf2/lars_optimizer.py; the same switch.
     "simclr": {"momentum_form": "classic", "trust_norm": "combined", **ADAPT_ALL},
-    # huggingface/pytorch-image-models timm/optim/lars.py, made by timm's factory: momentum 0.9, and
-    # no decay, hence no adaptation, for parameters of rank 1.
+    # huggingface/pytorch-image-models timm/optim/lars.py, as created by timm's factory: momentum
+    # 0.9, and no decay, hence no adaptation, for parameters of rank 1.
     "timm": {"momentum_form": "torch", "trust_norm": "separate", "epsilon": 1e-8},
-    # NVIDIA/apex apex/parallel/LARC.py over torch.optim.SGD, which owns the momentum. Where a norm
+    # NVIDIA/apex apex/parallel/LARC.py over torch.optim.SGD, which owns the momentum. If a norm
     # is zero, apex leaves out the decay of that step too.
     "apex": {
         "momentum_form": "torch",
@@ -42,8 +42,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # facebookresearch/moco-v3 moco/optimizer.py
     "moco-v3": {"momentum_form": "torch", "trust_norm": "combined"},
     # Lightning-Universe/lightning-bolts pl_bolts/optimizers/lars.py. Parameters of a group without
-    # decay are not adapted: the rule by rank is that of a group for biases and normalisation.
-    # Where a norm is zero, bolts leaves out the decay of that step too.
+    # decay are not adapted: the rule by rank equals such a group for biases and normalisation.
+    # If a norm is zero, bolts leaves out the decay of that step too.
     "bolts": {
         "momentum_form": "torch",
         "trust_norm": "separate",
@@ -64,7 +64,7 @@ def settings(name):
     """Returns the arguments of a preset as a new dict.
 
     Raises:
-        InputError: an unknown name.
+        InputError: If the name is unknown.
     """
     if name not in PRESETS:
         raise InputError(

@@ -1,16 +1,16 @@
-"""What the optimizers ask of a variable, be it Keras's or TensorFlow's."""
+"""Uniform access to Keras and TensorFlow variables."""
 
 import keras
 
 
 def variable_path(variable):
-    """Returns the name by which exclusions and statistics know a variable: "block/dense/kernel".
+    """Returns the name of a variable in exclusions and statistics, such as "block/dense/kernel".
 
-    That is a Keras variable's path, or a `tf.Variable`'s name without ":0".
+    This is a Keras variable's path, or a `tf.Variable`'s name without ":0".
     """
     return getattr(variable, "path", None) or variable.name.split(":")[0]
 
 
 def native_variable(variable):
-    """Returns the `tf.Variable` inside a Keras variable; a `tf.Variable` as it is."""
+    """Returns the `tf.Variable` inside a Keras variable; returns a `tf.Variable` unchanged."""
     return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,9 +1,9 @@
-"""How long will it take, and what does a larger batch buy: time to train before it is rented.
+"""Predicts the time to train, and what a larger batch saves, before any machine is rented.
 
-`predict` says for a model, a device family, a number of devices and a batch how many epochs the
-batch needs, how long a step takes and what both come to. Its constants were fitted to published
-results (fitted.csv, benchmarks/fit_planner.py); `Hardware` describes devices without any, and
-`calibrate` learns from a user's own short runs.
+`predict` takes a model, a device family, a number of devices and a batch, and returns the epochs
+that the batch needs, the time of a step and the total. Its constants were fitted to published
+results (fitted.csv, benchmarks/fit_planner.py). `Hardware` describes devices without published
+results, and `calibrate` fits the model to a user's own short runs.
 """
 
 from tf_lars.planner.calibration import CalibratedDevice, Measurement, calibrate

@@ -1,16 +1,16 @@
-"""The planner fitted to a user's own short runs, so that small ones predict the large one.
+"""Fits the planner to a user's own short runs, so that small runs predict a large one.
 
-The step's time on p devices with b images each is
+The time of a step on p devices with b images each is
 
     t = b / (r g) + c0 + all_reduce(p, n; a, B)
 
 with the device's rate r, the overhead c0 of a step, and an all-reduce of n bytes of gradients by
-the formulas of `communication`. Two runs cannot tell all of r, c0, a and B apart. So all but r come
-with priors, and what the runs do not say stays uncertain: `error` says by how much.
+the formulas of `communication`. Two runs do not determine r, c0, a and B. All except r therefore
+have priors, and whatever the runs leave open adds to the predicted `error`.
 
 Where workers are processes that share the cores of one machine, a worker's rate depends on its
 cores c: g = c up to one core, and c**0.42 beyond (two processes with a core each are 1.5 times as
-fast as one on both; the exponent, too, is fitted).
+fast as one on both; this exponent is fitted too).
 """
 
 import dataclasses
@@ -29,39 +29,39 @@ from tf_lars.planner.least_squares import covariance, solve
 from tf_lars.planner.workloads import Workload, name_at
 
 MEASUREMENT_DEVIATION = 0.05
-"""Relative deviation of a step time from run to run, and from the model's straight lines."""
+"""Relative standard deviation of step times between runs, and from the model."""
 
 OVERHEAD = (math.log(5e-3), 1.0)
-"""Mean and deviation of log c0 in seconds: the families of fitted.csv lie between 3 and 30 ms."""
+"""Prior mean and deviation of log c0, in seconds; fitted.csv's families have 3 to 30 ms."""
 
 LOOPBACK = ((math.log(2e-4), 1.5), (math.log(2e-9), 1.5))
-"""Means and deviations of log a and log B between processes of one machine."""
+"""Prior means and deviations of log a and log B between processes of one machine."""
 
 UNKNOWN_NETWORK = ((math.log(2e-6), 1.0), (math.log(1e-10), 1.0))
-"""The same between machines: 80 Gb/s, and a factor of 3 up or down."""
+"""The same between machines: 80 Gb/s, within a factor of 3 either way."""
 
 KNOWN_NETWORK_DEVIATION = 0.1
-"""Of log a and log B of a network that is named."""
+"""Prior deviation of log a and log B for a network that the user has named."""
 
 RATE_DEVIATION = 3.0
-"""Of log r from the rate that was seen: next to nothing is known of it before."""
+"""Prior deviation of log r around the fastest measured rate: almost uninformative."""
 
 CORE_EXPONENT = (math.log(2 / 1.5) / math.log(2), 0.15)
-"""Mean and deviation of the exponent of g beyond one core: 1.33 times the rate on two cores."""
+"""Prior mean and deviation of g's exponent beyond one core: 1.33 times the rate on two cores."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """A step's time, measured.
+    """The measured time of a step.
 
     Attributes:
-      accelerator: name of the device.
-      devices: how many trained together.
-      global_batch_size: examples per step, on all devices.
-      step_seconds: of one step.
-      workload: the model.
-      cores: processor cores of each device, where devices are processes on CPUs.
-      shared_host: whether all devices are processes of one machine.
+      accelerator: Name of the device.
+      devices: Number of devices that trained together.
+      global_batch_size: Examples per step, on all devices.
+      step_seconds: Seconds per step.
+      workload: The model.
+      cores: Processor cores per device, where devices are processes on CPUs.
+      shared_host: Whether all devices are processes of one machine.
     """
 
     accelerator: str
@@ -74,10 +74,13 @@ class Measurement:
 
     @classmethod
     def load(cls, path: str) -> "Measurement":
-        """Reads the results.json of a run (a path to it, or to the run's folder).
+        """Reads the results.json of a run.
+
+        Args:
+          path: Path of the file, or of the run's folder.
 
         Raises:
-          InputError: there is none, or it lacks what a calibration needs.
+          InputError: The file is missing, or lacks a value that a calibration needs.
         """
         if os.path.isdir(path):
             path = os.path.join(path, "results.json")
@@ -98,30 +101,30 @@ class Measurement:
             )
         except OSError as error:
             raise InputError(
-                f"A calibration reads the results.json of runs. Received: {path!r} "
-                f"({error.strerror}). Name the folders of finished runs."
+                f"A calibration reads the results.json of finished runs. Received: {path!r} "
+                f"({error.strerror}). Give the folders of finished runs."
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                "A calibration needs results.json as the launchers write it. Received: "
-                f"{path!r} ({error!r}). Run it again with this version."
+                "A calibration needs a results.json written by a launcher of this version. "
+                f"Received: {path!r} ({error!r}). Repeat the run."
             ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibratedDevice:
-    """A device as short runs have shown it; made by `calibrate`.
+    """A device fitted to short runs; created by `calibrate`.
 
     Attributes:
-      name: of the device.
-      measured_on: the model of the runs.
-      algorithm: of the all-reduce.
-      parameters: log r, log c0, log a, log B and the core exponent, fitted.
-      covariance: theirs.
-      cores: of each device, or None.
-      host_cores: of the one machine that all devices share, or None.
-      most_images: per device, of the runs.
-      runs: how many were fitted.
+      name: Name of the device.
+      measured_on: The model of the runs.
+      algorithm: Name of the all-reduce algorithm.
+      parameters: Fitted log r, log c0, log a, log B and core exponent.
+      covariance: Covariance of the parameters.
+      cores: Cores per device, or None.
+      host_cores: Cores of the one machine that all devices share, or None.
+      most_images: Largest number of images per device in the runs.
+      runs: Number of runs in the fit.
     """
 
     name: str
@@ -138,7 +141,7 @@ class CalibratedDevice:
         """Returns b / (r g), c0 and the all-reduce.
 
         Raises:
-          InputError: another model than that of the runs, and not both have known FLOP.
+          InputError: The model is not that of the runs, and the FLOPs of one of them are unknown.
         """
         return self._step(np.array(self.parameters), model, images, devices)
 
@@ -147,16 +150,16 @@ class CalibratedDevice:
         if model.name != self.measured_on.name:
             if not (model.forward_flops and self.measured_on.forward_flops):
                 raise InputError(
-                    f"The runs trained {self.measured_on.name}, whose FLOP are not known, and so "
-                    f"say nothing of another model. Received: {model.name}. Calibrate with runs "
-                    "of that model."
+                    f"The runs trained {self.measured_on.name}, and scaling them to another model "
+                    f"needs the FLOPs of both. Received: {model.name}. Calibrate with runs of that "
+                    "model."
                 )
             flops = model.forward_flops / self.measured_on.forward_flops
         cores = self.host_cores / devices if self.host_cores else self.cores
         return _step(x, self.algorithm, images * flops, devices, model.parameters, cores)
 
     def error(self, images: float, devices: int) -> float:
-        """Returns the relative error that the runs and the priors leave."""
+        """Returns the relative standard error, from the uncertainty of runs and priors."""
         best = np.array(self.parameters)
 
         def log_total(x):
@@ -170,7 +173,7 @@ class CalibratedDevice:
         )
 
     def notes(self, images: float, devices: int) -> list[str]:
-        """Returns how many runs this rests on, and what they cannot know."""
+        """Returns the number of runs behind the fit, and whether workers share cores."""
         del images
         notes = [f"calibrated with {self.runs} run{'s' if self.runs > 1 else ''}"]
         if self.host_cores and devices > self.host_cores:
@@ -188,35 +191,38 @@ def calibrate(
     """Fits the step-time model to measured runs.
 
     Args:
-      runs: folders or results.json of finished runs, or measurements; of one model, and as
-        different as can be in devices and images per device.
-      accelerator: the device to return, where the runs used several: each has a rate of its own,
-        and all share the overhead and the network.
-      network: between the devices, a name of networks.csv or a `Network`; unknown by default.
-      algorithm: of the all-reduce, one of `communication.ALGORITHMS`.
+      runs: Folders or results.json files of finished runs, or measurements. All of one model; the
+        more they differ in devices and images per device, the better.
+      accelerator: Name of the device to return, where the runs used several; each device has its
+        own rate, and all share the overhead and the network.
+      network: Network between the devices: a name from networks.csv or a `Network`. Unknown by
+        default.
+      algorithm: Name of the all-reduce algorithm, one of `communication.ALGORITHMS`.
 
     Returns:
-      What `predict` takes as its accelerator.
+      The device, for the argument `accelerator` of `predict`.
 
     Raises:
-      InputError: no runs, runs of several models, or an unknown device, network or algorithm.
+      InputError: There are no runs, the runs are of several models, or the device, network or
+        algorithm is unknown.
     """
     measurements = [r if isinstance(r, Measurement) else Measurement.load(r) for r in runs]
     names = sorted({m.accelerator for m in measurements})
     models = sorted({m.workload.name for m in measurements})
     if not measurements or len(models) > 1:
         raise InputError(
-            "A calibration needs at least one run, and all of the same model. Received: "
+            "A calibration needs at least one run, and all runs of the same model. Received: "
             f"{' and '.join(models) or 'no runs'}."
         )
     if accelerator is None and len(names) == 1:
         accelerator = names[0]
     if accelerator not in names:
         raise InputError(
-            f"The runs used {' and '.join(names)}. Received: accelerator={accelerator!r}. Name one."
+            f"The runs used {' and '.join(names)}. Received: accelerator={accelerator!r}. Give "
+            "one of them."
         )
     link = communication.network(network) if isinstance(network, str) else network
-    communication.all_reduce(algorithm, 1, 0.0, link or Network("", 0.0, 0.0))  # knows it
+    communication.all_reduce(algorithm, 1, 0.0, link or Network("", 0.0, 0.0))  # checks the name
     priors = _priors(link, loopback=all(m.shared_host for m in measurements))
     shared = len(priors)
 
@@ -230,7 +236,7 @@ def calibrate(
         )
         for name in names
     ]
-    # A device may be faster than it was seen to be, by what the network is to blame for.
+    # Without the network's share of the step, a device may be faster than any run.
     priors += [(rate, RATE_DEVIATION) for rate in fastest]
 
     def residuals(x):
@@ -272,7 +278,7 @@ def calibrate(
 
 
 def _priors(link: Network | None, loopback: bool) -> list[tuple[float, float]]:
-    """Returns the means and deviations of log c0, log a, log B and the core exponent."""
+    """Returns prior means and deviations of log c0, log a, log B and the core exponent."""
     if link is None:
         return [OVERHEAD, *(LOOPBACK if loopback else UNKNOWN_NETWORK), CORE_EXPONENT]
     known = KNOWN_NETWORK_DEVIATION

@@ -1,7 +1,7 @@
-"""How long an all-reduce takes, from first principles.
+"""Formulas for the time of an all-reduce.
 
-Every formula counts messages and bytes on the busiest link, with `a` the latency of a message and
-`B` the seconds per byte (1 / bandwidth), for `p` devices and `n` bytes of gradients:
+Every formula counts messages and bytes on the busiest link, where `a` is the latency of a message,
+`B` the seconds per byte (1 / bandwidth), `p` the number of devices and `n` the bytes of gradients:
 
 | algorithm | seconds |
 |---|---|
@@ -12,22 +12,21 @@ Every formula counts messages and bytes on the busiest link, with `a` the latenc
 | `torus` | 2(X-1)a + 2((X-1)/X)nB + 2(Y-1)a + 2((Y-1)/Y)(n/X)B on a torus of X by Y |
 
 References: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in
-MPICH" (ring, halving and doubling); You et al., "ImageNet Training in Minutes" (the tree: its
+MPICH" (ring, halving and doubling); You et al., "ImageNet Training in Minutes" (tree: its
 lg p (a + nB)); Mikami et al., arXiv:1811.05233 (2-D torus).
 """
 
-import csv
 import dataclasses
 import functools
-import importlib.resources
 import math
 
-from tf_lars.errors import InputError
+from tf_lars.errors import require
+from tf_lars.packaged_csv import rows
 
 ALGORITHMS = ("ring", "halving_doubling", "tree", "two_level", "torus")
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of one gradient, by the type in which it is sent."""
+"""Bytes per gradient, by the data type in which gradients are sent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +34,10 @@ class Network:
     """A link between devices.
 
     Attributes:
-      name: for messages.
-      latency: a, seconds per message.
-      seconds_per_byte: B.
-      source: where the two numbers come from.
+      name: Name in messages.
+      latency: Seconds per message, a.
+      seconds_per_byte: Seconds per byte, B.
+      source: Source of the two numbers.
     """
 
     name: str
@@ -49,8 +48,7 @@ class Network:
 
 @functools.cache
 def networks() -> dict[str, Network]:
-    """Returns the known networks by name (networks.csv, with their source)."""
-    text = importlib.resources.files(__package__).joinpath("networks.csv").read_text()
+    """Returns the networks of networks.csv by name."""
     return {
         row["name"]: Network(
             row["name"],
@@ -58,7 +56,7 @@ def networks() -> dict[str, Network]:
             float(row["ns_per_byte"]) * 1e-9,
             row["source"],
         )
-        for row in csv.DictReader(text.splitlines())
+        for row in rows(__package__, "networks.csv")
     }
 
 
@@ -66,19 +64,21 @@ def network(text: str) -> Network:
     """Returns a network by name, or from "LATENCY_US:GIGABITS" (1.5:200).
 
     Raises:
-      InputError: neither.
+      InputError: The text is neither.
     """
     if text in networks():
         return networks()[text]
     try:
         latency, gigabits = (float(part) for part in text.split(":"))
-        if not (0 <= latency < math.inf and 0 < gigabits < math.inf):
-            raise ValueError
     except ValueError:
-        raise InputError(
-            f"The network must be one of {', '.join(networks())}, or LATENCY_US:GIGABITS, such as "
-            f"1.5:200 for 1.5 microseconds and 200 Gb/s. Received: {text!r}."
-        ) from None
+        latency = gigabits = math.nan
+    require(
+        0 <= latency < math.inf and 0 < gigabits < math.inf,
+        "The network",
+        f"one of {', '.join(networks())}, or LATENCY_US:GIGABITS, such as 1.5:200 for 1.5 "
+        "microseconds and 200 Gb/s",
+        text,
+    )
     return Network(text, latency * 1e-6, 8e-9 / gigabits, "given by the user")
 
 
@@ -93,21 +93,21 @@ def halving_doubling(p: int, n: float, link: Network) -> float:
 
 
 def tree(p: int, n: float, link: Network) -> float:
-    """Returns ceil(lg p) (a + nB) seconds, the paper's model."""
+    """Returns ceil(lg p) (a + nB) seconds, the model of You et al."""
     return _rounds(p) * (link.latency + n * link.seconds_per_byte)
 
 
 def two_level(p: int, n: float, link: Network, node_link: Network, per_node: int) -> float:
-    """Returns the seconds of a reduction within nodes of g devices, and a ring between them.
+    """Returns the seconds of a reduction within nodes of g devices, then a ring between nodes.
 
-    2(g-1)a1 + 2((g-1)/g)nB1 within the node, then the ring of ceil(p/g) nodes over n/g bytes.
+    2(g-1)a1 + 2((g-1)/g)nB1 within the node, then a ring of ceil(p/g) nodes over n/g bytes.
     """
     g = min(per_node, p)
     return ring(g, n, node_link) + ring(-(-p // g), n / g, link)
 
 
 def torus(p: int, n: float, link: Network) -> float:
-    """Returns the seconds on a torus of X by Y devices, as near to a square as p divides.
+    """Returns the seconds on a torus of X by Y devices, as close to a square as p allows.
 
     2(X-1)a + 2((X-1)/X)nB + 2(Y-1)a + 2((Y-1)/Y)(n/X)B.
     """
@@ -126,20 +126,17 @@ def all_reduce(
     """Returns the seconds of an all-reduce; 0 on one device.
 
     Args:
-      algorithm: one of `ALGORITHMS`.
-      p: devices.
-      n: bytes of gradients.
-      link: between nodes, or between all devices.
-      node_link: within a node, for `two_level`; by default `link`.
-      per_node: g, devices of a node, for `two_level`.
+      algorithm: One of `ALGORITHMS`.
+      p: Number of devices.
+      n: Bytes of gradients.
+      link: Link between nodes, or between all devices.
+      node_link: Link within a node, for `two_level`; `link` by default.
+      per_node: Devices per node, g, for `two_level`.
 
     Raises:
-      InputError: no such algorithm.
+      InputError: The algorithm is unknown.
     """
-    if algorithm not in ALGORITHMS:
-        raise InputError(
-            f"The all-reduce must be one of {', '.join(ALGORITHMS)}. Received: {algorithm!r}."
-        )
+    require(algorithm in ALGORITHMS, "The all-reduce", f"one of {', '.join(ALGORITHMS)}", algorithm)
     if p == 1:
         return 0.0
     if algorithm == "two_level":

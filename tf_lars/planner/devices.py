@@ -1,55 +1,55 @@
-"""How long one step takes on a device: the hardware side of time to train.
+"""The time of a step on a device: the hardware part of the time to train.
 
-A device family that has published results has three fitted constants (fitted.csv):
+A device family with published results has three fitted constants (fitted.csv):
 
     t = (b + h) / r + k lg(p) / r
 
-with b images per device, r its asymptotic rate in images/s, h its overhead in images (what a step
-costs however small b is: launches, the optimizer, the constant part of communication) and k the
-images per doubling of the devices p, which is communication that is not hidden, and waiting. The
-constants are those of ResNet-50 at 224 pixels in the precision that its submissions chose. Another
-model takes b/r in proportion to its FLOP per image, and k in proportion to its gradients.
+with b images per device, the asymptotic rate r in images/s, the overhead h in images (the cost of a
+step at any b: kernel launches, the optimizer, the constant part of communication) and the growth k
+in images per doubling of the devices p (waiting, and communication that is not hidden). The
+constants are those of ResNet-50 at 224 pixels in the precision of its submissions. For another
+model, b/r scales with its FLOPs per image and k with its gradients.
 
-Hardware without any result is computed from its data sheet: arithmetic at `FLOPS_SHARE` of its
-peak or memory traffic at `MEMORY_SHARE` of its bandwidth, whichever takes longer, and an all-reduce
-by the formulas of `communication`.
+Hardware without results is computed from its data sheet: arithmetic at `FLOPS_SHARE` of the peak or
+`BYTES_PER_FLOP` of memory traffic, whichever takes longer, and an all-reduce by the formulas of
+`communication`.
 """
 
-import csv
 import dataclasses
 import difflib
 import functools
-import importlib.resources
 import math
 from typing import Any, Protocol
 
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
+from tf_lars.packaged_csv import rows
 from tf_lars.planner import communication
 from tf_lars.planner.communication import Network
 from tf_lars.planner.workloads import Workload, workload
 
 FLOPS_SHARE = 0.34
-"""Share of the peak arithmetic that training reaches where arithmetic is what limits it."""
+"""Share of the peak arithmetic that training reaches where arithmetic limits it."""
 
 BYTES_PER_FLOP = 0.019
-"""Bytes moved to and from memory per FLOP of training with activations of 16 bits.
+"""Bytes moved to and from memory per FLOP of training with 16-bit activations.
 
-Both were fitted to the rates of 19 families (benchmarks/fit_planner.py, benchmarks/datasheets.csv).
+`FLOPS_SHARE` and this number were fitted to the rates of 19 families (benchmarks/fit_planner.py,
+benchmarks/datasheets.csv).
 """
 
 HARDWARE_ERROR = 0.23
-"""Relative error of a rate so computed: of the 19, each left out of the fit in turn."""
+"""Relative error of such a rate, from leaving each of the 19 families out of the fit in turn."""
 
 TYPICAL_OVERHEAD = 20.0
-"""Images: the overhead h of a family of which nothing is known but its data sheet."""
+"""Overhead h, in images, of hardware known only from its data sheet."""
 
 BACKWARD_SHARE = 2 / 3
-"""Share of the arithmetic that is the backward pass, behind which an all-reduce can hide."""
+"""Share of the backward pass, behind which an all-reduce can hide, in the arithmetic."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StepTime:
-    """The parts of one step, in seconds."""
+    """The parts of a step, in seconds."""
 
     compute: float
     overhead: float
@@ -62,28 +62,28 @@ class StepTime:
 
 
 class Device(Protocol):
-    """What `predict` needs to know of a device."""
+    """The interface of devices for `predict`."""
 
     @property
     def name(self) -> str:
-        """Of the device."""
+        """Name of the device."""
 
     @property
     def measured_on(self) -> Workload:
-        """The model whose times it knows best."""
+        """Model whose times the device was fitted to."""
 
     def step(self, model: Workload, images: float, devices: int) -> StepTime:
-        """Returns the step's time with so many images on each of so many devices."""
+        """Returns the time of a step, given the images per device and the number of devices."""
 
     @property
     def most_images(self) -> float:
-        """Images that it has been seen to hold."""
+        """Largest number of images per device that is known to fit."""
 
     def error(self, images: float, devices: int) -> float:
-        """Returns the relative standard error of that time."""
+        """Returns the relative standard error of the time of a step."""
 
     def notes(self, images: float, devices: int) -> list[str]:
-        """Returns what a person should know about that time."""
+        """Returns remarks on the time of a step, for the user."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +91,16 @@ class FittedDevice:
     """A family with published results; a row of fitted.csv.
 
     Attributes:
-      name: of the family.
-      images_per_second: r.
-      overhead_images: h.
-      growth_images: k.
-      images_per_second_error, overhead_images_error, growth_images_error: standard deviations of
-        the three.
-      relative_error: of the predicted time of a result that was not fitted.
-      results: how many results were fitted.
-      most_devices: of them.
-      least_images, most_images: per device, of them.
+      name: Name of the family.
+      images_per_second: Asymptotic rate, r.
+      overhead_images: Overhead of a step in images, h.
+      growth_images: Growth in images per doubling of the devices, k.
+      images_per_second_error, overhead_images_error, growth_images_error: Standard deviations of
+        the three constants.
+      relative_error: Relative error of the predicted time of a result left out of the fit.
+      results: Number of results in the fit.
+      most_devices: Largest number of devices in the fit.
+      least_images, most_images: Smallest and largest number of images per device in the fit.
     """
 
     name: str
@@ -133,55 +133,58 @@ class FittedDevice:
         )
 
     def error(self, images: float, devices: int) -> float:
-        """Returns the error on results that were not fitted, more for more devices than those.
+        """Returns the error on results left out of the fit.
 
-        Beyond the fitted devices the share of the time that was never seen adds to it.
+        It grows beyond the largest number of devices in the fit, with the extrapolated share of
+        the time.
         """
         beyond = max(0.0, math.log2(devices / self.most_devices))
         unseen = self.growth_images * beyond / (images + self.overhead_images)
         return math.hypot(self.relative_error, unseen, 0.03 * beyond)
 
     def notes(self, images: float, devices: int) -> list[str]:
-        """Returns what the results cannot tell, and what lies outside them."""
+        """Returns the limits of the fit that concern the step."""
         notes = []
         if devices > 1:
             notes.append(
-                "communication counts what grows with the devices; what does not, and what hides "
-                "behind the backward pass, is in the overhead and the rate"
+                "communication covers only what grows with the number of devices; constant and "
+                "hidden communication is part of the overhead and the rate"
             )
         if devices > self.most_devices:
             notes.append(
-                f"beyond {self.most_devices:,} {self.name}, the most with a published result"
+                f"beyond {self.most_devices:,} {self.name}, the largest number with a published "
+                "result"
             )
         if images > 1.25 * self.most_images:
             notes.append(
-                f"{images:,.0f} images per device may not fit into the memory: the most published "
-                f"on {self.name} are {self.most_images:,.0f}"
+                f"{images:,.0f} images per device may not fit into the memory; the largest "
+                f"published number on {self.name} is {self.most_images:,.0f}"
             )
         if self.results < 4:
-            notes.append(f"{self.name} has {self.results} published results only")
+            plural = "s" if self.results > 1 else ""
+            notes.append(f"{self.name} has only {self.results} published result{plural}")
         return notes
 
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """A device that was never measured, from its data sheet.
+    """A device without measurements, described by its data sheet.
 
     Attributes:
-      flops: peak arithmetic in the precision of training, FLOP/s.
-      memory_bandwidth: bytes/s.
-      network: between nodes, or between all devices.
-      algorithm: one of `communication.ALGORITHMS`.
-      node_network: within a node, for "two_level".
-      devices_per_node: for "two_level".
-      dtype: of the arithmetic; float32 moves twice the bytes.
-      gradient_dtype: in which gradients are sent.
-      overlap: share of the backward pass behind which the all-reduce hides; 0, as in `Trainer`,
-        which reduces after it.
-      name: for messages.
+      flops: Peak arithmetic in the precision of training, in FLOP/s.
+      memory_bandwidth: Memory bandwidth in bytes/s.
+      network: Network between nodes, or between all devices.
+      algorithm: Name of the all-reduce algorithm, one of `communication.ALGORITHMS`.
+      node_network: Network within a node, for "two_level".
+      devices_per_node: Devices per node, for "two_level".
+      dtype: Data type of the arithmetic; float32 moves twice the bytes.
+      gradient_dtype: Data type in which gradients are sent.
+      overlap: Share of the backward pass that overlaps with the all-reduce; 0 for `Trainer`, which
+        reduces after the backward pass.
+      name: Name in messages.
 
     Raises:
-      InputError: a number out of its range.
+      InputError: A value is out of range.
     """
 
     flops: float
@@ -197,35 +200,31 @@ class Hardware:
 
     def __post_init__(self):
         for name in ("flops", "memory_bandwidth", "devices_per_node"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"`{name}` must be above 0. Received: {getattr(self, name)}.")
-        if not 0 <= self.overlap <= 1:
-            raise InputError(f"`overlap` must be from 0 to 1. Received: {self.overlap}.")
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"`{name}`", "above 0", value)
+        require(0 <= self.overlap <= 1, "`overlap`", "from 0 to 1", self.overlap)
         for name in ("dtype", "gradient_dtype"):
-            if getattr(self, name) not in communication.BYTES:
-                raise InputError(
-                    f"`{name}` must be one of {', '.join(communication.BYTES)}. Received: "
-                    f"{getattr(self, name)!r}."
-                )
-        communication.all_reduce(self.algorithm, 1, 0.0, self.network)  # knows the algorithm
+            value, known = getattr(self, name), communication.BYTES
+            require(value in known, f"`{name}`", f"one of {', '.join(known)}", value)
+        communication.all_reduce(self.algorithm, 1, 0.0, self.network)  # checks the name
 
     @property
     def measured_on(self) -> Workload:
-        """ResNet-50, whose rates the two shares were fitted to."""
+        """ResNet-50, to whose rates `FLOPS_SHARE` and `BYTES_PER_FLOP` were fitted."""
         return workload("resnet50")
 
     @property
     def most_images(self) -> float:
-        """256 images, which nobody has checked."""
+        """256 images, unchecked."""
         return 256
 
     def rate(self, model: Workload) -> float:
-        """Returns images/s: the less of what arithmetic and memory allow."""
+        """Returns images/s: the smaller of the rates that arithmetic and memory allow."""
         traffic = BYTES_PER_FLOP * communication.BYTES[self.dtype] / communication.BYTES["bfloat16"]
         return min(FLOPS_SHARE * self.flops, self.memory_bandwidth / traffic) / model.training_flops
 
     def step(self, model: Workload, images: float, devices: int) -> StepTime:
-        """Returns (b + 20) / rate and the all-reduce, less what hides behind the backward pass."""
+        """Returns (b + 20) / rate, and the part of the all-reduce that does not overlap."""
         compute = images / self.rate(model)
         overhead = TYPICAL_OVERHEAD / self.rate(self.measured_on)
         reduction = communication.all_reduce(
@@ -240,14 +239,14 @@ class Hardware:
         return StepTime(compute, overhead, max(0.0, reduction - hidden))
 
     def error(self, images: float, devices: int) -> float:
-        """Returns the error of rates computed from data sheets."""
+        """Returns the relative error of rates computed from data sheets."""
         del images, devices
         return HARDWARE_ERROR
 
     def notes(self, images: float, devices: int) -> list[str]:
-        """Returns that nothing of this was measured."""
+        """Returns that the time was not measured."""
         del images, devices
-        return ["computed from the data sheet; nothing of it was measured"]
+        return ["computed from the data sheet, not measured"]
 
 
 ALIASES = {
@@ -255,15 +254,14 @@ ALIASES = {
     "NVIDIA A40 nf5468m6_mxnet": "A40",
     "NVIDIA A40 nf5468m6j_mxnet": "A40",
 }
-"""Other names of families; "CPU" is the newest of the two."""
+"""Other names of families; "CPU" stands for the newer of the two CPU families."""
 
 
 @functools.cache
 def fitted_devices() -> dict[str, FittedDevice]:
     """Returns the families with published results, by name."""
-    text = importlib.resources.files(__package__).joinpath("fitted.csv").read_text()
     families = {}
-    for row in csv.DictReader(text.splitlines()):
+    for row in rows(__package__, "fitted.csv"):
         fields: dict[str, Any] = {key: float(row[key]) for key in row if key != "name"}
         fields |= {key: int(row[key]) for key in ("results", "most_devices")}
         families[row["name"]] = FittedDevice(name=row["name"], **fields)
@@ -276,10 +274,10 @@ def accelerators() -> list[str]:
 
 
 def device(name: str) -> FittedDevice:
-    """Returns a family by name, in any case.
+    """Returns a family by name, ignoring case.
 
     Raises:
-      InputError: no such family, with those that are known.
+      InputError: The family is unknown; the message lists the known ones.
     """
     names = {known.lower(): known for known in [*fitted_devices(), *ALIASES]}
     known = names.get(name.lower())
@@ -288,7 +286,7 @@ def device(name: str) -> FittedDevice:
         hint = f" Did you mean {names[close[0]]}?" if close else ""
         raise InputError(
             f"The accelerator must be one of {', '.join(accelerators())}. Received: {name!r}.{hint}"
-            " Describe any other by its data sheet (planner.Hardware; --flops, "
+            " Describe any other device by its data sheet (planner.Hardware; --flops, "
             "--memory_bandwidth and --network)."
         )
     return fitted_devices()[ALIASES.get(known, known)]

@@ -1,14 +1,15 @@
-"""How many epochs a batch needs: the statistical side of time to train.
+"""The number of epochs that a batch needs: the statistical part of the time to train.
 
 Within the range of MLPerf's reference convergence points for ResNet-50 with LARS (rules 4.0.0,
 batches from 1,632 to 67,840), the mean epochs to 75.9 % top-1 are interpolated between them in
-log(batch). Below, they stay at those of 1,632. Above, they grow as the line through all ten points,
+log(batch). Below 1,632 they stay constant. Above 67,840 they grow like the line through all ten
+points,
 
     E(B) = E0 (1 + B/Bc),    E0 = 34.5 epochs, Bc = 46,300,
 
-which misses them by 1.9 epochs (root of the mean square). Bc is the critical batch: there, half of
-the work is spent on making the batch larger. The AlexNet of the paper takes its fixed 100 epochs up
-to a batch of 32,768. For other models nobody has published a curve, and the epochs must be given.
+whose root-mean-square error is 1.9 epochs. Bc is the critical batch, which needs twice the epochs
+of a small batch. AlexNet takes the 100 epochs of You et al. up to a batch of 32,768. For other
+models no curve is published, and the epochs must be given.
 """
 
 import dataclasses
@@ -28,8 +29,8 @@ class CriticalBatch:
     """The line E(B) = E0 (1 + B/Bc).
 
     Attributes:
-      epochs: E0, epochs of a small batch.
-      batch_size: Bc, the batch that needs twice the epochs.
+      epochs: Epochs of a small batch, E0.
+      batch_size: Critical batch, Bc, which needs twice the epochs.
     """
 
     epochs: float
@@ -62,19 +63,19 @@ def epochs_to_target(model: str, global_batch_size: float) -> tuple[float, bool]
     """Returns the epochs that a model needs at a batch, and whether they are extrapolated.
 
     Args:
-      model: "resnet50", to 75.9 % top-1; or "alexnet" or "alexnet_bn", the paper's 100 epochs.
-      global_batch_size: examples per step, on all devices.
+      model: "resnet50", to 75.9 % top-1; or "alexnet" or "alexnet_bn", for 100 epochs.
+      global_batch_size: Examples per step, on all devices.
 
     Raises:
-      InputError: no curve is published for the model, or for AlexNet at such a batch.
+      InputError: No curve is published for the model, or for AlexNet at this batch.
     """
     if model in ("alexnet", "alexnet_bn") and global_batch_size <= ALEXNET_LARGEST_BATCH:
         return ALEXNET_EPOCHS, False
     if model != "resnet50":
         raise InputError(
-            "The epochs that a batch needs are published for resnet50, and for alexnet up to a "
-            f"batch of {ALEXNET_LARGEST_BATCH:,}. Received: {model!r} at {global_batch_size:,}. "
-            "Give the epochs."
+            "The number of epochs that a batch needs is published for resnet50, and for alexnet "
+            f"up to a batch of {ALEXNET_LARGEST_BATCH:,}. Received: {model!r} at "
+            f"{global_batch_size:,}. Give the epochs."
         )
     batches, epochs = np.array(reference_points()).T
     value = float(np.interp(math.log(global_batch_size), np.log(batches), epochs))

@@ -1,9 +1,9 @@
-"""Which family of published results a GPU belongs to, by the name that its driver gives it."""
+"""Maps a GPU's name, as reported by its driver, to a family with published results."""
 
 import re
 
-# As nvidia-smi prints them, without the maker's name. A relative that is not the same chip with
-# the same memory and link (A10G, H100 NVL, a laptop's RTX 4090) is of no family.
+# Names as nvidia-smi prints them, without the vendor. A variant with another chip, memory or link
+# (A10G, H100 NVL, a laptop's RTX 4090) belongs to no family.
 _FAMILIES = (
     (r"A100-SXM.*", "A100-SXM"),
     (r"A100[ -].*PCIe.*", "A100-PCIe"),
@@ -26,10 +26,10 @@ _FAMILIES = (
 
 
 def accelerator_of(gpu: str) -> str | None:
-    """Returns the planner's name of a GPU, or None where there are no results of its family.
+    """Returns the family of a GPU, or None where it has no published results.
 
     Args:
-      gpu: its name as nvidia-smi and TensorFlow give it, such as "NVIDIA A100-SXM4-80GB".
+      gpu: Name as reported by nvidia-smi and TensorFlow, such as "NVIDIA A100-SXM4-80GB".
     """
     chip = re.sub(r"^(NVIDIA|Tesla|\s)+", "", gpu.strip())
     for pattern, family in _FAMILIES:

@@ -1,4 +1,4 @@
-"""Non-linear least squares for a handful of parameters, with NumPy alone."""
+"""Non-linear least squares for a few parameters, in NumPy only."""
 
 from collections.abc import Callable
 
@@ -14,19 +14,19 @@ def solve(
     threshold: float = 3.0,
     iterations: int = 200,
 ) -> np.ndarray:
-    """Returns the x, `[k]`, that minimises sum(rho(r_i(x))), by Levenberg and Marquardt's method.
+    """Returns the x, `[k]`, that minimises sum(rho(r_i(x))), by the Levenberg-Marquardt method.
 
-    rho(r) is r**2 / 2, but for the first `robust` residuals it grows linearly beyond `threshold`
-    (Huber), so that a few odd measurements do not bend the fit. A Gaussian prior on a parameter is
-    one more residual, (x - mean) / deviation.
+    rho(r) is r**2 / 2. For the first `robust` residuals it grows linearly beyond `threshold`
+    (Huber), so that a few outliers do not distort the fit. A Gaussian prior on a parameter is an
+    additional residual, (x - mean) / deviation.
 
     Args:
-      residuals: from parameters `[k]` to residuals `[n]`, in standard deviations.
-      start: `[k]`.
-      lower: bounds of the parameters, `[k]` or one for all.
-      robust: how many residuals, from the front, are robust.
-      threshold: in standard deviations.
-      iterations: at most so many steps.
+      residuals: Function from parameters `[k]` to residuals `[n]`, in standard deviations.
+      start: Parameters at the start, `[k]`.
+      lower: Lower bounds of the parameters, `[k]` or one for all.
+      robust: Number of leading residuals with the robust loss.
+      threshold: Size, in standard deviations, beyond which the robust loss is linear.
+      iterations: Maximum number of steps.
     """
     x = np.maximum(np.array(start, float), lower)
     residuals = _quietly(residuals)
@@ -50,7 +50,7 @@ def solve(
                 damping = max(damping / 10, 1e-12)
                 break
             damping *= 10
-            if damping > 1e9:  # no step is downhill: this is the minimum, to rounding
+            if damping > 1e9:  # No step goes downhill: this is the minimum, up to rounding.
                 return x
         done = np.abs(moved - x).max() < 1e-8
         x, r = moved, candidate
@@ -68,7 +68,8 @@ def covariance(
 ) -> np.ndarray:
     """Returns the covariance of the parameters at a minimum, `[k, k]`.
 
-    From the curvature there: right as far as the residuals are in their standard deviations.
+    It is the inverse of the curvature, which assumes residuals in units of their standard
+    deviations.
     """
     r = residuals(x)
     jacobian = _jacobian(residuals, x, r)
@@ -77,7 +78,7 @@ def covariance(
 
 
 def _quietly(residuals):
-    """Returns the same function, infinite instead of warning where a step goes too far."""
+    """Returns the function without warnings; NaN, where a step goes too far, becomes infinity."""
 
     def quiet(x):
         with np.errstate(all="ignore"):

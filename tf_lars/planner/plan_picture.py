@@ -1,4 +1,4 @@
-"""A picture of a plan: time to train against devices and batch, with the published results."""
+"""Plots a plan: time to train against devices and batch, with the published results."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,20 @@ _COLOURS = ("tab:blue", "tab:orange", "tab:green")
 
 
 def draw(at: Predictor, plan: Plan, paying: Plan | None, path: str) -> None:
-    """Draws a PNG file.
+    """Writes the plot as a PNG file.
 
     Left: minutes against devices, at the plan's batch and at its images per device. Right: minutes
-    against the batch, on the plan's devices. Points are published results of the same model; those
-    of the same accelerator are filled, and on the right only those count.
+    against the batch, on the plan's devices. Points are published results of the same model: on the
+    left of all accelerators, filled for the plan's own; on the right of the plan's accelerator.
 
     Args:
-      at: predicts at some devices and batch.
-      plan: what was asked for; a star.
-      paying: where doubling devices and batch stops paying; a vertical line.
-      path: of the file.
+      at: Predicts the plan for a number of devices and a batch.
+      plan: The plan, drawn as a star.
+      paying: Largest plan from which doubling devices and batch pays, drawn as a vertical line.
+      path: Path of the file.
+
+    Raises:
+      InputError: The file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,19 +91,19 @@ def _against_batch(axes, at: Predictor, plan: Plan, paying: Plan | None, own) ->
             paying.global_batch_size,
             color="grey",
             linestyle="--",
-            label=f"beyond {paying.global_batch_size:,}, doubling stops paying",
+            label=f"doubling pays up to {paying.global_batch_size:,}",
         )
     axes.plot(batch, plan.minutes, "*", ms=15, color="tab:red", label="this plan")
     axes.set_xlabel("global batch")
 
 
 def _line(axes, at: Predictor, where: Sequence[tuple[int, int]], colour: int, label, x) -> None:
-    """Plots plans at `(devices, batch)`, each with its error as a band."""
+    """Plots plans at `(devices, batch)`, with their errors as a band."""
     plans = []
     for devices, batch in where:
         try:
             plans.append(at(devices=devices, global_batch_size=batch))
-        except InputError:  # no epochs are published for such a batch
+        except InputError:  # No epochs are published for this batch.
             continue
     if not plans:
         return
@@ -124,7 +127,7 @@ def _points(axes, points: Sequence[tuple[float, float]], label: str, *, filled=T
 
 
 def _powers(low: int, high: int) -> list[int]:
-    """Returns about three whole numbers per doubling, from low to high."""
+    """Returns whole numbers from low to high, about three per doubling."""
     steps = max(1, round(3 * math.log2(high / low)))
     return sorted({round(low * (high / low) ** (i / steps)) for i in range(steps + 1)})
 

@@ -1,8 +1,10 @@
-"""Plans as text: a line for each, and the time in words."""
+"""Plans as text: a table with a line per plan, and the planned time in words."""
 
 import math
 
 from tf_lars.planner.prediction import Plan
+
+_WIDTHS = (10, 10, 8, 11, 10, 8, 10, 11, 13, 12)
 
 
 def planned_time(plan: Plan) -> str:
@@ -15,16 +17,15 @@ def planned_time(plan: Plan) -> str:
 
 
 def header(*, with_cost: bool) -> str:
-    """Returns the line above those of `row`."""
-    return _columns(
-        "devices", "batch", "epochs", "steps", "ms/step", "comm.", "overhead", "time", "images/s",
-        "cost" if with_cost else "",
-    )  # fmt: skip
+    """Returns the heading of the table."""
+    names = ["devices", "batch", "epochs", "steps", "ms/step", "comm.", "overhead", "time"]
+    names += ["images/s", "cost" if with_cost else ""]
+    return _line(*names)
 
 
 def row(plan: Plan, *, marked: bool) -> str:
-    """Returns a plan as a line; one of them may be marked."""
-    return _columns(
+    """Returns the line of a plan; ">" marks it, and "~" marks extrapolated epochs."""
+    return _line(
         f"{'> ' if marked else ''}{plan.devices:,}",
         f"{plan.global_batch_size:,}",
         f"{'~' if plan.epochs_extrapolated else ''}{plan.epochs:.1f}",
@@ -38,9 +39,9 @@ def row(plan: Plan, *, marked: bool) -> str:
     )
 
 
-def _columns(*cells: str) -> str:
-    widths = (10, 10, 8, 11, 10, 8, 10, 11, 13, 12)
-    return "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
+def _line(*cells: str) -> str:
+    aligned = (cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True))
+    return "".join(aligned).rstrip()
 
 
 def _duration(minutes: float) -> str:

@@ -1,9 +1,9 @@
-"""Time to train, from what the batch needs and what the devices do."""
+"""The time to train, from the epochs that a batch needs and the time of a step."""
 
 import dataclasses
 import math
 
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 from tf_lars.planner.devices import Device, device
 from tf_lars.planner.epochs import epochs_to_target
 from tf_lars.planner.workloads import Workload, workload
@@ -12,25 +12,25 @@ from tf_lars.recipes.recipes import IMAGENET_EXAMPLES
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a training run will take.
+    """The predicted time and cost of a training run.
 
     Attributes:
-      model: name of the model.
-      accelerator: name of the device.
-      devices: how many.
-      global_batch_size: examples per step, on all devices.
-      epochs: passes over the data, to the target where the planner knows it.
-      epochs_extrapolated: whether the batch lies beyond all published ones.
-      steps: epochs * N / B.
-      step_seconds: of one step, evaluation included where the device was fitted to such times.
-      communication_fraction: share of the step that the all-reduce takes and nothing hides. Of a
-        fitted family, only what grows with the devices can be told from other overhead.
-      overhead_fraction: share that neither depends on the images nor on the devices.
-      minutes: steps * step_seconds / 60.
-      images_per_second: B / step_seconds, on all devices.
-      relative_error: standard error of the minutes, relative, with the epochs taken as right.
-      cost: minutes * devices * price; None without a price.
-      notes: what a person should know, such as extrapolation.
+      model: Name of the model.
+      accelerator: Name of the device.
+      devices: Number of devices.
+      global_batch_size: Examples per step, on all devices.
+      epochs: Passes over the data, to the target accuracy where the planner knows it.
+      epochs_extrapolated: Whether the batch is larger than any published one.
+      steps: Number of steps, epochs * N / B.
+      step_seconds: Seconds per step; includes evaluation where the device was fitted to such times.
+      communication_fraction: Share of the step in which communication is not hidden. For a fitted
+        family, only the part that grows with the devices can be told from other overhead.
+      overhead_fraction: Share of the step that depends on neither the images nor the devices.
+      minutes: Time to train, steps * step_seconds / 60.
+      images_per_second: Rate of all devices together, B / step_seconds.
+      relative_error: Relative standard error of the minutes, assuming that the epochs are right.
+      cost: Cost of the run, minutes / 60 * devices * price; None without a price.
+      notes: Remarks for the user, such as on extrapolation.
     """
 
     model: str
@@ -60,33 +60,33 @@ def predict(
     num_examples: int = IMAGENET_EXAMPLES,
     price_per_device_hour: float | None = None,
 ) -> Plan:
-    """Predicts how long training will take.
+    """Predicts the time to train.
 
     minutes = E(B) * N / B * t(B/p, p) / 60, with the epochs E that a batch of B needs
-    (`tf_lars.planner.epochs`) and the step's time t on p devices (`tf_lars.planner.devices`).
+    (`tf_lars.planner.epochs`) and the time t of a step on p devices (`tf_lars.planner.devices`).
 
     Args:
-      model: a name of workloads.csv, or a `Workload`; by default the one that the accelerator was
-        measured on, "resnet50" for families with published results.
-      accelerator: a family with published results (`accelerators()`), a `Hardware` described by
-        its data sheet, or what `calibrate` made of short runs.
-      devices: how many, at least 1.
-      global_batch_size: examples per step on all devices, at least one for each.
-      epochs: passes over the data; by default what `epochs_to_target` says.
-      num_examples: N, training examples per epoch.
-      price_per_device_hour: in any currency, for the cost.
+      model: Name from workloads.csv, or a `Workload`. Defaults to the model that the accelerator
+        was measured on, which is "resnet50" for families with published results.
+      accelerator: Name of a family with published results (`accelerators()`), a `Hardware`
+        described by its data sheet, or the result of `calibrate`.
+      devices: Number of devices, at least 1.
+      global_batch_size: Examples per step on all devices, at least one per device.
+      epochs: Passes over the data; defaults to those of `epochs_to_target`.
+      num_examples: Training examples per epoch, N.
+      price_per_device_hour: Price in any currency, for the cost.
 
     Raises:
-      InputError: an unknown model or accelerator, a number out of its range, or a model whose
-        epochs nobody has published and none are given.
+      InputError: The model or accelerator is unknown, a number is out of range, or `epochs` is not
+        given for a model without published epochs.
     """
     if isinstance(accelerator, str):
         accelerator = device(accelerator)
     measured = accelerator.measured_on
     costs = measured if model is None or model == measured.name else workload(model)
     for name, value in (("devices", devices), ("global_batch_size", global_batch_size)):
-        if not _is_whole(value) or value < 1:
-            raise InputError(f"`{name}` must be a whole number of at least 1. Received: {value!r}.")
+        whole = _is_whole(value) and value >= 1
+        require(whole, f"`{name}`", "a whole number of at least 1", value)
     if global_batch_size < devices:
         raise InputError(
             "Every device needs at least one image of the global batch. Received: "
@@ -98,15 +98,14 @@ def predict(
         ("num_examples", num_examples),
         ("price_per_device_hour", price_per_device_hour),
     ):
-        if number is not None and not 0 < number < math.inf:
-            raise InputError(f"`{name}` must be above 0. Received: {number!r}.")
+        require(number is None or 0 < number < math.inf, f"`{name}`", "above 0", number)
     images = global_batch_size / devices
     notes = accelerator.notes(images, devices)
     extrapolated = False
     if epochs is None:
         epochs, extrapolated = epochs_to_target(costs.name, global_batch_size)
     if extrapolated:
-        notes.append("the batch is beyond all published ones, and its epochs are extrapolated")
+        notes.append("the batch is larger than any published one; its epochs are extrapolated")
     if global_batch_size % devices:
         notes.append(f"a batch of {global_batch_size:,} does not divide among {devices:,} devices")
     steps = max(1, round(epochs * num_examples / global_batch_size))

@@ -1,10 +1,9 @@
-"""Published times to train: what the planner was fitted to, and what it is held against."""
+"""Published times to train, to which the planner was fitted and with which it is compared."""
 
-import csv
 import dataclasses
 import functools
-import importlib.resources
 
+from tf_lars.packaged_csv import rows
 from tf_lars.recipes.recipes import IMAGENET_EXAMPLES
 
 
@@ -13,19 +12,19 @@ class PublishedResult:
     """A row of published_results.csv.
 
     Attributes:
-      work: who, and which system.
-      year: of publication.
-      tag: V: read in the source; V2: read in a text that cites it.
-      model: name of the model.
-      accelerator: family of the devices.
-      devices: how many.
-      global_batch_size: None where it was not published.
-      epochs: passes over ImageNet to the target.
-      minutes: time to train.
-      top1: accuracy reached; None where unknown.
-      fitted: whether the constants of fitted.csv rest on it.
-      remark: what sets it apart, or "".
-      source: where it was read.
+      work: Authors or submitter, and system.
+      year: Year of publication.
+      tag: "V" for a number read in the source, "V2" for one read in a text that cites it.
+      model: Name of the model.
+      accelerator: Family of the devices.
+      devices: Number of devices.
+      global_batch_size: Examples per step, on all devices; None where unpublished.
+      epochs: Passes over ImageNet to the target accuracy.
+      minutes: Time to train.
+      top1: Accuracy reached; None where unknown.
+      fitted: Whether the constants of fitted.csv were fitted to it.
+      remark: Peculiarity of the result, or "".
+      source: Text in which it was read.
     """
 
     work: str
@@ -49,7 +48,7 @@ class PublishedResult:
 
     @property
     def step_seconds(self) -> float:
-        """Seconds per step that the minutes come to, evaluation included."""
+        """Minutes divided among the steps, in seconds; includes evaluation."""
         assert self.global_batch_size
         steps = self.epochs * IMAGENET_EXAMPLES / self.global_batch_size
         return 60 * self.minutes / steps
@@ -58,8 +57,7 @@ class PublishedResult:
 @functools.cache
 def published_results() -> tuple[PublishedResult, ...]:
     """Returns all rows of published_results.csv."""
-    text = importlib.resources.files(__package__).joinpath("published_results.csv").read_text()
-    return tuple(_parse(row) for row in csv.DictReader(text.splitlines()))
+    return tuple(_parse(row) for row in rows(__package__, "published_results.csv"))
 
 
 def _parse(row: dict[str, str]) -> PublishedResult:

@@ -1,33 +1,33 @@
-"""Which devices and which batch: neighbours of a plan, deadlines, and where more stops paying."""
+"""Searches for plans: deadlines, neighbours, and the point up to which doubling pays."""
 
 import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 from tf_lars.planner.devices import Device
 from tf_lars.planner.prediction import Plan
 
 MOST_DEVICES = 100_000
-"""No search looks beyond; nobody has trained ResNet-50 on so many."""
+"""Limit of every search; no published result of ResNet-50 has more."""
 
 LEAST_SPEEDUP = 1.5
-"""Twice the devices pay where they are at least this much faster: 75 % of the ideal."""
+"""Speedup from which doubling the devices pays: 75 % of the ideal."""
 
 Predictor = Callable[..., Plan]
-"""`predict` with all given but `devices` and `global_batch_size` (functools.partial)."""
+"""`predict` with all arguments given except `devices` and `global_batch_size`."""
 
 Batches = Callable[[int], Sequence[int]]
-"""The global batches that may be tried on so many devices."""
+"""Function from a number of devices to the global batches to try."""
 
 
 def batches(device: Device, largest: int) -> Batches:
-    """Returns the batches that a device's memory allows, powers of two per device.
+    """Returns the batches to try: powers of two per device that are expected to fit.
 
     Args:
-      device: says how many images it has been seen to hold.
-      largest: the largest global batch that may be tried.
+      device: Device, whose `most_images` limit the images per device.
+      largest: Largest global batch to try.
     """
     powers = itertools.takewhile(
         lambda b: b <= 1.25 * device.most_images, (2**i for i in range(12))
@@ -37,32 +37,31 @@ def batches(device: Device, largest: int) -> Batches:
 
 
 def quickest(at: Predictor, devices: int, batches: Batches) -> Plan:
-    """Returns the quickest plan on so many devices.
+    """Returns the quickest plan for a number of devices.
 
     Raises:
-      InputError: no batch gives each device an image.
+      InputError: No batch has an image for every device.
     """
     plans = [at(devices=devices, global_batch_size=b) for b in batches(devices) if b >= devices]
     if not plans:
         raise InputError(
-            f"No batch that may be tried gives each of {devices:,} devices an image. Use fewer "
+            f"None of the batches to try has an image for each of {devices:,} devices. Use fewer "
             "devices, or allow a larger batch."
         )
     return min(plans, key=lambda plan: plan.minutes)
 
 
 def for_deadline(at: Predictor, minutes: float, batches: Batches) -> Plan:
-    """Returns the plan with the fewest devices that ends in time.
+    """Returns the plan with the fewest devices that meets a deadline.
 
     Raises:
-      InputError: no number of devices is quick enough; the message names the quickest plan.
+      InputError: No number of devices is fast enough; the message gives the quickest plan.
     """
-    if not 0 < minutes < math.inf:
-        raise InputError(f"The deadline must be above 0 minutes. Received: {minutes!r}.")
+    require(0 < minutes < math.inf, "The deadline", "above 0 minutes", minutes)
 
     @functools.cache
     def best(p: int) -> Plan | None:
-        """Returns the quickest plan on p devices, or on the next more that have a batch."""
+        """Returns the quickest plan on p devices, or on the next number that has a batch."""
         allowed = next((q for q in range(p, MOST_DEVICES + 1) if batches(q)), None)
         return quickest(at, allowed, batches) if allowed else None
 
@@ -83,10 +82,10 @@ def for_deadline(at: Predictor, minutes: float, batches: Batches) -> Plan:
 
 
 def neighbours(at: Predictor, plan: Plan) -> tuple[list[Plan], list[Plan]]:
-    """Returns the plans of a quarter to four times the devices.
+    """Returns the plans for a quarter to four times the devices, this plan included.
 
     First those with the same global batch (strong scaling), then those with the same images per
-    device (weak scaling); each by devices, the plan itself included.
+    device (weak scaling); both in order of devices.
     """
     factors = [f for f in (0.25, 0.5, 1, 2, 4) if (plan.devices * f) % 1 == 0]
     strong = [
@@ -99,10 +98,10 @@ def neighbours(at: Predictor, plan: Plan) -> tuple[list[Plan], list[Plan]]:
 
 
 def paying_plan(at: Predictor, images: float) -> Plan | None:
-    """Returns the largest plan, at so many images per device, from which doubling pays.
+    """Returns the largest plan, at some images per device, from which doubling pays.
 
-    Devices and batch are doubled together. Up to the plan returned, twice the devices are at least
-    `LEAST_SPEEDUP` times as fast; None where not even one device is worth doubling.
+    Devices and batch are doubled together. Up to the returned plan, doubling gives a speedup of at
+    least `LEAST_SPEEDUP`; None where it does not pay even from one device.
     """
 
     def pays(p: int) -> bool:
@@ -113,7 +112,7 @@ def paying_plan(at: Predictor, images: float) -> Plan | None:
 
 
 def paying_devices(at: Predictor, global_batch_size: int) -> int:
-    """Returns the most devices from which doubling pays at a fixed batch; 0 if none."""
+    """Returns the largest number of devices from which doubling pays at a fixed batch, or 0."""
 
     def pays(p: int) -> bool:
         one, two = (at(devices=q, global_batch_size=global_batch_size) for q in (p, 2 * p))
@@ -127,7 +126,10 @@ def _weak(at: Predictor, devices: int, images: float) -> Plan:
 
 
 def _last(holds: Callable[[int], bool], most: int) -> int:
-    """Returns the last p up to `most` at which a condition holds that ends once; 0 if nowhere."""
+    """Returns the last p up to `most` at which a condition holds, or 0.
+
+    The condition holds for all smaller p, and for no larger one.
+    """
     low, high = 0, 1
     while high <= most and holds(high):
         low, high = high, 2 * high

@@ -1,25 +1,25 @@
-"""What a model costs: arithmetic per image and bytes of gradients per step."""
+"""The cost of a model: arithmetic per image and bytes of gradients per step."""
 
-import csv
 import dataclasses
 import functools
-import importlib.resources
 
-from tf_lars.errors import InputError
+from tf_lars.errors import require
+from tf_lars.packaged_csv import rows
 
 TRAINING_PASSES = 3
-"""Training takes the forward arithmetic three times: forward, and two products per weight back."""
+"""Training costs three forward passes: the backward pass takes two products per weight."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A model to be trained.
+    """The cost of training a model.
 
     Attributes:
-      name: of the model.
-      forward_flops: floating-point operations of one image forward, a multiply-add being two.
-      parameters: trainable weights.
-      source: where the two come from.
+      name: Name of the model.
+      forward_flops: Floating-point operations per image in the forward pass; a multiply-add counts
+        as two.
+      parameters: Number of trainable weights.
+      source: Source of the two numbers.
     """
 
     name: str
@@ -29,41 +29,42 @@ class Workload:
 
     @property
     def training_flops(self) -> float:
-        """Floating-point operations per trained image: three times the forward pass."""
+        """Floating-point operations per training image: three times the forward pass."""
         return TRAINING_PASSES * self.forward_flops
 
 
 @functools.cache
 def workloads() -> dict[str, Workload]:
-    """Returns the known models by name (workloads.csv)."""
-    text = importlib.resources.files(__package__).joinpath("workloads.csv").read_text()
+    """Returns the models of workloads.csv by name."""
     return {
         row["model"]: Workload(
             row["model"], float(row["forward_gflop"]) * 1e9, int(row["parameters"]), row["source"]
         )
-        for row in csv.DictReader(text.splitlines())
+        for row in rows(__package__, "workloads.csv")
     }
 
 
 def workload(model: "str | Workload") -> Workload:
-    """Returns a known model.
+    """Returns a model by name; a `Workload` is returned unchanged.
 
     Raises:
-      InputError: no such model, with those that are known.
+      InputError: The model is unknown; the message lists the known ones.
     """
     if isinstance(model, Workload):
         return model
-    if model not in workloads():
-        raise InputError(
-            f"The planner knows the models {', '.join(workloads())}. Received: {model!r}. Of any "
-            "other, give a planner.Workload with its FLOP per image and its parameters."
-        )
+    require(
+        model in workloads(),
+        "The model",
+        f"one of {', '.join(workloads())}",
+        model,
+        "Describe any other with planner.Workload: its FLOPs per image and its parameters.",
+    )
     return workloads()[model]
 
 
 def name_at(model: str, image_size: int) -> str:
-    """Returns the workload's name of a model at an image size: its own where the table holds it."""
-    # AlexNet pads images of 224 pixels to the 227 of the table.
+    """Returns the name of a model's workload: its own name at the image size of workloads.csv."""
+    # AlexNet pads images of 224 pixels to the table's 227.
     sizes = (224, 227) if model.startswith("alexnet") else (224,)
     if model in workloads() and image_size in sizes:
         return model

@@ -1,4 +1,4 @@
-"""Published settings by model and batch size, and what lies between them."""
+"""Published settings by model and batch size, interpolated between published batches."""
 
 from tf_lars.recipes.recipes import (
     IMAGENET_EXAMPLES,

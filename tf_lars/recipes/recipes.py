@@ -1,32 +1,31 @@
-"""Published settings by model and batch size, and what lies between and beyond them.
+"""Published settings by model and batch size, interpolated between them or scaled from a baseline.
 
-`published.csv` holds one published setting per row, with its source. `resnet50` and `alexnet_bn`
-return a row where the batch is a published one, and a value interpolated between rows, marked so,
-where it lies between two. Outside the published range there is no answer, and they say so. For
-other models and data, `from_baseline` scales the settings that are right at a small batch.
+Each row of `published.csv` holds the published settings of a model at a batch, with their source.
+`resnet50` and `alexnet_bn` return a row where its batch is asked for, interpolate between two
+published batches, marked as such, and refuse batches outside the published range. For other models
+and data, `from_baseline` scales settings that were tuned at a small batch.
 """
 
-import csv
 import dataclasses
 import functools
-import importlib.resources
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
+from tf_lars.packaged_csv import rows
 from tf_lars.scaling import lars_scaling, linear_scaling, square_root_scaling
 
 if TYPE_CHECKING:
     from tf_lars.schedules import Warmup
 
 IMAGENET_EXAMPLES = 1_281_167
-"""Training images of ImageNet's 1,000 classes (ILSVRC 2012)."""
+"""Number of training images of ImageNet with 1,000 classes (ILSVRC 2012)."""
 
 RULES = {"linear": linear_scaling, "square_root": square_root_scaling, "lars": lars_scaling}
-"""How `from_baseline` scales a rate with the batch."""
+"""Rules by which `from_baseline` scales a learning rate with the batch."""
 
 _NUMBERS = (
     "learning_rate",
@@ -47,30 +46,30 @@ _NUMBERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of one training run.
+    """Settings of a training run.
 
     Attributes:
-      model: name of the model.
+      model: Name of the model.
       optimizer: "lars" or "sgd" (with momentum).
-      global_batch_size: examples per step, on all devices.
-      learning_rate: at the end of the warm-up.
-      initial_learning_rate: at step 0.
-      warmup_epochs: epochs in which the rate rises linearly.
-      schedule: what follows, by its name in `tf_lars.schedules.create`.
-      decay_power: of the polynomial; None for another schedule.
-      end_learning_rate: of the polynomial; None for another schedule.
-      epochs: length of the schedule, warm-up included. Not always a whole number.
-      momentum: of the optimizer.
-      weight_decay: L2, not of biases and batch normalisation.
-      label_smoothing: share of the label spread over all classes.
-      trust_coefficient: of LARS; None for SGD.
-      epsilon: of LARS; None for SGD.
-      expected_top1: validation accuracy that the source reached; None where nobody has.
-      epochs_to_target: mean epochs at which the source's runs met that accuracy, which is before
-        the end of the schedule; None where the source trained to the end.
-      interpolated: whether this is no published setting, but derived from some.
-      source: where the numbers come from.
-      num_examples: training examples per epoch.
+      global_batch_size: Examples per step, on all devices.
+      learning_rate: Learning rate at the end of the warm-up.
+      initial_learning_rate: Learning rate at step 0.
+      warmup_epochs: Epochs over which the rate rises linearly.
+      schedule: Name of the decay after the warm-up, as for `tf_lars.schedules.create`.
+      decay_power: Power of the polynomial decay; None for other schedules.
+      end_learning_rate: Final rate of the polynomial decay; None for other schedules.
+      epochs: Length of the schedule including the warm-up, not always a whole number.
+      momentum: Momentum of the optimizer.
+      weight_decay: L2 weight decay; biases and batch normalisation are excluded.
+      label_smoothing: Share of each label that is spread over all classes.
+      trust_coefficient: Trust coefficient of LARS; None for SGD.
+      epsilon: Epsilon of LARS; None for SGD.
+      expected_top1: Validation accuracy of the source; None where no result exists.
+      epochs_to_target: Mean epochs after which the source's runs reached that accuracy, before the
+        end of the schedule; None where the source trained to the end.
+      interpolated: Whether the settings are derived from published ones rather than published.
+      source: Source of the settings.
+      num_examples: Training examples per epoch.
     """
 
     model: str
@@ -105,7 +104,7 @@ class Recipe:
         return round(self.warmup_epochs * self.num_examples / self.global_batch_size)
 
     def learning_rate_schedule(self) -> "Warmup":
-        """Returns the learning rate by step, for an optimizer (imports TensorFlow)."""
+        """Returns the learning rate schedule for an optimizer; imports TensorFlow."""
         from tf_lars import schedules
 
         return schedules.create(
@@ -119,7 +118,7 @@ class Recipe:
         )
 
     def describe(self) -> str:
-        """Returns what the recipe sets and where it comes from, in a few lines."""
+        """Returns the settings and their source in a few lines of text."""
         decay = f"{self.schedule} decay"
         if self.decay_power is not None:
             decay += f" of power {self.decay_power:g} to {self.end_learning_rate:g}"
@@ -137,77 +136,78 @@ class Recipe:
 
 
 def resnet50(global_batch_size: int, optimizer: str = "lars") -> Recipe:
-    """Returns settings that bring ResNet-50 (v1.5) on ImageNet to 75.9 % top-1 (SGD: 76.3 %).
+    """Returns settings that train ResNet-50 (v1.5) on ImageNet to 75.9 % top-1 (SGD: 76.3 %).
 
-    LARS: MLPerf's reference convergence points of rules 4.0.0, from batch 1,632 to 67,840; between
-    two of them every setting is interpolated, linear in log(batch). The one point of older rules,
-    at 2,048, is returned at its own batch. SGD: Goyal et al., whose own rule gives the rate at
-    every batch from 256 to 8,192.
+    LARS: MLPerf's reference convergence points of rules 4.0.0, for batches from 1,632 to 67,840.
+    Between two points, every setting is interpolated linearly in log(batch). The only point of
+    older rules, at 2,048, is returned for exactly its batch. SGD: Goyal et al., whose scaling rule
+    gives the rate at every batch from 256 to 8,192.
 
     Args:
-      global_batch_size: examples per step, on all devices.
+      global_batch_size: Examples per step, on all devices.
       optimizer: "lars" or "sgd".
 
     Raises:
-      InputError: no such optimizer, or nothing is published for such a batch.
+      InputError: The optimizer is unknown, or nothing is published for the batch.
     """
     return for_model("resnet50", global_batch_size, optimizer)
 
 
 def alexnet_bn(global_batch_size: int, optimizer: str = "lars") -> Recipe:
-    """Returns the settings of AlexNet with batch normalisation for the batch of 32,768 (58.6 %).
+    """Returns the settings of AlexNet with batch normalisation for a batch of 32,768 (58.6 %).
 
     Reference: Intel Caffe, models/intel_optimized_models/multinode/alexnet_bn_32nodes.
 
     Raises:
-      InputError: another batch or optimizer.
+      InputError: The batch or the optimizer is another one.
     """
     return for_model("alexnet_bn", global_batch_size, optimizer)
 
 
 @functools.cache
 def published() -> tuple[Recipe, ...]:
-    """Returns all published settings, by model, optimizer and batch."""
-    text = importlib.resources.files(__package__).joinpath("published.csv").read_text()
-    return tuple(_parse(row) for row in csv.DictReader(text.splitlines()))
+    """Returns all published settings, sorted by model, optimizer and batch."""
+    return tuple(_parse(row) for row in rows(__package__, "published.csv"))
 
 
 def for_model(model: str, global_batch_size: int, optimizer: str = "lars") -> Recipe:
     """Returns the settings of any published model; see `resnet50` and `alexnet_bn`.
 
     Raises:
-      InputError: nothing is published for such a model, optimizer or batch.
+      InputError: Nothing is published for the model, optimizer or batch.
     """
     models = sorted({recipe.model for recipe in published()})
     if model not in models:
         raise InputError(
             f"Settings are published for {' and '.join(models)} only. Received: {model!r}. Give "
-            "a rate that is right at a small batch (recipes.from_baseline; "
+            "a learning rate tuned at a small batch (recipes.from_baseline; "
             "--baseline_learning_rate and --baseline_batch_size)."
         )
     _check_optimizer(optimizer)
     points = [r for r in published() if (r.model, r.optimizer) == (model, optimizer)]
     if not points:
-        raise InputError(f"No settings of {model} with {optimizer} are published.")
+        raise InputError(f"No settings are published for {model} with {optimizer}.")
     batches = [point.global_batch_size for point in points]
     if not batches[0] <= global_batch_size <= batches[-1]:
-        span = f"from {batches[0]:,} to {batches[-1]:,}" if batches[1:] else f"for {batches[0]:,}"
+        span = f"global batches from {batches[0]:,} to {batches[-1]:,}"
+        if len(batches) == 1:
+            span = f"a global batch of {batches[0]:,}"
         below = model == "resnet50" and optimizer == "lars" and global_batch_size >= 256
         advice = (
-            'Use the optimizer "sgd", whose settings reach from 256 to 8,192'
+            'Use the optimizer "sgd", which has settings from 256 to 8,192'
             if below and global_batch_size < batches[0]
-            else "Beyond them nobody has shown that the accuracy holds: scale from a baseline of "
-            "your own (recipes.from_baseline; --baseline_learning_rate and --baseline_batch_size)"
+            else "No result shows that the accuracy holds for others; scale your own baseline "
+            "(recipes.from_baseline; --baseline_learning_rate and --baseline_batch_size)"
         )
         raise InputError(
-            f"Settings of {model} with {optimizer} are published for global batches {span}. "
+            f"Settings of {model} with {optimizer} are published for {span}. "
             f"Received: {global_batch_size:,}. {advice}."
         )
     low = max((p for p in points if p.global_batch_size <= global_batch_size), key=_batch)
     high = min((p for p in points if p.global_batch_size >= global_batch_size), key=_batch)
     if low is high:
         return low
-    if low.schedule == "step":  # Goyal et al. give the rule themselves
+    if low.schedule == "step":  # Goyal et al. publish a scaling rule.
         rate = linear_scaling(low.learning_rate, global_batch_size, low.global_batch_size)
         return dataclasses.replace(
             low,
@@ -241,41 +241,39 @@ def from_baseline(
     weight_decay: float = 5e-5,
     label_smoothing: float = 0.0,
 ) -> Recipe:
-    """Scales settings that are right at a small batch to a larger one, for any model and data.
+    """Scales settings tuned at a small batch to a larger one, for any model and data.
 
-    The rate follows `rule`; epochs, momentum, weight decay and label smoothing stay. The warm-up
-    takes the share of the epochs that ResNet-50's reference points give it at the same share of
-    the data per batch: 5 % up to a batch of 1/400 of the data, 28 % at 1/39, 34 % from 1/26 on.
-    Goyal's 5 epochs are its least for SGD. It is advice to start from, not a result.
+    The rate follows `rule`; epochs, momentum, weight decay and label smoothing are kept. The
+    warm-up takes the same share of the epochs as ResNet-50's reference points at the same ratio of
+    batch to data: 5 % up to a batch of 1/400 of the data, 28 % at 1/39, 34 % from 1/26. For SGD it
+    takes at least the 5 epochs of Goyal et al. This is a starting point, not a result.
 
     Args:
-      baseline_learning_rate: the rate that is right at `baseline_batch_size`.
-      baseline_batch_size: examples per step, on all devices.
-      global_batch_size: the batch to scale to.
-      epochs: passes over the data.
-      num_examples: training examples per epoch.
-      model: a name for messages.
+      baseline_learning_rate: Learning rate tuned at `baseline_batch_size`.
+      baseline_batch_size: Batch of the baseline, in examples per step on all devices.
+      global_batch_size: Batch to scale to.
+      epochs: Passes over the data.
+      num_examples: Training examples per epoch.
+      model: Name in messages.
       optimizer: "lars" or "sgd".
-      rule: "linear", "square_root" or "lars" (as the square root up to 16,384, then flat); by
-        default "lars" for LARS and "linear" for SGD.
-      momentum: of the baseline.
-      weight_decay: of the baseline.
-      label_smoothing: of the baseline.
+      rule: "linear", "square_root" or "lars" (the square root up to 16,384, then constant).
+        Defaults to "lars" for LARS and "linear" for SGD.
+      momentum: Momentum of the baseline.
+      weight_decay: Weight decay of the baseline.
+      label_smoothing: Label smoothing of the baseline.
 
     Raises:
-      InputError: a number is not above 0, or the rule or optimizer is unknown.
+      InputError: A number is not above 0, or the rule or optimizer is unknown.
     """
     _check_optimizer(optimizer)
     rule = rule or {"lars": "lars", "sgd": "linear"}[optimizer]
-    if rule not in RULES:
-        raise InputError(f"The scaling rule must be one of {', '.join(RULES)}. Received: {rule!r}.")
+    require(rule in RULES, "The scaling rule", f"one of {', '.join(RULES)}", rule)
     for name, value in (
         ("baseline_learning_rate", baseline_learning_rate),
         ("epochs", epochs),
         ("num_examples", num_examples),
     ):
-        if not 0 < value < math.inf:
-            raise InputError(f"`{name}` must be above 0. Received: {value}.")
+        require(0 < value < math.inf, f"`{name}`", "above 0", value)
     rate = RULES[rule](baseline_learning_rate, global_batch_size, baseline_batch_size)
     warmup = epochs * _warmup_share(global_batch_size / num_examples)
     if optimizer == "sgd":
@@ -306,8 +304,7 @@ def from_baseline(
 
 
 def _check_optimizer(optimizer: str) -> None:
-    if optimizer not in ("lars", "sgd"):
-        raise InputError(f'The optimizer must be "lars" or "sgd". Received: {optimizer!r}.')
+    require(optimizer in ("lars", "sgd"), "The optimizer", '"lars" or "sgd"', optimizer)
 
 
 def _batch(recipe: Recipe) -> int:
@@ -315,7 +312,7 @@ def _batch(recipe: Recipe) -> int:
 
 
 def _between(points: Sequence[Recipe], name: str, batch: float) -> float:
-    """Returns a setting, linear in log(batch) between the points and level outside them."""
+    """Returns a setting, linear in log(batch) between the points and constant outside them."""
     knots = _knots(points, name)
     return float(
         np.interp(
@@ -329,8 +326,9 @@ def _between(points: Sequence[Recipe], name: str, batch: float) -> float:
 def _knots(points: Sequence[Recipe], name: str) -> list[Recipe]:
     """Returns the points between which a setting is interpolated.
 
-    The point of older rules stands apart: at 2,048 its runs took more epochs, warm-up and decay
-    than those of today at 1,632 and 3,264. It bends no line that is monotone without it.
+    The point of older rules is an exception: at 2,048 its runs took more epochs, warm-up and weight
+    decay than current ones at 1,632 and 3,264. It is left out where a setting would otherwise not
+    be monotone.
     """
     knots = []
     for i, point in enumerate(points):
@@ -343,7 +341,11 @@ def _knots(points: Sequence[Recipe], name: str) -> list[Recipe]:
 
 
 def _warmup_share(share_of_data: float) -> float:
-    """Returns warm-up over all epochs, of the reference points with that share of the data."""
+    """Returns the share of the warm-up in the epochs, from the reference points.
+
+    Args:
+      share_of_data: Global batch over the number of training examples.
+    """
     points = [p for p in published() if (p.model, p.optimizer) == ("resnet50", "lars")]
     batch = share_of_data * IMAGENET_EXAMPLES
     return _between(points, "warmup_epochs", batch) / _between(points, "epochs", batch)

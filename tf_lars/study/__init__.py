@@ -1,1 +1,1 @@
-"""A study of large batches: optimizers, batch sizes, learning rates and seeds side by side."""
+"""Large-batch studies: compare optimizers, batch sizes, learning rates and seeds."""

@@ -1,14 +1,16 @@
-"""A schedule whose numbers can be changed between runs without tracing the step again."""
+"""A schedule whose settings can be changed between runs without retracing the step."""
 
 import keras
 import tensorflow as tf
 
+from tf_lars import schedule_formulas as formulas
+
 
 class AdjustableWarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule):
-    """`tf_lars.schedules.WarmupPolynomial` from 0 and to 0, with its numbers in variables.
+    """`tf_lars.schedules.WarmupPolynomial` from 0 and to 0, with its settings in variables.
 
     Args:
-        power: of the decay.
+        power: Power of the decay.
     """
 
     def __init__(self, power: float = 2.0):
@@ -20,7 +22,7 @@ class AdjustableWarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule
         )
 
     def set(self, peak_learning_rate: float, total_steps: int, warmup_steps: int) -> None:
-        """Sets the rate at the end of the warm-up, the steps of the run and of its warm-up."""
+        """Sets the rate at the end of the warm-up, and the steps of the run and of its warm-up."""
         self._peak.assign(peak_learning_rate)
         self._total_steps.assign(total_steps)
         self._warmup_steps.assign(warmup_steps)
@@ -28,12 +30,12 @@ class AdjustableWarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule
     def __call__(self, step):
         """Returns the rate at `step` as a float32 scalar."""
         step = tf.cast(step, tf.float32)
-        rising = step / tf.maximum(self._warmup_steps, 1.0)
+        # `formulas.warmup` and `formulas.fraction_left` take Python numbers, not variables.
+        rising = self._peak * (step / tf.maximum(self._warmup_steps, 1.0))
         decay_steps = tf.maximum(self._total_steps - self._warmup_steps, 1.0)
         left = tf.maximum(self._total_steps - tf.maximum(step, self._warmup_steps), 0.0)
-        return self._peak * tf.where(
-            step < self._warmup_steps, rising, (left / decay_steps) ** self.power
-        )
+        decayed = formulas.polynomial(left / decay_steps, self._peak, 0.0, self.power)
+        return tf.where(step < self._warmup_steps, rising, decayed)
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -1,4 +1,4 @@
-"""The results of a study as CSV, one line per trial, written as soon as the trial has ended."""
+"""The results of a study as a CSV file, with a line per trial written as soon as it ends."""
 
 import csv
 import dataclasses
@@ -32,21 +32,21 @@ _RESULT: dict[str, Callable[[str], Any]] = {
 
 
 class ResultLog:
-    """The file of results and, beside it, the settings that all of its trials share.
+    """The file of results, with the settings that its trials share in a second file.
 
-    Trials that are in the file are not run again. A line that was being written when the process
-    was killed is cut off.
+    Trials in the file are not run again. A last line that is incomplete, because the process was
+    killed while writing it, is removed.
 
     Args:
-      path: of the CSV file; `PATH.settings.json` stands beside it.
-      settings: what all trials have in common; a file with others is refused.
+      path: Path of the CSV file, STUDY.csv; the settings are in STUDY.settings.json.
+      settings: Settings that all trials have in common; a file with other settings is refused.
 
     Attributes:
-      results: of all trials in the file.
+      results: Results of all trials in the file.
 
     Raises:
-      InputError: the file is of a study with other settings, or no such file at all, or cannot be
-        written.
+      InputError: The file belongs to a study with other settings, is not a file of results, or
+        cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, object]):
@@ -65,11 +65,11 @@ class ResultLog:
 
     @property
     def settings_path(self) -> str:
-        """Of the file with the settings."""
+        """Path of the file with the settings."""
         return f"{self.path.removesuffix('.csv')}.settings.json"
 
     def add(self, result: Result) -> None:
-        """Writes a result to the file, and to the disk."""
+        """Appends a result to the file and flushes it to disk."""
         values = dataclasses.asdict(result.trial) | {
             name: getattr(result, name) for name in _RESULT
         }
@@ -85,11 +85,11 @@ class ResultLog:
         self.results[result.trial] = result
 
     def _agree(self, settings: Mapping[str, object]) -> None:
-        """Compares the settings with those of the file, or writes them where there are none."""
+        """Compares the settings with those of the file, or writes them if there are none."""
         if not os.path.exists(self.settings_path):
             if os.path.exists(self.path):
                 raise InputError(
-                    "A study goes on from its results and its settings. Received: "
+                    "A study continues from its results and its settings. Received: "
                     f"{self.path!r} without {self.settings_path!r}. Name another --output."
                 )
             temporary = f"{self.settings_path}.{os.getpid()}"
@@ -107,7 +107,7 @@ class ResultLog:
         ]
         if others:
             raise InputError(
-                f"A study goes on with the settings that it began with. Received: {self.path!r} "
+                f"A study continues with the settings that it began with. Received: {self.path!r} "
                 f"with {', '.join(others)}. Give the same settings, or another --output."
             )
 

@@ -1,4 +1,4 @@
-"""What the results of a study say: accuracies on the test set, and how wide a plateau is."""
+"""Summarizes the results of a study: accuracies on the test set, and widths of plateaus."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tf_lars.study.trials import (
 )
 
 PLATEAU_POINTS = 0.01
-"""Rates whose accuracy is within one point of the best belong to the plateau."""
+"""Largest distance from the best accuracy within the plateau: one percentage point."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,24 +25,24 @@ class Accuracy:
     """Test accuracy over seeds.
 
     Attributes:
-      values: one per seed, from 0 to 1.
+      values: Accuracy of each seed, from 0 to 1.
     """
 
     values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """Mean over the seeds."""
         return sum(self.values) / len(self.values)
 
     @property
     def low(self) -> float:
-        """Of the worst seed."""
+        """Accuracy of the worst seed."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """Of the best seed."""
+        """Accuracy of the best seed."""
         return max(self.values)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Accuracy:
 
 
 def accuracy(study: Study, results: Results, trials: Sequence[Trial]) -> Accuracy | None:
-    """Returns the test accuracy over those of some trials that have run, or None."""
+    """Returns the test accuracy over the trials that have run; None if there are none."""
     found = [resolve(study, results, trial) for trial in trials]
     values = tuple(results[trial].test_top1 for trial in found if trial and trial in results)
     return Accuracy(values) if values else None
@@ -63,9 +63,9 @@ def baseline_accuracy(study: Study, results: Results) -> Accuracy | None:
 
 
 def over_rates(study: Study, results: Results, optimizer: str, batch: int) -> dict[float, Accuracy]:
-    """Returns the accuracy at each rate that has run with a batch, the rule's included.
+    """Returns the accuracy at each rate that has run with a batch, including the rule's rate.
 
-    Over the first `few_seeds` seeds, which every rate has.
+    Only the first `few_seeds` seeds count, so that all rates are compared over the same seeds.
     """
     rates = [*study.learning_rates(optimizer), study.rule_learning_rate(optimizer, batch)]
     found = {}
@@ -79,10 +79,9 @@ def over_rates(study: Study, results: Results, optimizer: str, batch: int) -> di
 
 
 def plateau(accuracies: dict[float, Accuracy]) -> tuple[float, float]:
-    """Returns the lowest and the highest rate of the plateau around the best.
+    """Returns the lowest and the highest rate of the plateau around the best rate.
 
-    It reaches as far as every rate between has a mean accuracy within `PLATEAU_POINTS` of the
-    best one's.
+    On the plateau, every rate has a mean accuracy within `PLATEAU_POINTS` of the best.
     """
     rates = sorted(accuracies)
     best = max(range(len(rates)), key=lambda i: accuracies[rates[i]].mean)
@@ -96,7 +95,7 @@ def plateau(accuracies: dict[float, Accuracy]) -> tuple[float, float]:
 
 
 def table(study: Study, results: Results) -> str:
-    """Returns the study in lines: at each batch, the rule and the best of the grid."""
+    """Returns the study as text: for each batch, the scaling rule and the best of the grid."""
     small = baseline_accuracy(study, results)
     lines = [
         f"baseline: sgd, batch {study.baseline_batch_size:,}, rate "

@@ -1,8 +1,8 @@
 """Runs trials one after another in one process, with one Trainer per optimizer.
 
 Building a model and tracing its step takes about as long as a short run on small images, so both
-are done once: between trials the weights, the optimizer's state and the schedule are set anew. A
-trial ends with the weights that a run of its own would end with.
+are done once. Between trials, the weights, the optimizer's state and the schedule are reset. A
+trial ends with the same weights as a run in a separate process.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ class StudyData:
     """A data set in memory, with a part of its training set held out.
 
     Attributes:
-      plain: training images as evaluation shows them.
-      augmentable: the same images, from which augmentation takes its boxes.
-      held_out: examples of the training set that no trial trains on.
-      test: the data set's own validation split, which nothing is chosen by.
-      num_classes: of the data.
+      plain: Training images, preprocessed as for evaluation.
+      augmentable: The same images, from which augmentation takes its boxes.
+      held_out: Examples of the training set that no trial trains on.
+      test: Validation split of the data set; it does not influence any choice.
+      num_classes: Number of classes.
     """
 
     plain: Images
@@ -58,16 +58,17 @@ class StudyData:
         """Decodes a prepared data set.
 
         Args:
-          data_dir: folder written by `launch.prepare_imagenet`.
-          num_classes: of the data.
-          image_size: side that the network sees, in pixels.
-          stored_size: side of the images that augmentation takes its boxes from: the centre
-            square of the file's image, which is all that is kept of it.
-          crop_fraction: side of the evaluation's centre crop over the image's short side.
-          held_out_examples: see `tf_lars.data.held_out.held_out_mask`.
+          data_dir: Folder written by `launch.prepare_imagenet`.
+          num_classes: Number of classes.
+          image_size: Side of the images that the network sees, in pixels.
+          stored_size: Side of the images from which augmentation takes its boxes, in pixels. They
+            are the centre squares of the original images.
+          crop_fraction: Side of the evaluation's centre crop over the image's short side.
+          held_out_examples: Number of examples to hold out, as in
+            `tf_lars.data.held_out.held_out_mask`.
 
         Raises:
-          InputError: no such data, or not so many examples.
+          InputError: The data set is missing, or has too few examples.
         """
         plain = load(data_dir, "train", image_size, crop_fraction)
         same = stored_size == image_size and crop_fraction == 1
@@ -75,8 +76,8 @@ class StudyData:
         mask = held_out_mask(plain.label, held_out_examples)
         if not 0 < held_out_examples < len(plain):
             raise InputError(
-                "Rates are chosen on a part of the training set, and the rest is trained on. "
-                f"Received: {held_out_examples:,} of {len(plain):,} examples."
+                "The held-out examples must be a part of the training set, which leaves others to "
+                f"train on. Received: {held_out_examples:,} of {len(plain):,} examples."
             )
         return cls(
             plain=plain.where(~mask),
@@ -91,14 +92,14 @@ class StudyRunner:
     """Runs trials.
 
     Args:
-      data: to train and to evaluate on.
-      create_model: from a seed to a model with that seed's weights.
-      compile_model: from a model, the name of an optimizer and a schedule; compiles in place.
-      epochs: of every trial.
-      decay_power: of the polynomial decay.
-      reestimate_batch_norm: from steps of a run to whether the statistics of batch normalisation
-        are estimated anew, from the training data, before it is evaluated.
-      batch_norm_examples: from how many.
+      data: Data to train and evaluate on.
+      create_model: Creates a model with the initial weights of a seed.
+      compile_model: Compiles a model in place, given the name of an optimizer and a schedule.
+      epochs: Epochs of every trial.
+      decay_power: Power of the polynomial decay.
+      reestimate_batch_norm: Whether a trial, given its number of steps, re-estimates the statistics
+        of batch normalisation from the training data before evaluation.
+      batch_norm_examples: Number of training examples for this estimate.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class StudyRunner:
         )
 
     def run(self, trial: Trial) -> Result:
-        """Trains from the seed's weights, and evaluates once, at the end."""
+        """Trains from the initial weights of the trial's seed, and evaluates at the end."""
         start = time.perf_counter()
         trainer = self.prepare(trial)
         training = self._training_data(trial)
@@ -163,7 +164,7 @@ class StudyRunner:
         )
 
     def prepare(self, trial: Trial) -> Trainer:
-        """Returns the Trainer of the trial's optimizer, as if it had just been made."""
+        """Returns the Trainer of the trial's optimizer, reset to the start of the trial."""
         if trial.optimizer not in self._trainers:
             schedule = AdjustableWarmupPolynomial(self._decay_power)
             model = self._create_model(trial.seed)
@@ -180,7 +181,7 @@ class StudyRunner:
         trainer.reset_optimizer()
         warmup = round(trial.warmup_epochs * len(self._data.plain) / trial.global_batch_size)
         steps = self._steps(trial)
-        assert trial.learning_rate is not None  # `trials.resolve` has seen to it
+        assert trial.learning_rate is not None  # Filled in by `trials.resolve`.
         schedule.set(trial.learning_rate, steps, min(warmup, steps))
         return trainer
 

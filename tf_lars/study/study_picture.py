@@ -1,4 +1,4 @@
-"""The picture of a study: four panels, the small-batch baseline as a band in each."""
+"""Plots a study in four panels, each with the small-batch baseline as a band."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,23 +10,23 @@ from tf_lars.study.trials import Results, Study, Trial
 
 _COLOURS = {"lars": "tab:blue", "sgd": "tab:orange", "nesterov": "tab:green"}
 _LABELS = {"lars": "LARS", "sgd": "SGD", "nesterov": "Nesterov"}
-# Points of different optimizers at the same batch stand side by side.
+# Places points of different optimizers at the same batch side by side.
 _SHIFTS = {"sgd": 0.97, "lars": 1.0, "nesterov": 1.03}
 
 
 def draw(study: Study, results: Results, path: str, title: str) -> None:
-    """Draws what has run of a study to a PNG file.
+    """Writes the plot of all trials that have run as a PNG file.
 
-    Points are means over the seeds on the test set, bars reach from the worst seed to the best.
+    Points are mean test accuracies over the seeds; bars range from the worst seed to the best.
 
     Args:
-      study: which trials there are.
-      results: of those that have run.
-      path: of the file.
-      title: above the panels.
+      study: The study.
+      results: Results of the trials that have run.
+      path: Path of the file.
+      title: Title above the panels.
 
     Raises:
-      InputError: the file cannot be written.
+      InputError: The file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def draw(study: Study, results: Results, path: str, title: str) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     (by_rule, best), (rates, augmented) = figure.subplots(2, 2)
-    best.sharey(by_rule)  # so that they can be compared by eye
+    best.sharey(by_rule)
     _draw_rule(by_rule, study, results)
     _draw_best(best, study, results)
     _draw_rates(rates, study, results)
@@ -165,7 +165,7 @@ def _over_batches(
     shift: float = 1.0,
     **style: Any,
 ) -> None:
-    """Plots accuracy against the batch, where something has run."""
+    """Plots accuracy against the batch, for the batches that have run."""
     found = {}
     for batch in sorted(study.batch_sizes if batches is None else batches):
         seeds = study.seeds_of(batch)
@@ -194,7 +194,7 @@ def _draw_baseline(axes, study: Study, results: Results) -> None:
     found = result_table.baseline_accuracy(study, results)
     if not found:
         return
-    # As wide as a line where there is one seed only.
+    # Keeps the band of a single seed visible.
     low, high = min(found.low, found.mean - 0.001), max(found.high, found.mean + 0.001)
     axes.axhspan(
         low,

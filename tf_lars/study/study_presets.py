@@ -1,4 +1,4 @@
-"""What a study is made of, and the studies that have a name."""
+"""Settings of a study, and presets."""
 
 import dataclasses
 
@@ -12,16 +12,16 @@ from tf_lars.study.trials import Study
 class StudySettings(Study):
     """All settings of a study; each field is the flag of its name.
 
-    Those of `Study` say which trials there are, and may change from one start of a study to the
-    next; the others are the same for all of its trials.
+    Those of `Study` determine the trials and may change when a study is continued. The others are
+    the same for all trials.
 
     Raises:
-      InputError: a setting is out of its range.
+      InputError: A setting is out of range.
     """
 
-    model: str = setting("As --model of launch.local.")
+    model: str = setting("Model, as for --model of launch.local.")
     data_dir: str = setting(
-        "Folder written by launch.prepare_imagenet; the digits are prepared if missing."
+        "Folder written by launch.prepare_imagenet; the digits are prepared if it is missing."
     )
     image_size: int = setting(
         "Side of the square images that the network sees, in pixels.", rule=at_least(1)
@@ -39,7 +39,7 @@ class StudySettings(Study):
         "the test set.",
         rule=at_least(1),
     )
-    epochs: int = setting("Passes over the training data, in each trial.", rule=at_least(1))
+    epochs: int = setting("Passes over the training data in each trial.", rule=at_least(1))
     weight_decay: float = setting(
         "L2 weight decay; biases and batch normalisation are excluded.", rule=at_least(0)
     )
@@ -63,14 +63,14 @@ class StudySettings(Study):
         rule=one_of(*PRECISIONS[:2]),
     )
     reestimate_batch_norm: bool | None = setting(
-        "Estimate the statistics of batch normalisation anew, from up to "
-        f"{SHORT_RUN_EXAMPLES:,} training examples, before a trial is evaluated; None: in trials "
-        f"of fewer than {SHORT_RUN_STEPS:,} steps, whose moving averages are useless.",
+        "Whether to re-estimate the statistics of batch normalisation, from up to "
+        f"{SHORT_RUN_EXAMPLES:,} training examples, before a trial is evaluated. If not given, "
+        f"trials of fewer than {SHORT_RUN_STEPS:,} steps do, whose moving averages are useless.",
         None,
     )
     budget_minutes: float | None = setting(
-        "Begin no trial, after the first, that would end later than this many minutes after the "
-        "start; the same command continues where it stopped. 0: no limit.",
+        "Minutes after the start by which the last trial should end; the same command continues "
+        "with the remaining trials. At least one trial is run. 0: no limit.",
         None,
         rule=at_least(0),
     )
@@ -82,15 +82,15 @@ class StudySettings(Study):
             require(epochs <= self.epochs, "--epochs", rule, self.epochs)
 
     def of_all_trials(self) -> dict[str, object]:
-        """Returns what a study must have in common with its results to go on from them."""
+        """Returns the settings that must be unchanged when a study is continued."""
         varied = {field.name for field in dataclasses.fields(Study)}
         varied |= {"data_dir", "budget_minutes"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in varied}
 
 
 PRESETS = {
-    # 1,437 training images of 8x8 pixels. SGD's rate is right at batch 32; LARS's at 256 makes its
-    # rule give 10 at 1,024, which was known to serve there.
+    # 1,437 training images of 8x8 pixels. The rate of SGD was tuned at batch 32. The rate of LARS
+    # at 256 is the one for which its rule gives 10 at 1,024, which was known to work there.
     "digits": StudySettings(
         model="small_resnet14_w16",
         data_dir="data/digits",
@@ -146,4 +146,4 @@ PRESETS = {
         other_augmentation="none",
     ),
 }
-"""By the name that `--preset` takes."""
+"""Studies by the name that `--preset` takes."""

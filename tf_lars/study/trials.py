@@ -1,7 +1,7 @@
-"""Which trials a study is made of, in which order, and which rate its grid has chosen.
+"""The trials of a study, their order, and the learning rates that its grids choose.
 
-Everything here is arithmetic on frozen values. The order puts what tells most first, so that a
-study that is cut short by its time still has something to show.
+The most informative trials run first, so that a study that runs out of time still has results to
+show. All functions are pure.
 """
 
 import dataclasses
@@ -16,15 +16,16 @@ from tf_lars.setting import Rule, above, at_least, check, setting
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training run: what is varied in a study.
+    """A training run, with the settings that vary within a study.
 
     Attributes:
-      optimizer: one of `tf_lars.defaults.OPTIMIZERS`.
-      global_batch_size: examples per step.
-      learning_rate: at the end of the warm-up; None stands for the one that the grid chooses.
-      warmup_epochs: epochs in which the rate rises linearly.
-      augmentation: one of `tf_lars.data.augmentation_names.AUGMENTATIONS`.
-      seed: of weights, order and augmentation.
+      optimizer: One of `tf_lars.defaults.OPTIMIZERS`.
+      global_batch_size: Examples per step.
+      learning_rate: Learning rate at the end of the warm-up; None for the one that the grid
+        chooses.
+      warmup_epochs: Epochs over which the rate rises linearly.
+      augmentation: One of `tf_lars.data.augmentation_names.AUGMENTATIONS`.
+      seed: Seed of weights, order and augmentation.
     """
 
     optimizer: str
@@ -37,19 +38,19 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a trial has come to.
+    """The result of a trial.
 
     Attributes:
-      trial: with its learning rate.
-      steps: optimizer steps of the run.
-      diverged: whether training was ended because the gradients were no longer finite.
-      training_loss: mean over the last epoch.
-      held_out_top1: accuracy on the examples held out of the training set, from 0 to 1; rates are
-        chosen by it.
-      held_out_loss: the loss there.
-      test_top1: accuracy on the test set, which nothing is chosen by.
-      test_loss: the loss there.
-      seconds: of the whole trial.
+      trial: The trial, with its learning rate.
+      steps: Optimizer steps of the run.
+      diverged: Whether training ended early because gradients were no longer finite.
+      training_loss: Mean loss over the last epoch.
+      held_out_top1: Accuracy on the held-out examples of the training set, from 0 to 1; it chooses
+        the learning rates.
+      held_out_loss: Loss on the held-out examples.
+      test_top1: Accuracy on the test set; it does not influence any choice.
+      test_loss: Loss on the test set.
+      seconds: Duration of the trial, including evaluation.
     """
 
     trial: Trial
@@ -67,24 +68,24 @@ Results = Mapping[Trial, Result]
 
 
 TRIALS = "Trials"
-"""Heading of these settings in `--help`."""
+"""Group of the settings of `Study` in `--help`."""
 
 _SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study compares; each field is the flag of its name.
+    """The comparison that a study makes; each field is the flag of its name.
 
     Raises:
-      InputError: a setting is out of its range.
+      InputError: A setting is out of range.
     """
 
     batch_sizes: tuple[int, ...] = setting(
         "Global batches to compare.", rule=at_least(1), group=TRIALS
     )
     optimizers: tuple[str, ...] = setting(
-        f"Of {', '.join(OPTIMIZERS)}.",
+        f"Optimizers to compare, of {', '.join(OPTIMIZERS)}.",
         ("lars", "sgd", "nesterov"),
         rule=Rule(f"of {', '.join(OPTIMIZERS)}", lambda name: name in OPTIMIZERS),
         group=TRIALS,
@@ -96,30 +97,31 @@ class Study:
         "Grid of learning rates for LARS.", rule=above(0), group=TRIALS
     )
     seeds: tuple[int, ...] = setting(
-        "Seeds of the baseline, and of what is shown at the main batch.", rule=_SEED, group=TRIALS
+        "Seeds of the baseline and of the results at the main batch.", rule=_SEED, group=TRIALS
     )
-    few_seeds: int = setting("How many of the seeds everything else uses.", group=TRIALS)
+    few_seeds: int = setting(
+        "Number of --seeds, counted from the first, for all other results.", group=TRIALS
+    )
     grid_seeds: int = setting(
-        "How many of the seeds choose a learning rate from the grid.", group=TRIALS
+        "Number of --seeds, counted from the first, that choose a learning rate from the grid.",
+        group=TRIALS,
     )
     main_batch_size: int = setting(
-        "The batch with all seeds, whose accuracy is shown against the learning rate.",
+        "Batch with all seeds, whose accuracy is shown against the learning rate.",
         rule=at_least(1),
         group=TRIALS,
     )
     baseline_batch_size: int = setting(
-        "The small batch of the baseline, SGD.", rule=at_least(1), group=TRIALS
+        "Small batch of the baseline, SGD.", rule=at_least(1), group=TRIALS
     )
     baseline_learning_rate: float = setting(
         "Learning rate of the baseline, from which the linear rule scales.",
         rule=above(0),
         group=TRIALS,
     )
-    lars_batch_size: int = setting(
-        "The batch of --lars_learning_rate.", rule=at_least(1), group=TRIALS
-    )
+    lars_batch_size: int = setting("Batch of --lars_learning_rate.", rule=at_least(1), group=TRIALS)
     lars_learning_rate: float = setting(
-        "The learning rate from which LARS's rule, the square root of the batch, scales.",
+        "Learning rate from which the rule of LARS, the square root of the batch, scales.",
         rule=above(0),
         group=TRIALS,
     )
@@ -132,14 +134,14 @@ class Study:
         group=TRIALS,
     )
     longer_warmup_batch_sizes: tuple[int, ...] = setting(
-        "The batches of --longer_warmup_epochs.", rule=at_least(1), group=TRIALS
+        "Batches of --longer_warmup_epochs.", rule=at_least(1), group=TRIALS
     )
     augmentation: str = setting(
         f"Augmentation of all trials: one of {', '.join(AUGMENTATIONS)}.", group=TRIALS
     )
     other_augmentation: str = setting(
-        "Augmentation to compare it with, at the learning rates that were chosen without it; "
-        "empty: none.",
+        "Augmentation to compare --augmentation with, at the learning rates chosen for the "
+        "latter; empty for none.",
         group=TRIALS,
     )
 
@@ -156,18 +158,19 @@ class Study:
             require(1 <= count <= most, f"--{name}", f"from 1 to {most}", count)
 
     def learning_rates(self, optimizer: str) -> tuple[float, ...]:
-        """Returns the grid of an optimizer."""
+        """Returns the grid of learning rates of an optimizer."""
         return self.lars_learning_rates if optimizer == "lars" else self.sgd_learning_rates
 
     def seeds_of(self, batch: int) -> tuple[int, ...]:
-        """Returns the seeds of what is shown at a batch."""
+        """Returns the seeds of the results at a batch."""
         return self.seeds if batch == self.main_batch_size else self.seeds[: self.few_seeds]
 
     def rule_learning_rate(self, optimizer: str, batch: int) -> float:
         """Returns the rate of the published scaling rule, to four digits.
 
-        SGD and Nesterov: linear in the batch (Goyal et al. 2017) from the baseline. LARS: its
-        square root up to 16,384 (`tf_lars.scaling.lars_scaling`) from `lars_learning_rate`.
+        SGD and Nesterov scale the baseline linearly with the batch (Goyal et al. 2017). LARS scales
+        `lars_learning_rate` with its square root, up to a batch of 16,384
+        (`tf_lars.scaling.lars_scaling`).
         """
         if optimizer == "lars":
             rate = lars_scaling(self.lars_learning_rate, batch, self.lars_batch_size)
@@ -176,18 +179,18 @@ class Study:
         return rounded(rate)
 
     def trial(self, optimizer: str, batch: int, rate: float | None, seed: int) -> Trial:
-        """Returns a trial with the warm-up and the augmentation of most."""
+        """Returns a trial with the study's default warm-up and augmentation."""
         rate = None if rate is None else rounded(rate)
         return Trial(optimizer, batch, rate, self.warmup_epochs, self.augmentation, seed)
 
 
 def rounded(rate: float) -> float:
-    """Returns a rate to four significant digits, so that text holds it exactly."""
+    """Returns a rate to four significant digits, which survives a round trip through text."""
     return float(f"{rate:.4g}")
 
 
 def baseline(study: Study, seeds: Sequence[int]) -> list[Trial]:
-    """Returns SGD at the small batch."""
+    """Returns the trials of SGD at the small batch."""
     batch, rate = study.baseline_batch_size, study.baseline_learning_rate
     return [study.trial("sgd", batch, rate, seed) for seed in seeds]
 
@@ -199,13 +202,13 @@ def rule(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> list
 
 
 def grid(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> list[Trial]:
-    """Returns the trials of the grid of one optimizer and batch."""
+    """Returns the trials of the grid for an optimizer and a batch."""
     rates = study.learning_rates(optimizer)
     return [study.trial(optimizer, batch, rate, seed) for rate in rates for seed in seeds]
 
 
 def chosen(study: Study, optimizer: str, batch: int, seeds: Sequence[int]) -> list[Trial]:
-    """Returns the trials at the rate that the grid chooses; it is None until `resolve`."""
+    """Returns the trials at the rate that the grid chooses, which is None until `resolve`."""
     return [study.trial(optimizer, batch, None, seed) for seed in seeds]
 
 
@@ -222,7 +225,7 @@ def longer_warmup(
 def with_other_augmentation(
     study: Study, optimizer: str, batch: int, seeds: Sequence[int]
 ) -> list[Trial]:
-    """Returns the chosen trials with the other augmentation."""
+    """Returns the trials of `chosen` with the other augmentation."""
     if not study.other_augmentation:
         return []
     return [
@@ -232,12 +235,12 @@ def with_other_augmentation(
 
 
 def trials(study: Study) -> list[Trial]:
-    """Returns all trials of a study, what tells most first.
+    """Returns all trials of a study, the most informative first.
 
-    The baseline and the rule with one seed; the main batch's grid and what it chose, with all
-    seeds; the other grids and what they chose; the baseline; longer warm-ups; the rule with the
-    other seeds; the other augmentation. Larger batches come before smaller ones. A trial may be in
-    the list twice where its rate is not known yet.
+    The order is: baseline and rule with one seed; the main batch's grid and its choice with all
+    seeds; the other grids and their choices; the baseline with all seeds; longer warm-ups; the rule
+    with the other seeds; the other augmentation. Larger batches precede smaller ones. A trial may
+    be listed twice while its rate is unknown.
     """
     first, few = study.seeds[:1], study.seeds[: study.few_seeds]
     batches = sorted(study.batch_sizes, reverse=True)
@@ -276,8 +279,9 @@ def trials(study: Study) -> list[Trial]:
 def chosen_rate(study: Study, results: Results, optimizer: str, batch: int) -> float | None:
     """Returns the rate of the grid with the best mean accuracy on the held-out examples.
 
-    Where two are equal, the one with the lower mean loss there. The test set has no say. Only the
-    first `grid_seeds` seeds count, which every rate of the grid has. None until all have run.
+    Ties go to the lower mean loss on these examples. The test set has no influence. Only the first
+    `grid_seeds` seeds count, so that all rates have the same seeds. None until all of them have
+    run.
     """
     scores = {}
     for rate in study.learning_rates(optimizer):
@@ -290,13 +294,13 @@ def chosen_rate(study: Study, results: Results, optimizer: str, batch: int) -> f
             return None
         accuracy = sum(result.held_out_top1 for result in done) / len(done)
         loss = sum(result.held_out_loss for result in done) / len(done)
-        # A loss that is no number is the worst.
+        # NaN counts as the highest loss.
         scores[rounded(rate)] = (accuracy, -loss if loss == loss else -float("inf"))
     return max(scores, key=lambda rate: scores[rate])
 
 
 def resolve(study: Study, results: Results, trial: Trial) -> Trial | None:
-    """Returns a trial with the rate that the grid has chosen, or None while it has not."""
+    """Returns a trial with the rate that the grid has chosen, or None before that."""
     if trial.learning_rate is not None:
         return trial
     rate = chosen_rate(study, results, trial.optimizer, trial.global_batch_size)
@@ -304,6 +308,6 @@ def resolve(study: Study, results: Results, trial: Trial) -> Trial | None:
 
 
 def remaining(study: Study, results: Results) -> list[Trial]:
-    """Returns the trials that are still to be run, in order; unknown rates are None."""
+    """Returns the trials that have not run yet, in order; unknown rates are None."""
     listed = [resolve(study, results, trial) or trial for trial in trials(study)]
     return [trial for trial in dict.fromkeys(listed) if trial not in results]

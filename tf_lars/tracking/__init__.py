@@ -1,1 +1,1 @@
-"""What a run leaves behind for people: progress, TensorBoard, results and a picture."""
+"""Reports of a run for its user: progress, TensorBoard, results and pictures."""

@@ -12,16 +12,18 @@ from tf_lars.tracking.results import gather
 
 
 class BadRecordCount(keras.callbacks.Callback):
-    """Adds `bad_records` to the logs of each epoch; it belongs on every worker, before the others.
+    """Adds `bad_records` to the logs of each epoch.
+
+    Every worker must have this callback, before all others.
 
     | log | when | meaning |
     |---|---|---|
-    | `bad_records` | each epoch | different records passed over so far by this start of the run |
+    | `bad_records` | each epoch | distinct records skipped since the start of this process |
 
     Args:
-      readers: the readers that this process reads from, by split.
-      strategy: the strategy that joins the workers.
-      max_bad_records: how many records of a split may be bad over all workers.
+      readers: Readers of this process, by split.
+      strategy: Strategy of the workers.
+      max_bad_records: Maximum number of bad records per split, over all workers.
     """
 
     def __init__(
@@ -37,10 +39,10 @@ class BadRecordCount(keras.callbacks.Callback):
         self.count = 0
 
     def on_epoch_end(self, epoch, logs=None):
-        """Counts, and ends the run on all workers where there are too many.
+        """Counts the bad records, and ends the run on all workers if there are too many.
 
         Raises:
-          InputError: more than `max_bad_records` of a split.
+          InputError: A split has more than `max_bad_records`.
         """
         self.count = sum(self._count(split, reader) for split, reader in self._readers.items())
         if logs is not None:
@@ -54,7 +56,7 @@ class BadRecordCount(keras.callbacks.Callback):
         if count > self._max_bad_records:
             raise InputError(
                 f"At most {self._max_bad_records} records of a split may be bad. Received: {count} "
-                f"in {split} over all workers; their logs name them. Copy or prepare the files "
+                f"in {split} over all workers, listed in their logs. Copy or prepare the files "
                 "again, or raise --max_bad_records."
             )
         return count

@@ -1,4 +1,4 @@
-"""One line about where a run is: epoch, step, loss, accuracy, rate and time left."""
+"""Progress lines: epoch, step, loss, accuracy, rate and time left."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ import keras
 
 
 class ProgressLine(keras.callbacks.Callback):
-    """Prints a line per call of the loop to a terminal, and a line per epoch to a file.
+    """Prints progress: a line that is updated in place to a terminal, a line per epoch to a file.
 
     Args:
-      total_steps: steps of the whole run.
-      epochs: epochs of the whole run.
-      stream: where to print; standard output by default.
-      seconds_between_lines: in a file, lines within an epoch appear at most this often.
+      total_steps: Steps of the whole run.
+      epochs: Epochs of the whole run.
+      stream: Stream to print to; standard output by default.
+      seconds_between_lines: Minimum seconds between lines within an epoch, in a file.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class ProgressLine(keras.callbacks.Callback):
         self._printed = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Remembers the epoch for the lines within it."""
+        """Stores the epoch for its lines."""
         self._epoch = epoch + 1
 
     def on_train_batch_end(self, batch, logs=None):
-        """Shows the state of the run after some steps."""
+        """Prints the progress within the epoch."""
         now, step = time.monotonic(), batch + 1
-        # Time is taken from the end of the first loop, which was spent on tracing.
+        # Measures from the end of the first call of the loop, which includes tracing.
         self._first = self._first or (now, step)
         if self._stream.isatty():
             self._stream.write("\r\x1b[K" + self._line(step, now, logs))
@@ -51,7 +51,7 @@ class ProgressLine(keras.callbacks.Callback):
             print(self._line(step, now, logs), file=self._stream, flush=True)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Shows the epoch's results."""
+        """Prints the results of the epoch."""
         logs = logs or {}
         self._printed = time.monotonic()
         line = self._line(logs["step"], self._printed, logs)

@@ -1,10 +1,16 @@
-"""A picture of a run: loss, accuracy and learning rate over the epochs."""
+"""Plots a run: loss, accuracy and learning rate over the epochs."""
 
 from collections.abc import Sequence
 
 
 def draw(history: Sequence[dict[str, float]], path: str, title: str) -> None:
-    """Draws the history of a run, as `Trainer.fit` returns it, to a PNG file."""
+    """Writes the plot of a run as a PNG file.
+
+    Args:
+      history: Logs of each epoch, as returned by `Trainer.fit`.
+      path: Path of the file.
+      title: Title above the panels.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter

@@ -1,4 +1,4 @@
-"""results.json: what a run reached, in numbers that other programs read."""
+"""results.json: the results of a run for other programs."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ import tensorflow as tf
 
 
 def weights_sha256(model: keras.Model) -> str:
-    """Returns the SHA-256 over all trainable and then all non-trainable weights, in order.
+    """Returns the SHA-256 of all weights of a model, the trainable ones first.
 
-    Each weight counts as its float32 values in little-endian bytes, C order.
+    Each weight is hashed as little-endian float32 values in C order.
     """
     digest = hashlib.sha256()
     for weight in [*model.trainable_weights, *model.non_trainable_weights]:
@@ -25,16 +25,16 @@ def gather(strategy: tf.distribute.Strategy, row: np.ndarray) -> np.ndarray:
     """Returns the rows of all replicas, in order; every worker must call this.
 
     Args:
-      strategy: joins the replicas.
-      row: int32 `[n]`, of this process.
+      strategy: Strategy of the replicas.
+      row: Row of this process, int32 `[n]`.
 
     Returns:
-      int32 `[replicas, n]`.
+      Rows of all replicas, int32 `[replicas, n]`.
     """
     own = tf.constant(row[np.newaxis])
 
     def gather_in_replica(value):
-        # Under MirroredStrategy, a tensor that is not the replica's own counts once only.
+        # MirroredStrategy would gather a tensor from outside the replica only once.
         return tf.distribute.get_replica_context().all_gather(tf.identity(value), axis=0)
 
     replicas = tf.function(lambda: strategy.run(gather_in_replica, args=(own,)))()
@@ -48,7 +48,7 @@ def gather_digests(strategy: tf.distribute.Strategy, digest: str) -> list[str]:
 
 
 def table(results: Mapping[str, object]) -> str:
-    """Returns the results as lines of a name and a value."""
+    """Returns the results as text, with a name and a value per line."""
     lines = []
     for name, value in results.items():
         if isinstance(value, list):
@@ -59,7 +59,7 @@ def table(results: Mapping[str, object]) -> str:
 
 
 def write(path: str, results: Mapping[str, object]) -> None:
-    """Writes the results as JSON, whole or not at all."""
+    """Writes the results as JSON, atomically."""
     partial = f"{path}.partial"
     with open(partial, "w") as file:
         json.dump(dict(results), file, indent=2)

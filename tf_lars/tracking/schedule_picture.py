@@ -1,4 +1,4 @@
-"""A picture of a learning rate schedule, before anything is trained."""
+"""Plots a learning rate schedule before training."""
 
 from typing import Any
 
@@ -16,18 +16,18 @@ def draw(
     steps_per_epoch: float,
     warmup_steps: int,
 ) -> None:
-    """Draws a PNG file: the rate against epochs (below) and steps (above), the warm-up shaded.
+    """Writes the plot as a PNG file: rate against epochs (below) and steps (above), warm-up shaded.
 
     Args:
-      steps: increasing, `[n]`.
-      rates: at these steps, `[n]`.
-      path: of the file.
-      title: of the picture.
-      steps_per_epoch: N / B.
-      warmup_steps: 0 for no warm-up.
+      steps: Increasing steps, `[n]`.
+      rates: Learning rates at these steps, `[n]`.
+      path: Path of the file.
+      title: Title of the plot.
+      steps_per_epoch: Steps per epoch, N / B.
+      warmup_steps: Steps of the warm-up, or 0.
 
     Raises:
-      InputError: the file cannot be written.
+      InputError: The file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

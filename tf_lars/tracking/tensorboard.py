@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, by optimizer step."""
+"""TensorBoard scalars by optimizer step."""
 
 import contextlib
 import os
@@ -8,21 +8,21 @@ import tensorflow as tf
 
 
 class ScalarLogger(keras.callbacks.Callback):
-    """Writes the scalars of training and of validation, as two runs that share their charts.
+    """Writes the scalars of training and of validation, as two runs that share charts.
 
     | tag | run | when | meaning |
     |---|---|---|---|
     | `loss` | train, validation | each loop; each evaluation | mean over the epoch so far; exact |
-    | `top1`, `top5`, other metrics | train, validation | the same | the same |
+    | `top1`, `top5`, other metrics | train, validation | as `loss` | as `loss` |
     | `learning_rate` | train | each loop | rate of the next step |
-    | `images_per_second` | train | each loop | over all replicas, without evaluation |
-    | `skipped_steps` | train | each epoch, once there are some | since the run began |
-    | `bad_records` | train | each epoch, where some are allowed | see `BadRecordCount` |
+    | `images_per_second` | train | each loop | rate of all replicas, without evaluation |
+    | `skipped_steps` | train | each epoch, once there are any | count since the run began |
+    | `bad_records` | train | each epoch, if some are allowed | see `BadRecordCount` |
 
-    A disk that is full or read-only costs events and a warning, not the run.
+    On a full or read-only disk, events are lost with a warning, and training continues.
 
     Args:
-      directory: folder for the event files.
+      directory: Folder for the event files.
     """
 
     def __init__(self, directory: str):
@@ -31,7 +31,7 @@ class ScalarLogger(keras.callbacks.Callback):
         self._warned = False
 
     def on_train_begin(self, logs=None):
-        """Opens the event files: not before, so that a run that is refused leaves none."""
+        """Opens the event files; not earlier, so that a run that is refused writes none."""
         self._writers = {
             run: tf.summary.create_file_writer(os.path.join(self._directory, run))
             for run in ("train", "validation")
@@ -42,7 +42,7 @@ class ScalarLogger(keras.callbacks.Callback):
         self._write("train", int(batch) + 1, logs or {})
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes the scalars of validation, where there was one."""
+        """Writes the scalars of the epoch, including those of validation if it ran."""
         logs = logs or {}
         scalars = {
             name.removeprefix("val_"): value
@@ -77,7 +77,7 @@ class ScalarLogger(keras.callbacks.Callback):
             if not self._warned:
                 print(
                     f"warning: TensorBoard's events cannot be written to {self._directory} "
-                    f"({error.message.splitlines()[0][:200]}); training goes on.",
+                    f"({error.message.splitlines()[0][:200]}); training continues.",
                     flush=True,
                 )
             self._warned = True

@@ -1,1 +1,1 @@
-"""The training loop: steps, evaluation, checkpoints and what a model must satisfy."""
+"""Training loop, evaluation, checkpoints and checks of models."""

@@ -1,4 +1,4 @@
-"""Names of checkpoints in their folder, known without TensorFlow."""
+"""Names of checkpoints, without importing TensorFlow."""
 
 import os
 
@@ -8,12 +8,12 @@ _PREFIX = "step-"
 
 
 def name_of(step: int) -> str:
-    """Returns the name of the checkpoint of a step: step-00000084."""
+    """Returns the name of a step's checkpoint, such as step-00000084."""
     return f"{_PREFIX}{step:08d}"
 
 
 def step_of(name: str) -> int:
-    """Returns the step of a checkpoint's name."""
+    """Returns the step that a checkpoint's name contains."""
     return int(name.removeprefix(_PREFIX))
 
 
@@ -25,8 +25,8 @@ def checkpoint_names(directory: str) -> list[str]:
 
 
 def nothing_to_resume(directory: str) -> InputError:
-    """Returns what to raise where --resume=must finds no checkpoint."""
+    """Returns the error to raise if --resume=must finds no checkpoint."""
     return InputError(
-        "--resume=must needs a checkpoint to resume from. Received: none that is complete in "
+        "--resume=must needs a checkpoint to resume from. Received: no complete checkpoint in "
         f"{directory}. Use --resume=auto to start afresh."
     )

@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or not there, and that know which run they belong to.
+"""Atomic checkpoints, tied to the settings of their run.
 
-A checkpoint is a folder `step-00000084` with all variables of the model, random states included,
-and the optimizer's state, written by `tf.train.Checkpoint`, and `state.json`: the step, the
-history, the run's settings and the SHA-256 of each file. It is written under another name and
-renamed when it is complete.
+A checkpoint is a folder such as `step-00000084`. It holds all variables of the model, including
+random states, and the optimizer's state, written by `tf.train.Checkpoint`, and `state.json`: the
+step, the history, the run's settings and the SHA-256 of each file. It is written under a temporary
+name and renamed once it is complete.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ _JOB = ".job"
 _NONE = -1
 
 VISIBLE_SECONDS = 60.0
-"""How long a network file system may take to show a checkpoint that another host has found."""
+"""Time limit for a network file system to show a checkpoint that another host has found."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint.
+    """A complete checkpoint.
 
     Attributes:
-      path: its folder.
-      step: global batches trained on.
-      settings: of its run, by name.
-      history: of its run, an entry per epoch.
+      path: Path of the folder.
+      step: Number of global batches trained on.
+      settings: Settings of the run, by name.
+      history: History of the run, one entry per epoch.
     """
 
     path: str
@@ -58,10 +58,10 @@ class Checkpoint:
         """Restores the model's variables and the optimizer's state.
 
         Args:
-          model: built, and its optimizer too.
+          model: Built model with a built optimizer.
 
         Raises:
-          InputError: it is another model or optimizer.
+          InputError: If the checkpoint was saved from another model or optimizer.
         """
         checkpoint = _checkpoint(model)
         try:
@@ -69,31 +69,33 @@ class Checkpoint:
             status.assert_existing_objects_matched().expect_partial()
         except (ValueError, AssertionError) as error:
             raise InputError(
-                f"A checkpoint fits only the model and optimizer that it was made of. Received: "
-                f"another model or optimizer than that of {self.path} ({error}). Use that one, "
-                "another folder, or --resume=never to start anew."
+                "A checkpoint fits only the model and optimizer that it was saved from. Received: "
+                f"{self.path}, saved from another model or optimizer ({error}). Use that one, "
+                "another folder, or --resume=never to start afresh."
             ) from error
 
 
 class CheckpointStore:
-    """The checkpoints of one run.
+    """Checkpoints of one run.
 
     Args:
-      directory: folder for them, created at need, and on a file system that all workers share.
-      settings: what a run must have in common with the checkpoint that it goes on from, by name.
-      is_chief: whether this process is the one that writes.
-      keep: how many of the newest to keep.
-      keep_best: name of an entry of the history; the checkpoint in which it is highest is kept
-        too. None keeps the newest only.
-      resume: "auto" goes on where there is a checkpoint, "must" insists on one, "never" starts
-        anew and moves older checkpoints aside.
-      job: a name that all starts of one job share, and no other job has: "never" starts anew once
-        in a job, and its later starts go on. None where nobody starts a job again.
+      directory: Folder for the checkpoints, created if missing, on a file system that all workers
+        share.
+      settings: Settings, by name, that a run and the checkpoint it resumes from must share.
+      is_chief: Whether this process writes the checkpoints.
+      keep: Number of newest checkpoints to keep.
+      keep_best: Name of a history entry. The checkpoint with its highest value is kept as well;
+        None keeps only the newest.
+      resume: "auto" resumes from a checkpoint if there is one, "must" requires one, and "never"
+        starts afresh and moves older checkpoints aside.
+      job: Name that all starts of one job share, and no other job uses. With "never", only the
+        first start of a job starts afresh, and later ones resume. None if jobs are not restarted.
 
     Attributes:
-      resumed_from: path of the checkpoint that was restored, or None.
-      resumed_step: its step.
-      started_anew: whether older checkpoints, if any, were moved aside; known to the chief.
+      resumed_from: Path of the restored checkpoint, or None.
+      resumed_step: Step of the restored checkpoint, or None.
+      started_anew: Whether the run started afresh and moved older checkpoints, if any, aside; set
+        on the chief only.
     """
 
     def __init__(
@@ -121,20 +123,20 @@ class CheckpointStore:
     def restore(
         self, model: keras.Model, of_first_worker: Callable[[int], int] = int
     ) -> list[dict[str, float]]:
-        """Restores the newest whole checkpoint into a built model and its optimizer.
+        """Restores the newest complete checkpoint into a model and its optimizer.
 
         Args:
-          model: built, and its optimizer too.
-          of_first_worker: returns, on every worker, the number that the first of them, the chief,
-            calls it with: all workers restore the checkpoint that the chief has found.
+          model: Built model with a built optimizer.
+          of_first_worker: Function that returns, on every worker, the number that the chief passes
+            to it. All workers restore the checkpoint that the chief has found.
 
         Returns:
-          The history so far; empty where there is no checkpoint.
+          The history so far; empty if there is no checkpoint.
 
         Raises:
-          InputError: the checkpoint belongs to a run with other settings, or `resume` is "must"
-            and there is none.
-          PeerFailure: this worker does not see the chief's checkpoint.
+          InputError: If the checkpoint belongs to a run with other settings, or `resume` is "must"
+            and there is no checkpoint.
+          PeerFailure: If this worker does not see the chief's checkpoint.
         """
         newest = self._newest() if self._is_chief else None
         step = of_first_worker(newest.step if newest else _NONE)
@@ -149,9 +151,9 @@ class CheckpointStore:
         return []
 
     def _newest(self) -> Checkpoint | None:
-        """Returns what the chief goes on from, after it has cleared away what is in the way."""
+        """Removes partial checkpoints, and returns the one that the chief resumes from."""
         partial = os.path.join(self._directory, f"{_PARTIAL}*")
-        for path in glob.glob(partial):  # of a process that was killed as it wrote
+        for path in glob.glob(partial):  # left by a process that was killed while writing
             shutil.rmtree(path, ignore_errors=True)
         if self._resume == "never" and not self._is_of_this_job():
             self.started_anew = True
@@ -164,7 +166,7 @@ class CheckpointStore:
         return next(whole_checkpoints(self._directory), None)
 
     def _is_of_this_job(self) -> bool:
-        """Returns whether an earlier start of this job has started anew in the folder."""
+        """Returns whether an earlier start of this job has already started afresh."""
         try:
             with open(os.path.join(self._directory, _JOB)) as file:
                 return file.read() == self._job
@@ -172,22 +174,22 @@ class CheckpointStore:
             return False
 
     def _of_step(self, step: int) -> Checkpoint:
-        """Returns the checkpoint that the chief has found, as soon as this worker sees it."""
+        """Waits until this worker sees the checkpoint that the chief has found, and returns it."""
         path = os.path.join(self._directory, name_of(step))
         deadline = time.monotonic() + VISIBLE_SECONDS
         while not (checkpoint := open_checkpoint(path)):
             if time.monotonic() > deadline:
                 raise PeerFailure(
-                    "All workers must see the checkpoint that worker 0 goes on from. Received: "
-                    f"{path} is not there, or not whole, after {VISIBLE_SECONDS:g} s."
+                    "All workers must see the checkpoint that worker 0 resumes from. Received: "
+                    f"{path}, which is missing or incomplete after {VISIBLE_SECONDS:g} s."
                 )
             time.sleep(1.0)
         return checkpoint
 
     def save(self, model: keras.Model, step: int, history: list[dict[str, float]]) -> bool:
-        """Writes a checkpoint. Every worker must call this, because all take part in reading.
+        """Writes a checkpoint; all workers must call this, because all must read their variables.
 
-        A full or read-only disk costs the run this checkpoint and a warning, and no more.
+        On a full or read-only disk, this checkpoint is lost with a warning, and the run continues.
 
         Returns:
           Whether this worker has done its part.
@@ -205,8 +207,8 @@ class CheckpointStore:
             shutil.rmtree(partial, ignore_errors=True)
             print(
                 f"warning: no checkpoint of step {step:,} could be written to {self._directory} "
-                f"({' '.join(str(error).split())[:200]}); training goes on. Make room, or make it "
-                "writable, before the next one is due.",
+                f"({' '.join(str(error).split())[:200]}); training continues. Free some space, or "
+                "make the folder writable, before the next checkpoint is due.",
                 flush=True,
             )
             return False
@@ -218,10 +220,10 @@ class CheckpointStore:
         step: int,
         history: list[dict[str, float]],
     ) -> None:
-        """Writes the folder `partial`, gives it its name, and removes what need not be kept."""
+        """Writes the folder `partial`, renames it, and deletes checkpoints that are not kept."""
         os.makedirs(self._directory, exist_ok=True)
         path = os.path.join(self._directory, name_of(step))
-        os.mkdir(partial)  # tempfile.mkdtemp would keep it from all other users for good
+        os.mkdir(partial)  # tempfile.mkdtemp would bar all other users from it
         checkpoint.write(os.path.join(partial, "checkpoint"))
         state = {
             "step": step,
@@ -250,22 +252,22 @@ class CheckpointStore:
         ]
         if different:
             raise InputError(
-                f"A run can go on only from a checkpoint with the same settings. Received: {path} "
+                f"A run can resume only from a checkpoint with the same settings. Received: {path} "
                 f"with {', '.join(different)}. Use those settings, another --model_dir, or "
-                "--resume=never to start anew."
+                "--resume=never to start afresh."
             )
 
 
 def _checkpoint(model: keras.Model) -> tf.train.Checkpoint:
-    """Returns what writes and reads the model's variables, random states and optimizer."""
-    # In Keras 3 TensorFlow does not find the layers in a list or dictionary of a layer by itself,
-    # nor random states. A variable that it finds twice, as here most are, is written once.
+    """Returns the object that saves and restores a model, its random states and its optimizer."""
+    # With Keras 3, TensorFlow finds neither random states nor the layers in a layer's lists and
+    # dictionaries. Most variables are listed twice here; TensorFlow writes each of them once.
     state = list(model.variables)
     return tf.train.Checkpoint(model=model, optimizer=model.optimizer, state=state)
 
 
 def move_aside(directory: str) -> None:
-    """Gives a folder that holds anything another name, with the time in it."""
+    """Renames a folder, if it is not empty, by appending the time to its name."""
     if os.path.isdir(directory) and os.listdir(directory):
         name = f"{directory}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
@@ -275,18 +277,22 @@ def move_aside(directory: str) -> None:
 
 
 def whole_checkpoints(directory: str) -> Iterator[Checkpoint]:
-    """Yields the checkpoints in a folder, the newest first; warns of those that are not whole."""
+    """Yields the complete checkpoints in a folder, newest first; warns about the others."""
     for name in reversed(checkpoint_names(directory)):
         path = os.path.join(directory, name)
         checkpoint = open_checkpoint(path)
         if checkpoint:
             yield checkpoint
         else:
-            logging.warning("Skipping the checkpoint %s: it is not whole.", path)
+            logging.warning("Skipping the checkpoint %s: it is incomplete or damaged.", path)
 
 
 def open_checkpoint(path: str) -> Checkpoint | None:
-    """Returns a checkpoint, or None where anything of it is missing or damaged."""
+    """Returns a checkpoint, or None if any part of it is missing or damaged.
+
+    Raises:
+      InputError: If it may not be read.
+    """
     try:
         with open(os.path.join(path, _STATE)) as file:
             state = json.load(file)
@@ -296,8 +302,8 @@ def open_checkpoint(path: str) -> Checkpoint | None:
         )
     except PermissionError as error:
         raise InputError(
-            f"Only checkpoints that may be read are of use. Received: {error}. Change the "
-            "permissions, name another folder, or start as the user who wrote it."
+            f"Checkpoints must be readable. Received: {error}. Change the permissions, use another "
+            "folder, or run as the user who wrote it."
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -307,15 +313,15 @@ def open_checkpoint(path: str) -> Checkpoint | None:
 def best_step(
     history: Iterable[Mapping[str, float]], metric: str, steps: Iterable[int]
 ) -> int | None:
-    """Returns the step, of those given, after which a metric was highest; of equals, the last.
+    """Returns the step after which a metric was highest; on a tie, the last one.
 
     Args:
-      history: of the run.
-      metric: the name of an entry of the history.
-      steps: those of the checkpoints that there are.
+      history: History of the run.
+      metric: Name of a history entry.
+      steps: Steps to choose from, such as those of the existing checkpoints.
 
     Returns:
-      None where the metric was not evaluated at any of these steps.
+      The best step, or None if the metric was not evaluated at any of the steps.
     """
     values = {entry["step"]: entry[metric] for entry in history if metric in entry}
     return max(

@@ -1,4 +1,4 @@
-"""Exact evaluation: every example counted once, on any number of replicas, with static shapes."""
+"""Exact evaluation: counts every example once, on any number of replicas, with static shapes."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -17,34 +17,34 @@ from tf_lars.private_api import (
 
 
 class EvaluationData(Protocol):
-    """What an `Evaluator` evaluates; `tf_lars.data.image_input.EvaluationInput` is one."""
+    """Data for an `Evaluator`, such as `tf_lars.data.image_input.EvaluationInput`."""
 
     @property
     def num_examples(self) -> int:
-        """How many there are to count."""
+        """Number of examples to count."""
 
     @property
     def max_bad_records(self) -> int:
-        """How many may be missing."""
+        """Number of examples that may be missing."""
 
     @property
     def steps(self) -> int:
-        """Global batches that hold every example."""
+        """Number of global batches that hold all examples."""
 
     def dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        """Returns one worker's batches, one per local replica, `steps` for each of them.
+        """Returns one worker's batches: `steps` batches for each local replica.
 
-        Padding has the sample weight 0; every worker has equally many batches.
+        Padding has sample weight 0; all workers have the same number of batches.
         """
 
 
 class Evaluator:
-    """Runs a compiled model over evaluation data.
+    """Evaluator of a compiled model.
 
     Args:
-      model: compiled Keras model.
-      strategy: the one in whose scope the model was made.
-      prepare_batch: turns an element of the data into `(x, y, sample_weight)`.
+      model: Compiled Keras model.
+      strategy: Strategy in whose scope the model was created.
+      prepare_batch: Function that turns an element of the data into `(x, y, sample_weight)`.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Evaluator:
         self._dataset: Iterable = ()
 
     def run(self, data: EvaluationData) -> dict[str, float]:
-        """Returns `loss`, the model's metrics, and `examples`, the number that were counted.
+        """Returns `loss`, the model's metrics, and `examples`, the number of examples counted.
 
         Raises:
-          RuntimeError: the count over all replicas is not the number of examples, less the bad
-            records that may be passed over.
+          RuntimeError: If the count over all replicas exceeds the number of examples, or falls
+            short of it by more than the bad records that may be skipped.
         """
         if data is not self._data:  # building the pipeline takes longer than a small evaluation
             self._data, self._dataset = data, distribute(self._strategy, data.dataset)
@@ -73,18 +73,18 @@ class Evaluator:
         missing = data.num_examples - logs["examples"]
         if not 0 <= missing <= data.max_bad_records:
             raise RuntimeError(
-                f"Evaluation must count each of the {data.num_examples} examples once, but for "
-                f"{data.max_bad_records} at most. Received: {logs['examples']} counted over all "
-                "replicas."
+                f"Evaluation must count each of the {data.num_examples} examples once, except at "
+                f"most {data.max_bad_records} bad records. Received: {logs['examples']} examples "
+                "counted over all replicas."
             )
         return logs
 
     def _loop_in_graph(self, iterator, steps):
         for _ in tf.range(steps):
             self._strategy.run(self._step, args=(next(iterator),))
-        # float32 counts whole numbers exactly up to 16.7 million examples.
+        # float32 counts exactly up to 16.7 million examples.
         count = tf.convert_to_tensor(loss_tracker(self._model).count)
-        # The losses of single outputs, where there are several: Keras counts padding in them.
+        # Losses of the outputs of a model with several: Keras would count padding in them.
         outputs = {
             metric.name: tf.convert_to_tensor(metric.total) / count
             for metric in output_loss_metrics(self._model)
@@ -100,8 +100,8 @@ class Evaluator:
         y_pred = call_model(model, x, training=False)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         loss = replicas * compute_loss(model, x, y, y_pred, sample_weight, training=False)
-        # Keras divides the weighted sum by the batch size; the mean over the real examples
-        # divides by their number. Penalties of layers are no sum over examples.
+        # Keras divides the weighted sum by the batch size; the mean over the real examples needs
+        # their number instead. Penalties of layers are not sums over examples.
         penalties = tf.add_n(model.losses) if model.losses else 0.0
         real = tf.reduce_sum(sample_weight)
         data_loss = (loss - penalties) * tf.cast(batch_size, loss.dtype)

@@ -1,4 +1,4 @@
-"""Optimizer steps up to the end of an epoch, many in each call of one `tf.function`."""
+"""Runs the optimizer steps of an epoch, many in each call of one `tf.function`."""
 
 import time
 
@@ -12,23 +12,23 @@ from tf_lars.training.run_state import RunState
 from tf_lars.training.step import TrainingStep
 
 LOOP_SECONDS = 2.0
-"""How long one call of the loop should take where `steps_per_loop` is not given."""
+"""Target duration of one call of the loop if `steps_per_loop` is not given."""
 
 
 class TrainingLoop:
-    """Takes the steps of an epoch, counts those that are skipped, and measures the rate.
+    """Loop that takes the steps of an epoch, counts skipped ones and measures the rate.
 
     Args:
-      model: compiled and, before the first call, built.
-      strategy: the one in whose scope the model was made.
-      step: takes the steps.
-      steps_per_loop: optimizer steps in each call of the `tf.function`; None for as many as take
-        about `LOOP_SECONDS`, the same number on all workers.
-      max_skipped_steps: how many steps in a row may be skipped before the run ends.
+      model: Compiled model, built before the first call.
+      strategy: Strategy in whose scope the model was created.
+      step: Training step to repeat.
+      steps_per_loop: Optimizer steps per call of the `tf.function`. None chooses the number that
+        takes about `LOOP_SECONDS`, the same on all workers.
+      max_skipped_steps: Number of consecutive skipped steps that ends the run.
 
     Attributes:
-      images_per_second: over all calls of the loop that did not trace it.
-      skipped_steps: steps whose gradients were not finite.
+      images_per_second: Rate over all calls that did not trace the loop.
+      skipped_steps: Number of steps whose gradients were not finite.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class TrainingLoop:
 
     @property
     def tracing_count(self) -> int:
-        """How often the loop has been traced."""
+        """Number of times that the loop has been traced."""
         return self._call.experimental_get_tracing_count()
 
     def run_epoch(self, run: RunState, end: int) -> dict[str, float]:
-        """Takes steps until `end`, or until a callback or a request to stop ends training.
+        """Takes steps until `end`, or until a callback or a stop request ends training.
 
         Args:
-          run: its step, its skipped steps and whether it is preempted are brought up to date.
-          end: the last step of the epoch.
+          run: State of the run; `step`, `skipped_in_a_row` and `preempted` are updated.
+          end: Last step of the epoch.
 
         Returns:
           `loss` and the model's metrics over the steps taken, `learning_rate`, `step`,
           `images_per_second` and `skipped_steps`.
 
         Raises:
-          DivergedError: too many steps had gradients that were not finite.
+          DivergedError: If too many steps had gradients that were not finite.
         """
         self._model.reset_metrics()
         first, skipped, seconds = run.step, self.skipped_steps, 0.0
@@ -78,10 +78,10 @@ class TrainingLoop:
             logs, finite, elapsed = self._run_once(run, end)
             seconds += elapsed
             all_skipped = self.skipped_steps - skipped == run.step - first
-            # Loss scaling may need more steps than a short epoch has until its scale fits.
+            # Loss scaling may need more steps than a short epoch has to find its scale.
             nothing_learned = run.step == end and all_skipped and not self._step.scales_loss
             if nothing_learned:
-                logs["loss"] = float("nan")  # the mean over no step
+                logs["loss"] = float("nan")  # the mean over no steps
             run.callbacks.on_train_batch_end(run.step - 1, logs)
             too_many = run.skipped_in_a_row >= self._max_skipped_steps or not (
                 self._step.skips_bad_steps or finite.all()
@@ -97,7 +97,7 @@ class TrainingLoop:
         }
 
     def _run_once(self, run: RunState, end: int) -> tuple[dict[str, float], np.ndarray, float]:
-        """Calls the loop once; returns its logs, which gradients were finite, and its seconds."""
+        """Calls the loop once; returns its logs, which gradients were finite, and the seconds."""
         batch = run.data.global_batch_size
         count = min(self._next_length(batch), end - run.step)
         traces = self.tracing_count
@@ -105,7 +105,7 @@ class TrainingLoop:
         results, done, finite = self._call(run.iterator, tf.constant(count))
         logs = {name: float(value) for name, value in results.items()}
         seconds_here = time.perf_counter() - start
-        # All workers agree on the time, and so on the length of the next call; and on the end.
+        # All workers agree on the time, hence on the length of the next call, and on stopping.
         elapsed, stop = mean_over_workers(
             self._strategy, [seconds_here, float(run.stop_requested())]
         )

@@ -1,4 +1,4 @@
-"""The largest micro-batch for which no replica runs out of memory, found by trying."""
+"""Finds the largest micro-batch with which no replica runs out of memory, by trial."""
 
 from typing import Any
 
@@ -19,22 +19,23 @@ def largest_that_fits(
     spec: Any,
     share: int,
 ) -> int:
-    """Returns the largest divisor of a replica's share that it can take through the network.
+    """Returns the largest divisor of a replica's share that fits into memory.
 
-    Each is tried, the largest first, with an empty batch: forward and backward pass, and a second
-    copy of the gradients, as the all-reduce makes one. All workers try the same size at a time,
-    and take the first that fits on all of them. The model stays as it was.
+    Tries each divisor, largest first, with a batch of zeros: a forward and backward pass and a
+    second copy of the gradients, because the all-reduce makes one. All workers try the same size
+    together and take the first that fits on all of them. The model is left unchanged.
 
     Args:
-      step: computes the gradients; its `micro_batch_size` is left at the size returned.
-      model: built, with its optimizer; no layer of it waits for other replicas, which may have run
-        out of memory.
-      strategy: the one in whose scope the model was made.
-      spec: of an element of the data, for one replica.
-      share: examples of each replica in the global batch.
+      step: Training step that computes the gradients; its `micro_batch_size` is set to the
+        returned size.
+      model: Model, built like its optimizer. Its layers must not wait for other replicas, which
+        may have run out of memory.
+      strategy: Strategy in whose scope the model was created.
+      spec: Specification of one replica's element of the data.
+      share: Number of examples of each replica in the global batch.
 
     Raises:
-      InputError: a single example does not fit.
+      InputError: If a single example does not fit.
     """
     variables = [*model.non_trainable_variables, *model.metrics_variables]
     before = [variable.numpy() for variable in variables]
@@ -48,20 +49,20 @@ def largest_that_fits(
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
     raise InputError(
-        "The network and one example must fit into a device's memory. Received: a model that does "
-        "not. Use smaller images, a smaller model or mixed precision."
+        "The network and one example must fit into a device's memory. Received: a model for which "
+        "they do not. Use smaller images, a smaller model or mixed precision."
     )
 
 
 def _fits(step: TrainingStep, strategy: tf.distribute.Strategy, spec: Any) -> bool:
     def replica(batch):
         gradients = [densify(g, g.shape) for g in step.gradients(batch) if g is not None]
-        # Sums over the gradients and over a copy of them, so that neither can be left out.
+        # Both the gradients and a copy are summed, so that neither can be optimised away.
         sums = [tf.reduce_sum(tf.cast(g, tf.float32)) for g in gradients]
         copy = tf.concat([tf.reshape(tf.cast(g, tf.float32), [-1]) for g in gradients], 0)
         return tf.reduce_sum(copy) + tf.add_n(sums)
 
-    # An argument: TensorFlow would work out in advance what follows from a constant.
+    # Passed as an argument, because TensorFlow would fold operations on a constant.
     batch = tf.nest.map_structure(lambda t: tf.zeros(t.shape, t.dtype), spec)
     try:
         results = tf.function(lambda batch: strategy.run(replica, args=(batch,)))(batch)

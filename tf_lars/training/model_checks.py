@@ -1,4 +1,4 @@
-"""What a model must be like, so that any number of replicas trains it to the same result."""
+"""Checks that a model trains identically on any number of replicas."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from tf_lars.private_api import call_model, compute_loss, layers_of, losses_of
 
 
 def check_compiled(model: keras.Model) -> None:
-    """Checks what is known of a model before it is built.
+    """Checks a model before it is built.
 
     Raises:
-      InputError: it is not compiled, takes steps of its own, a loss is no mean, or the optimizer
-        accumulates gradients.
+      InputError: If the model is not compiled or overrides Keras's steps, a loss is not a mean, or
+        the optimizer accumulates gradients.
     """
     if not model.compiled or model.optimizer is None:
         raise InputError(
-            "Trainer needs a compiled model. Received: one without an optimizer. Call "
+            "Trainer needs a compiled model. Received: a model without an optimizer. Call "
             "model.compile(optimizer=..., loss=...) in the strategy's scope first."
         )
     for name in ("train_step", "test_step", "compute_metrics"):
         if getattr(type(model), name) is not getattr(keras.Model, name):
             raise InputError(
-                "Trainer takes the steps itself, from the model's call, loss and metrics. "
-                f"Received: {type(model).__name__}, which has a {name} of its own. Move that into "
+                "Trainer takes its own steps, based on the model's call, loss and metrics. "
+                f"Received: {type(model).__name__}, which overrides {name}. Move that code into "
                 "call, compute_loss or compile(metrics=...), or use Keras's fit."
             )
     for loss in tf.nest.flatten(model.loss):
@@ -41,25 +41,25 @@ def check_compiled(model: keras.Model) -> None:
         raise InputError(
             "Trainer accumulates gradients itself. Received: an optimizer with "
             f"gradient_accumulation_steps={model.optimizer.gradient_accumulation_steps}. "
-            "Leave that out, name the whole batch as the global batch, and set micro_batch_size."
+            "Remove it, make the accumulated batch the global batch, and set micro_batch_size."
         )
 
 
 def check_losses(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None:
-    """Checks that each loss gives a value for every example, not one number for all of them.
+    """Checks that each loss returns one value per example, not one number for the whole batch.
 
-    Keras hands such a number on as it is: it would not be divided by the number of replicas, and
+    Keras passes such a number on unchanged: it would not be divided by the number of replicas, and
     would count the padding of an evaluation.
 
     Args:
-      model: compiled and built.
-      x, y, sample_weight: tensors like a replica's batch; their values are not looked at.
+      model: Compiled and built model.
+      x, y, sample_weight: Tensors like those of a replica's batch; their values are not used.
 
     Raises:
-      InputError: a loss gives one number.
+      InputError: If a loss returns a single number.
     """
     losses = losses_of(model)
-    # One may be that of several outputs.
+    # Several outputs may share a loss.
     unknown = {id(loss): loss for loss in losses if loss and not _is_known(loss)}.values()
     if not unknown:
         return
@@ -77,50 +77,50 @@ def check_losses(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None
 def check_batch_norm(
     model: keras.Model, replicas: int, *, in_parts: bool, jit_compile: bool
 ) -> None:
-    """Checks that replicas can wait for each other in batch normalisation, where they must.
+    """Checks that replicas can wait for each other in batch normalisation, if it is synchronized.
 
     Args:
-      model: built.
-      replicas: of the strategy.
-      in_parts: whether a replica takes its share in micro-batches, or is to try so.
-      jit_compile: whether its forward pass is compiled with XLA.
+      model: Built model.
+      replicas: Number of replicas of the strategy.
+      in_parts: Whether replicas process, or may process, their share in micro-batches.
+      jit_compile: Whether the forward pass is compiled with XLA.
 
     Raises:
-      InputError: normalisation is synchronized and they cannot.
+      InputError: If normalisation is synchronized and the replicas cannot wait.
     """
     if replicas == 1 or not (in_parts or jit_compile):
         return
     if any(getattr(layer, "synchronized", False) for layer in layers_of(model)):
         raise InputError(
-            "Synchronized batch normalisation, on several replicas, needs the whole share of each "
-            "at once, and no XLA. Received: "
-            f"{'micro-batches' if in_parts else 'jit_compile'}. Leave out one of the two."
+            "On several replicas, synchronized batch normalisation needs each replica's whole "
+            "share in one pass, without XLA. Received: "
+            f"{'micro-batches' if in_parts else 'jit_compile'}. Remove one of the two."
         )
 
 
 def _is_known(loss: keras.losses.Loss) -> bool:
-    """Returns whether this is one of Keras's own losses that give a value per example."""
+    """Returns whether a loss is one of Keras's that return one value per example."""
     function = getattr(loss, "fn", None)
     return (
         function is not None
         and type(loss).__module__.startswith("keras.")
         and function.__module__.startswith("keras.")
-        and function.__name__ not in ("dice", "tversky")  # by default over all axes
+        and function.__name__ not in ("dice", "tversky")  # reduce over all axes by default
     )
 
 
 @contextlib.contextmanager
 def _one_value_per_example(loss: keras.losses.Loss) -> Iterator[None]:
-    """Within this context a loss raises an InputError when it gives one number."""
+    """Within this context, a loss raises an InputError if it returns a single number."""
     call = loss.call
 
     def checked(y_true, y_pred):
         values = call(y_true, y_pred)
         if tf.convert_to_tensor(values).shape.rank == 0:
             raise InputError(
-                "A loss must give one value per example, so that it can be a mean over the global "
-                f"batch. Received: {loss.name}, which gives one number. Take the mean over all "
-                "axes but the first."
+                "A loss must return one value per example, so that it can be averaged over the "
+                f"global batch. Received: {loss.name}, which returns a single number. Average over "
+                "all axes except the first."
             )
         return values
 

@@ -1,4 +1,4 @@
-"""Random states of a model's layers, such as Dropout's."""
+"""Random states of a model's layers, such as those of Dropout."""
 
 import keras
 import tensorflow as tf
@@ -6,19 +6,19 @@ import tensorflow as tf
 from tf_lars.distribute.replicas import broadcast_from_first_replica
 from tf_lars.private_api import random_states
 
-_APART = 0x9E3779B1  # 2**32 divided by the golden ratio: spreads the numbers of replicas
+_APART = 0x9E3779B1  # 2**32 divided by the golden ratio: spreads replica numbers
 
 
 def differ_by_replica(model: keras.Model, strategy: tf.distribute.Strategy) -> None:
-    """Gives each replica random states of its own; those of the first replica stay.
+    """Gives each replica its own random states; those of the first replica stay unchanged.
 
-    Keras starts all replicas alike, and example i of each of them would be given the same mask.
-    The first replica's are those in a checkpoint, so a run that goes on draws what it would have
-    drawn.
+    Keras starts all replicas with the same states, so example i of each replica would get the same
+    mask. A checkpoint holds the first replica's states, so a resumed run draws the same numbers as
+    an uninterrupted one.
 
     Args:
-      model: built; its layers draw from `keras.random.SeedGenerator`.
-      strategy: the one in whose scope the model was made.
+      model: Built model whose layers draw from `keras.random.SeedGenerator`.
+      strategy: Strategy in whose scope the model was created.
     """
     states = random_states(model)
     if not states or strategy.num_replicas_in_sync == 1:
@@ -26,7 +26,7 @@ def differ_by_replica(model: keras.Model, strategy: tf.distribute.Strategy) -> N
 
     def replica():
         number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int64)
-        # TPUs sum no 64-bit integers, other devices no unsigned ones: the halves are summed.
+        # TPUs cannot sum 64-bit integers, nor other devices unsigned ones, so halves are summed.
         own = [tf.bitcast(tf.identity(state), tf.int32) for state in states]
         of_first = broadcast_from_first_replica(own)
         for state, halves in zip(states, of_first, strict=True):

@@ -1,4 +1,4 @@
-"""Where one call of `Trainer.fit` stands: its epochs, its step, and what has been recorded."""
+"""State of one call of `Trainer.fit`: its epochs, its step and its history."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -14,47 +14,47 @@ from tf_lars.training.checkpoints import CheckpointStore
 
 
 class TrainingData(Protocol):
-    """What `Trainer.fit` trains on; `tf_lars.data.image_input.TrainingInput` is one."""
+    """Data for `Trainer.fit`, such as `tf_lars.data.image_input.TrainingInput`."""
 
     @property
     def num_examples(self) -> int:
-        """Examples in an epoch."""
+        """Number of examples in an epoch."""
 
     @property
     def global_batch_size(self) -> int:
-        """Examples per optimizer step over all replicas."""
+        """Number of examples per optimizer step, over all replicas."""
 
     @property
     def shape_changes(self) -> Sequence[int]:
-        """Steps, each the end of an epoch, before which the shape of the batches changes."""
+        """Steps after which the shape of the batches changes; each is the end of an epoch."""
 
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int, last_step: int
     ) -> tf.data.Dataset:
-        """Returns one worker's batches, one per local replica, for those steps.
+        """Returns one worker's batches for a range of steps, one per local replica and step.
 
-        All have the shape of the first; the range never extends beyond the next change.
+        All have the same shape; the range never extends beyond the next change of shape.
         """
 
 
 @dataclasses.dataclass
 class RunState:
-    """The state of a run that `Trainer.fit` reads and advances.
+    """State of a run, which `Trainer.fit` reads and advances.
 
     Attributes:
-      model: in training; its `stop_training` ends the run.
-      data: training data.
-      epoch_ends: the step after which each epoch ends, by epoch.
-      step: global batches trained on.
-      history: an entry per epoch, those before a resumption included.
-      callbacks: of Keras.
-      checkpoints: where the run is saved, or None.
-      stop_requested: whether this process has been asked to stop.
-      epochs_between_evaluations: evaluate after every this many epochs, and after the last.
-      iterator: over the training batches.
-      skipped_in_a_row: steps in a row whose gradients were not finite.
-      preempted: whether a worker has been asked to stop.
-      saved: whether the newest step has been saved.
+      model: Model in training; its `stop_training` ends the run.
+      data: Training data.
+      epoch_ends: Last step of each epoch.
+      step: Number of global batches trained on.
+      history: One entry per epoch, including those before a resumption.
+      callbacks: Keras callbacks.
+      checkpoints: Store in which the run is saved, or None.
+      stop_requested: Function that returns whether this process has been asked to stop.
+      epochs_between_evaluations: Interval of evaluations in epochs; the last is always evaluated.
+      iterator: Iterator over the training batches.
+      skipped_in_a_row: Number of consecutive steps whose gradients were not finite.
+      preempted: Whether a worker has been asked to stop.
+      saved: Whether the newest step has been saved.
     """
 
     model: keras.Model
@@ -77,13 +77,13 @@ class RunState:
 
     @property
     def last_step(self) -> int:
-        """The step after which the run ends."""
+        """Step after which the run ends."""
         return self.epoch_ends[-1]
 
     def epochs_left(self) -> Iterator[tuple[int, int]]:
-        """Yields each epoch that is left, from 1, and its last step, until training is stopped.
+        """Yields the number (from 1) and the last step of each remaining epoch, until stopped.
 
-        Of epochs that end in the same step, only the last is yielded.
+        Of several epochs that end in the same step, only the last is yielded.
         """
         epoch_of = {end: epoch for epoch, end in enumerate(self.epoch_ends, start=1)}
         for end, epoch in epoch_of.items():
@@ -92,7 +92,7 @@ class RunState:
                 self._epochs_done = epoch
 
     def evaluation_is_due(self, epoch: int, end: int) -> bool:
-        """Returns whether the model is to be evaluated after the steps of an epoch."""
+        """Returns whether to evaluate the model after the steps of an epoch."""
         if self.stopped_within(end):
             return False
         interval = self.epochs_between_evaluations
@@ -100,22 +100,22 @@ class RunState:
         return crossed or end == self.last_step or self.model.stop_training
 
     def stopped_within(self, end: int) -> bool:
-        """Returns whether a request to stop has cut an epoch short: no time to evaluate."""
+        """Returns whether a stop request has cut an epoch short, with no time to evaluate."""
         return self.preempted and self.step != end
 
     def ended_by_callback(self, end: int) -> bool:
-        """Returns whether training has been stopped, and not by a request that is in a hurry."""
+        """Returns whether training was stopped other than by a request within an epoch."""
         return self.model.stop_training and not self.stopped_within(end)
 
     def shape_change(self) -> int:
-        """Returns the step before which the batches change their shape, or the last step."""
+        """Returns the step after which the batches next change shape, or the last step."""
         later = (change for change in self.data.shape_changes if change > self.step)
         return min([*later, self.last_step])
 
     def record(self, logs: dict[str, float], epoch: int, end: int) -> None:
-        """Adds an epoch, or the part of one that a stop has left, to the history, and saves it.
+        """Adds an epoch, or its part before a stop, to the history, and saves a checkpoint.
 
-        A checkpoint holds whole epochs of history only, and never weights that have diverged.
+        The history in a checkpoint holds complete epochs only; diverged weights are never saved.
         """
         whole = self.step == end
         passes = self.step * self.data.global_batch_size / self.data.num_examples
@@ -126,7 +126,7 @@ class RunState:
             self.saved = self.checkpoints.save(self.model, self.step, history)
 
     def raise_if_preempted(self) -> None:
-        """Raises `Preempted` where a request has stopped the run before its end."""
+        """Raises `Preempted` if a request has stopped the run before its end."""
         if self.preempted and self.step < self.last_step:
             raise Preempted(
                 f"stopped after step {self.step:,} of {self.last_step:,}"

@@ -1,4 +1,4 @@
-"""Synchronous steps of training: gradients of the global batch, one all-reduce, one update."""
+"""Synchronous training steps: gradients of the global batch, one all-reduce, one update."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,28 +18,29 @@ Batch = tuple[Any, Any, Any]
 
 
 class TrainingStep:
-    """Takes optimizer steps on global batches, each on all replicas or on none.
+    """Optimizer step on a global batch, taken on all replicas or on none.
 
-    A step that is not taken leaves no trace in the model, except on TPUs: what its forward pass has
-    changed, such as moving averages of batch normalisation, is put back.
+    A skipped step leaves no trace in the model, except on TPUs: whatever its forward pass changed,
+    such as moving averages of batch normalisation, is restored.
 
-    Every replica computes the gradients of its share as parts of the mean over the global batch;
-    one all-reduce sums them. The sums are the same on all replicas, and so is the verdict on them:
-    where one is not finite, no replica takes the step. (An optimizer that scales the loss comes to
-    the same verdict by itself, because it has its scale to lower.)
+    Each replica computes the gradients of its share as summands of the mean over the global batch;
+    one all-reduce sums them. The sums are the same on all replicas, and so is the decision: if one
+    is not finite, no replica takes the step. (An optimizer that scales the loss makes the same
+    decision itself, because it has to lower its scale.)
 
     Args:
-      model: compiled and, before the first call, built.
-      strategy: the one in whose scope the model was made.
-      prepare_batch: turns an element of the data into `(x, y, sample_weight)` on the device.
-      micro_batch_size: examples that a replica takes through the network at once; None for all.
-      reduction_dtype: of the gradients on their way between replicas: "bfloat16" halves the bytes
-        and rounds each summand to 8 bits of precision; None keeps their own.
-      bytes_per_pack: gradients are all-reduced in packs of at most this size; 0 for one pack.
-      jit_compile: compile the forward and backward pass of each replica with XLA.
-      in_one_program: run each step, with its update, as one program of the replicas, and take a
-        bad step too: see `repeat`. By default so on TPUs, where what passes from one program to
-        the next goes through the host.
+      model: Compiled model, built before the first call.
+      strategy: Strategy in whose scope the model was created.
+      prepare_batch: Function that turns an element of the data into `(x, y, sample_weight)` on the
+        device.
+      micro_batch_size: Number of examples that a replica processes at a time; None for all.
+      reduction_dtype: Type of the gradients during the all-reduce: "bfloat16" halves the bytes and
+        rounds each summand to 8 bits of precision; None keeps the gradients' own type.
+      bytes_per_pack: Maximum size of the packs in which gradients are all-reduced; 0 for one pack.
+      jit_compile: Whether to compile each replica's forward and backward pass with XLA.
+      in_one_program: Whether to run each step, including its update, as one program of the
+        replicas, and to take bad steps too: see `repeat`. True by default on TPUs, where values
+        pass from one program to the next through the host.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class TrainingStep:
     ):
         if reduction_dtype not in (None, *REDUCTION_DTYPES):
             raise InputError(
-                "reduction_dtype must be float32 or bfloat16, or None for that of the gradients. "
+                "reduction_dtype must be float32, bfloat16, or None for the gradients' own type. "
                 f"Received: {reduction_dtype!r}."
             )
         require(bytes_per_pack >= 0, "bytes_per_pack", "0 or above", bytes_per_pack)
@@ -74,7 +75,7 @@ class TrainingStep:
             in_one_program = isinstance(strategy, tf.distribute.TPUStrategy)
         self.skips_bad_steps = not in_one_program or self.scales_loss
         self._in_one_program = in_one_program
-        # Each stands twice in the graph, and is traced once.
+        # Each occurs twice in the graph, but is traced once.
         self._gradients_of_all = tf.function(self._reduced_gradients)
         self._update_all = tf.function(self._updated_weights)
         self._step_of_all = tf.function(self._whole_step)
@@ -83,20 +84,20 @@ class TrainingStep:
     def repeat(self, iterator: Iterator, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Takes steps until one has gradients that are not finite; that one is skipped.
 
-        Where `skips_bad_steps` is false it is taken, and the weights are of no more use.
+        If `skips_bad_steps` is false, that step is taken too, and leaves the weights useless.
 
-        Called in the graph, outside of the replicas. The condition of the loop is what skips a
-        step, so its body begins with the update that the gradients before were found good for. A
-        conditional in the body would cost a node for each variable of the model, in every step.
+        Must be called in a graph, outside the replicas. It is the loop condition that skips a step,
+        so the loop body begins with the update for gradients that were already found finite. A
+        conditional in the body would cost one node per model variable in every step.
 
         Args:
-          iterator: over a distributed dataset.
-          steps: int32 scalar, how many to take.
+          iterator: Iterator over a distributed dataset.
+          steps: int32 scalar, the number of steps to take.
 
         Returns:
-          `(done, finite)`: how many batches were used, and a bool for each trainable variable,
-          whether its gradient of the last batch was finite. If one was not, the last of the steps
-          done was skipped.
+          `(done, finite)`: the number of batches used, and a bool for each trainable variable,
+          whether its gradient of the last batch was finite. If one was not, the last step was
+          skipped.
         """
         if self._in_one_program:
             finite = self._step_of_all(next(iterator))
@@ -118,9 +119,9 @@ class TrainingStep:
         return done, finite
 
     def gradients(self, batch: Any) -> list:
-        """Returns a replica's summand of the gradients: None where the loss does not depend on it.
+        """Returns a replica's summands of the gradients, None for variables that have no gradient.
 
-        Called in a replica. The model's metrics take the batch into account.
+        Must be called in a replica. Updates the model's metrics with the batch.
         """
         batch = self._prepare_batch(batch)
         size = tf.nest.flatten(batch[0])[0].shape[0]
@@ -128,7 +129,7 @@ class TrainingStep:
         if parts == 1:
             return self._gradients(batch, 1)
         variables = self._model.trainable_variables
-        # Zeros as constants would be kept in the graph, each as large as its variable.
+        # Constant zeros would be stored in the graph, each as large as its variable.
         total = [tf.raw_ops.Empty(shape=v.shape, dtype=v.dtype, init=True) for v in variables]
         for i in tf.range(parts):
             more = self._gradients(slice_batch(batch, i, size // parts), parts)
@@ -153,10 +154,10 @@ class TrainingStep:
         return finite
 
     def _reduced_in_replica(self, batch) -> tuple[dict[int, tf.Tensor], tf.Tensor]:
-        """Returns the sums of the gradients over the replicas, and whether each is finite.
+        """Returns the gradients summed over the replicas, and whether each is finite.
 
-        The sums are keyed by the index of their variable: a variable on which the loss does not
-        depend has no gradient, and a replica cannot return None.
+        The sums are keyed by the index of their variable: some variables have no gradient, and a
+        replica cannot return None.
         """
         gradients = {i: g for i, g in enumerate(self.gradients(batch)) if g is not None}
         sums = self._all_reduce(list(gradients.values()))
@@ -166,8 +167,8 @@ class TrainingStep:
         return reduced, tf.math.is_finite(tf.stack(sizes))
 
     def _changed_by_forward_pass(self) -> list[tf.Variable]:
-        """Returns the variables of which each replica has its own."""
-        # What the replicas assign to others is aggregated.
+        """Returns the variables that have their own value on each replica."""
+        # Assignments to all others are aggregated over the replicas.
         return [
             variable
             for variable in map(native_variable, self._model.non_trainable_variables)
@@ -192,7 +193,7 @@ class TrainingStep:
         """Returns the gradients of one part of the replica's batch, as its share of the mean."""
         loss, y_pred, gradients = self._forward_and_backward(*batch, parts)
         loss *= tf.distribute.get_strategy().num_replicas_in_sync
-        # One loss that is not finite would hide all others of the epoch, and its step is skipped.
+        # A loss that is not finite would hide all others of the epoch, and its step is skipped.
         finite = tf.math.is_finite(loss)
         loss_tracker(self._model).update_state(
             tf.where(finite, loss, 0.0), sample_weight=tf.cast(finite, tf.float32)
@@ -224,9 +225,9 @@ class TrainingStep:
 
 
 def _size(gradient) -> tf.Tensor:
-    """Returns a float32 that is finite if the gradient is, and its norm within range.
+    """Returns a float32 that is finite if the gradient is finite and its norm is in range.
 
-    One pass over memory, against two and a tensor of flags for `tf.math.is_finite`.
+    It takes one pass over memory; `tf.math.is_finite` takes two, and a tensor of flags.
     """
     values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
     if values.dtype.size < 4:

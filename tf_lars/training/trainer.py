@@ -1,15 +1,15 @@
-"""Training of a compiled Keras model, synchronously on any number of replicas.
+"""Synchronous training of a compiled Keras model on any number of replicas.
 
-Keras's own `fit` crashes under MultiWorkerMirroredStrategy and runs one step per call; `Trainer`
-runs many steps per call of one `tf.function`, with `strategy.run` inside, and the result is that
-of one process on the whole global batch.
+Keras's own `fit` crashes under MultiWorkerMirroredStrategy and runs one step per call. `Trainer`
+runs many steps per call of one `tf.function`, with `strategy.run` inside, and gives the result of
+one process on the whole global batch.
 """
 
 import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -30,43 +30,44 @@ from tf_lars.training.weight_average import WeightAverage
 
 
 class Trainer:
-    """Trains and evaluates a compiled Keras model under a tf.distribute strategy.
+    """Trainer and evaluator of a compiled Keras model under a tf.distribute strategy.
 
     The loss is the mean over the global batch, gradients are summed over the replicas in one
-    all-reduce, and the optimizer's `iterations` counts optimizer steps. Gradients are clipped,
-    where the optimizer does so, after they have been reduced. A step whose reduced gradients are
-    not finite is skipped on all replicas, and counted; on TPUs it ends the run.
+    all-reduce, and the optimizer's `iterations` counts optimizer steps. If the optimizer clips
+    gradients, it clips them after the all-reduce. A step whose reduced gradients are not finite is
+    skipped on all replicas, and counted; on TPUs it ends the run.
 
     Args:
-      model: compiled, created in the strategy's scope. Losses must have the reduction
-        "sum_over_batch_size", Keras's default, and give a value for each example; what a model's
-        own `compute_loss` adds must be divided by the number of replicas, as Keras divides its
-        losses. All metrics see the weights of an evaluation batch, so that padding counts nowhere.
-      strategy: of `tf_lars.create_strategy`, or any synchronous strategy; by default the strategy
-        in scope.
-      prepare_batch: turns an element of the data into `(x, y, sample_weight)` on the device; by
-        default an element is such a tuple already.
-      micro_batch_size: examples that a replica passes through the network at a time; it must
-        divide the replica's share of the global batch, and by default is all of it. Gradients of
-        the parts are summed before the one all-reduce, so the step is the same except for batch
-        normalisation, which normalises each part by itself. "auto" takes the largest for which
-        no replica runs out of memory.
-      steps_per_loop: optimizer steps in each call of the `tf.function`. By default as many as
-        take about two seconds, the same number on all workers.
-      max_skipped_steps: how many steps in a row may be skipped before the run ends.
-      evaluate_average: evaluate the exponential moving average of the weights, which an optimizer
-        with `use_ema=True` keeps, instead of the weights. Statistics of batch normalisation are
-        those of the weights in training, or, with `batch_norm_examples`, of the average.
+      model: Compiled model, created in the strategy's scope. Losses must have the reduction
+        "sum_over_batch_size", Keras's default, and return one value per example. Terms that a
+        model's own `compute_loss` adds must be divided by the number of replicas, as Keras divides
+        its losses. All metrics get the sample weights of evaluation batches, so that padding never
+        counts.
+      strategy: Strategy from `tf_lars.create_strategy`, or any synchronous strategy; by default
+        the strategy in scope.
+      prepare_batch: Function that turns an element of the data into `(x, y, sample_weight)` on the
+        device; by default, elements must be such tuples.
+      micro_batch_size: Number of examples that a replica processes at a time. It must divide the
+        replica's share of the global batch, and is all of it by default. Gradients of the parts
+        are summed before the one all-reduce, so the step is the same except for batch
+        normalisation, which normalises each part separately. "auto" takes the largest size with
+        which no replica runs out of memory.
+      steps_per_loop: Optimizer steps per call of the `tf.function`. By default the number that
+        takes about two seconds, the same on all workers.
+      max_skipped_steps: Number of consecutive skipped steps that ends the run.
+      evaluate_average: Whether to evaluate the exponential moving average of the weights, kept by
+        an optimizer with `use_ema=True`, instead of the weights. Statistics of batch normalisation
+        are those of the trained weights or, with `batch_norm_examples`, of the average.
       reduction_dtype: "bfloat16" halves the bytes of the all-reduce and rounds each replica's
-        gradients to 8 bits of precision; by default they keep their own.
-      bytes_per_pack: gradients are all-reduced in packs of at most this size; 0 for one pack.
-      jit_compile: compile each replica's forward and backward pass with XLA. On CPUs it has been
-        2 to 3.5 times slower.
+        gradients to 8 bits of precision; by default they keep their own type.
+      bytes_per_pack: Maximum size of the packs in which gradients are all-reduced; 0 for one pack.
+      jit_compile: Whether to compile each replica's forward and backward pass with XLA. On CPUs
+        this was 2 to 3.5 times slower.
 
     Raises:
-      InputError: the model is not compiled or has a `train_step` of its own, a loss has another
-        reduction, the optimizer accumulates gradients, or it keeps no average that could be
-        evaluated.
+      InputError: If the model is not compiled or has its own `train_step`, a loss has another
+        reduction, the optimizer accumulates gradients, or `evaluate_average` is set and the
+        optimizer keeps no average.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Trainer:
         strategy: tf.distribute.Strategy | None = None,
         *,
         prepare_batch: Callable[[Any], Batch] | None = None,
-        micro_batch_size: int | Literal["auto"] | None = None,
+        micro_batch_size: int | str | None = None,
         steps_per_loop: int | None = None,
         max_skipped_steps: int = MAX_SKIPPED_STEPS,
         evaluate_average: bool = False,
@@ -127,39 +128,41 @@ class Trainer:
         checkpoints: CheckpointStore | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> list[dict[str, float]]:
-        """Trains to the end of the last epoch, from the newest checkpoint where there is one.
+        """Trains to the end of the last epoch, resuming from the newest checkpoint if there is one.
 
-        Training starts at `step`: a model that has been trained for two epochs already continues
-        with the third. When a callback stops training within an epoch, the last entry of the
-        history is of that part of an epoch, with a fraction as `epoch`; a checkpoint holds the
-        whole epochs only.
+        Training starts at `step`: a model already trained for two epochs continues with the third.
+        If a callback stops training within an epoch, the last entry of the history covers that part
+        of the epoch, with a fractional `epoch`; checkpoints record complete epochs only.
 
         Args:
-          data: training data; its `global_batch_size` must divide among the replicas.
-          epochs: passes over the data. The run takes `ceil(epochs * N / B)` steps.
-          validation: evaluated, each example once, at the end of an epoch.
-          epochs_between_evaluations: evaluate after every this many epochs, and after the last.
-          batch_norm_examples: before an evaluation, estimate the statistics of batch
-            normalisation anew from about this many training examples. 0 keeps the moving
-            averages, which are right after a few hundred steps and useless before.
-          callbacks: Keras callbacks. A batch, for them, is one call of the loop. One that may
-            stop training belongs on every worker.
-          checkpoints: written at the end of each epoch; the newest is restored first.
-          stop_requested: asked after each call of the loop, on each worker. When one says yes,
-            all stop after the same step, save it, and raise `Preempted`. A run resumed mid-epoch
-            reports the loss and metrics of the rest of that epoch.
+          data: Training data; its `global_batch_size` must be divisible by the number of replicas.
+          epochs: Number of passes over the data. The run takes `ceil(epochs * N / B)` steps.
+          validation: Data to evaluate at the end of an epoch, each example once.
+          epochs_between_evaluations: Interval of evaluations in epochs; the last epoch is always
+            evaluated.
+          batch_norm_examples: Approximate number of training examples from which the statistics of
+            batch normalisation are estimated before each evaluation. 0 keeps the moving averages,
+            which are accurate after a few hundred steps and useless before.
+          callbacks: Keras callbacks, for which one call of the loop is a batch. A callback that may
+            stop training must run on every worker.
+          checkpoints: Store for a checkpoint at the end of each epoch; its newest is restored
+            first.
+          stop_requested: Function called on each worker after each call of the loop. If it returns
+            True on any worker, all workers stop after the same step, save it and raise `Preempted`.
+            A run resumed mid-epoch reports the loss and metrics of the rest of that epoch.
 
         Returns:
-          One dictionary per epoch, those before a resumption included: `epoch` (from 1), `step`,
+          One dictionary per epoch, including those before a resumption: `epoch` (from 1), `step`,
           `loss` and the model's metrics, the same with `val_`, `learning_rate`,
-          `images_per_second`, `skipped_steps` (so far), `seconds` (all of the epoch, with its
-          evaluation). Of epochs that end in the same step there is one for the last of them.
+          `images_per_second`, `skipped_steps` (so far), and `seconds` (of the whole epoch,
+          including evaluation). Several epochs that end in the same step share one entry, for the
+          last of them.
 
         Raises:
-          InputError: the batch does not divide, the checkpoint is of another run, or replicas
-            that normalise together would have to wait for each other where they cannot.
-          DivergedError: too many steps had gradients that were not finite.
-          Preempted: a worker was asked to stop.
+          InputError: If the batch does not divide among the replicas, the checkpoint belongs to
+            another run, or replicas cannot wait for each other in synchronized batch normalisation.
+          DivergedError: If too many steps had gradients that were not finite.
+          Preempted: If a worker was asked to stop.
         """
         share = self._prepare(data)
         history = self._restore(checkpoints)
@@ -201,17 +204,17 @@ class Trainer:
         return run.history
 
     def evaluate(self, data: EvaluationData) -> dict[str, float]:
-        """Returns the loss and metrics over the data, each example counted once."""
+        """Returns the loss and metrics over the data, counting each example once."""
         with self.averaged_weights():
             return self._evaluator.run(data)
 
     def averaged_weights(self) -> contextlib.AbstractContextManager:
-        """Within this context the model holds what is evaluated: see `evaluate_average`."""
+        """Within this context, the model holds the weights to evaluate: see `evaluate_average`."""
         return self._average.in_place() if self._average else contextlib.nullcontext()
 
     @property
     def step(self) -> int:
-        """Number of global batches trained on: the optimizer's `iterations` and skipped steps."""
+        """Number of global batches trained on: the optimizer's `iterations` plus skipped steps."""
         return int(self.model.optimizer.iterations.numpy()) + self.skipped_steps
 
     @property
@@ -221,11 +224,11 @@ class Trainer:
 
     @property
     def images_per_second(self) -> float:
-        """Examples per second over all replicas, without the calls that traced the loop."""
+        """Examples per second over all replicas, excluding calls that traced the loop."""
         return self._loop.images_per_second
 
     def reset_optimizer(self) -> None:
-        """Sets the optimizer's state and the count of steps back to zero; weights stay."""
+        """Resets the optimizer's state and the step count to zero; weights are unchanged."""
         for variable in self.model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
         self._loop.skipped_steps = 0
@@ -233,10 +236,10 @@ class Trainer:
     def build(self, spec: Any) -> None:
         """Creates all variables now, in the strategy's scope, instead of while a step is traced.
 
-        `fit` does so by itself; to restore a checkpoint without it, call this first.
+        `fit` calls this itself. To restore a checkpoint without `fit`, call this first.
 
         Args:
-          spec: of an element of the data, as `tf.data.Dataset.element_spec` has it.
+          spec: Specification of an element of the data, as in `tf.data.Dataset.element_spec`.
         """
         batch = tf.function(self._prepare_batch).get_concrete_function(spec).structured_outputs
         with self.strategy.scope():
@@ -244,7 +247,7 @@ class Trainer:
             model_checks.check_losses(self.model, *batch)
 
     def _prepare(self, data: TrainingData) -> int:
-        """Checks batch and model, and builds the model; returns a replica's share of the batch."""
+        """Checks the batch and builds the model; returns a replica's share of the batch."""
         share = order.per_replica_batch_size(
             data.global_batch_size, self.strategy.num_replicas_in_sync
         )
@@ -260,7 +263,7 @@ class Trainer:
         return share
 
     def _restore(self, checkpoints: CheckpointStore | None) -> list[dict[str, float]]:
-        """Restores the newest checkpoint, if any; returns its history."""
+        """Restores the newest checkpoint, if any, and returns its history."""
         if checkpoints is None:
             return []
         from_chief = functools.partial(broadcast_from_chief, self.strategy)
@@ -294,14 +297,14 @@ class Trainer:
         )
 
     def _open_batches(self, run: RunState) -> None:
-        """Opens the batches of the steps from here on, if they are not open or change shape."""
+        """Opens the batches of the next steps if none are open or their shape changes."""
         if run.iterator is None or run.step in run.data.shape_changes:
             run.iterator = iter(self._distribute(run.data, run.step, run.shape_change()))
 
     def _validation(
         self, data: TrainingData, validation: EvaluationData | None, batch_norm_examples: int
     ) -> Callable[[], dict[str, float]]:
-        """Returns a function that evaluates the model; it returns nothing without validation."""
+        """Returns a function that evaluates the model, or returns {} without validation data."""
         if validation is None:
             return dict
         settle_batch_norm = self._batch_norm_settler(data, batch_norm_examples)
@@ -315,11 +318,11 @@ class Trainer:
         return validate
 
     def _batch_norm_settler(self, data: TrainingData, examples: int) -> Callable[[], None]:
-        """Returns what makes the statistics of batch normalisation fit for evaluation."""
+        """Returns a function that prepares batch normalisation statistics for evaluation."""
         if not examples:
             return self._batch_norm.average
         steps = order.evaluation_steps(min(examples, data.num_examples), data.global_batch_size)
-        start = max(data.shape_changes, default=0)  # the images of the last epochs
+        start = max(data.shape_changes, default=0)  # images of the size of the last epochs
         dataset = self._distribute(data, start, start + steps)
         share = data.global_batch_size // self.strategy.num_replicas_in_sync
         parts = share // (self._step.micro_batch_size or share)

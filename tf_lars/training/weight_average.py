@@ -12,14 +12,14 @@ from tf_lars.private_api import moving_averages
 
 
 class WeightAverage:
-    """Puts the averages that an optimizer keeps in the place of the weights, and back.
+    """Averages that an optimizer keeps, swapped with the weights during evaluation.
 
     Args:
-      optimizer: with `use_ema=True`; it averages its trainable variables after each step.
-      strategy: the one in whose scope the model was made.
+      optimizer: Optimizer with `use_ema=True`, which averages its variables after each step.
+      strategy: Strategy in whose scope the model was created.
 
     Raises:
-      InputError: the optimizer keeps no average.
+      InputError: If the optimizer keeps no average.
     """
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, strategy: tf.distribute.Strategy):
@@ -27,7 +27,7 @@ class WeightAverage:
         if not self._optimizer.use_ema:
             raise InputError(
                 "Evaluating averaged weights needs an optimizer that averages them. Received: "
-                f"{self._optimizer.name} with use_ema=False. Give it use_ema=True and ema_momentum."
+                f"{self._optimizer.name} with use_ema=False. Set use_ema=True and ema_momentum."
             )
         self._strategy = strategy
         self._swap = tf.function(self._swap_in_graph)

@@ -1,4 +1,4 @@
-"""Shards that other programs wrote, read where they are."""
+"""Shards written by other programs, read in place."""
 
 import io
 
@@ -18,14 +18,14 @@ CLASSES, EXAMPLES = 4, 12
 
 
 def _image(seed, kind="JPEG"):
-    """A picture of one colour, which says its class."""
+    """Returns a picture whose colour shows its class."""
     file = io.BytesIO()
     Image.new("RGB", (20, 20), (60 * (seed % CLASSES), 0, 0)).save(file, kind)
     return file.getvalue()
 
 
 def write_gcs(folder, label_base=1, labels=None, below=True, shards=3, bad=None):
-    """Writes what tensorflow/tpu's imagenet_to_gcs.py writes."""
+    """Writes shards like those of tensorflow/tpu's imagenet_to_gcs.py."""
     for split in SPLITS:
         place = folder / split if below else folder
         place.mkdir(parents=True, exist_ok=True)
@@ -54,13 +54,13 @@ def write_gcs(folder, label_base=1, labels=None, below=True, shards=3, bad=None)
 
 
 def _int_feature(name, value):
-    """The bytes of a feature with one integer below 128, within an example."""
+    """Returns the bytes, within an example, of a feature with one integer below 128."""
     feature = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
     return tf.train.Features(feature={name: feature}).SerializeToString()
 
 
 def _labels_by_colour(data_dir):
-    """Returns the labels that training sees, with the class that the picture itself shows."""
+    """Returns the pairs of a label in training and the class that the picture itself shows."""
     context = tf.distribute.InputContext(1, 0, 1)
     seen = set()
     training = TrainingInput(data_dir, EXAMPLES, 8).dataset(context, 0, 1)
@@ -95,7 +95,7 @@ def test_labels_from_0_in_the_same_schema_are_recognised(tmp_path):
 
 
 def test_files_of_tensorflow_datasets_train_with_labels_from_0(tmp_path):
-    tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not here")
+    tfds = pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets")
 
     features = tfds.features.FeaturesDict(
         {
@@ -146,7 +146,7 @@ def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path, arguments, mes
 
 
 def test_a_background_class_of_its_own_is_a_class_when_it_is_given(tmp_path):
-    """1,001 classes with the background as number 0, which no image has."""
+    """As with 1,001 classes where number 0 is the background, which no image has."""
     folder = write_gcs(tmp_path)
     info = describe(folder, num_processes=1, label_base=0, num_classes=CLASSES + 1)
     assert info.num_classes == CLASSES + 1
@@ -157,7 +157,7 @@ def test_a_missing_shard_is_refused(tmp_path):
     folder = write_gcs(tmp_path)
     (tmp_path / "train" / "train-00001-of-00003").unlink()
     assert is_undescribed(folder)
-    with pytest.raises(InputError, match=r"All 3 train shards must be there.*the first number 1"):
+    with pytest.raises(InputError, match=r"All 3 train shards must exist.*the first number 1"):
         describe(folder, num_processes=1)
 
 
@@ -177,7 +177,7 @@ def test_a_truncated_shard_is_refused(tmp_path):
 
 def test_an_image_of_another_kind_is_refused_by_name_or_accepted_by_number(tmp_path):
     folder = write_gcs(tmp_path, bad=_image(5, "PNG"))
-    with pytest.raises(InputError, match=r"no JPEG, in record 1 \(from 0\) of .*train-00002-of"):
+    with pytest.raises(InputError, match=r"not a JPEG, in record 1 \(from 0\) of .*train-00002-of"):
         describe(folder, num_processes=1)
     info = describe(folder, num_processes=1, max_bad_images=1)
     assert info.report["train"]["refused"]["count"] == 1
@@ -187,5 +187,5 @@ def test_a_folder_without_shards_is_refused(tmp_path):
     assert not is_undescribed(str(tmp_path))
     with pytest.raises(InputError, match="without such files"):
         describe(str(tmp_path))
-    with pytest.raises(InputError, match="which is no folder"):
+    with pytest.raises(InputError, match="which is not a folder"):
         describe(str(tmp_path / "nowhere"))

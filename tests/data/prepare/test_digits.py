@@ -7,7 +7,7 @@ import tensorflow as tf
 from tf_lars.data.prepare import digits
 from tf_lars.errors import InputError
 
-# The positions of the first validation images, as first published.
+# Positions of the first validation images, as first published.
 FIRST_VALIDATION = [8, 9, 39, 46, 47, 49, 50, 51]
 
 datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn (extra `demo`)")
@@ -21,7 +21,7 @@ def data_dir(tmp_path_factory):
 
 
 def examples(data_dir, split):
-    """Index, label and pixels of every example of a split."""
+    """Yields index, label and pixels of every example of a split."""
     shards = sorted(str(path) for path in data_dir.glob(f"{split}-*"))
     for record in tf.data.TFRecordDataset(shards):
         feature = tf.train.Example.FromString(record.numpy()).features.feature
@@ -40,7 +40,7 @@ def test_every_digit_is_in_one_split_with_its_label_and_its_pixels(data_dir):
     for index, label, pixels in train + validation:
         assert label == original.target[index] + 1
         assert pixels.shape == (8, 8, 1)
-        # 255/16 is one step of the original: every value can be told from its neighbours.
+        # 255/16 is one step of the original: every value differs from its neighbours.
         assert np.abs(pixels[..., 0] - original.images[index] * 255 / 16).max() < 255 / 32
 
 

@@ -19,7 +19,7 @@ PHOTOS = SHARED / "data/imagenet_photos.tar"
 
 
 def picture(width=47, height=33):
-    """A smooth colour picture, which survives JPEG compression."""
+    """Returns a smooth colour picture, which survives JPEG compression."""
     y, x = np.mgrid[:height, :width]
     channels = [x * 5, y * 7, 255 - x * 2 - y]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
@@ -38,7 +38,7 @@ COMMON = {
     "restart markers": encoded(picture(), restart_marker_blocks=2),
     "not subsampled": encoded(picture(), subsampling=0),
     "trailing bytes": encoded(picture()) + b"some more",
-    # The thumbnail has a frame header of its own, inside the EXIF segment.
+    # The thumbnail has another frame header, inside the EXIF segment.
     "thumbnail": encoded(picture(), exif=b"Exif\0\0" + encoded(picture(8, 8))),
     "fill bytes": encoded(picture()).replace(b"\xff\xdb", b"\xff\xff\xff\xdb"),
 }
@@ -116,7 +116,7 @@ def test_what_is_no_whole_image_is_refused_with_its_reason(data, reason):
 @pytest.mark.parametrize("name", ["colour", "grey", "progressive", "restart markers"])
 def test_a_jpeg_cut_anywhere_is_refused(name):
     data = COMMON[name]
-    # The very last byte is half of the end marker: the picture is whole without it.
+    # The last byte is half of the end marker: the picture is complete without it.
     for length in [*range(0, len(data) - 1, 37), len(data) - 2]:
         with pytest.raises(encode.BadImage):
             encode.to_jpeg(data[:length])
@@ -251,7 +251,7 @@ def test_a_truncated_image_is_refused_where_it_would_be_resized(name):
 
 
 def test_the_decoders_own_reduction_changes_nothing_to_speak_of(monkeypatch):
-    """A picture of eight times the wanted size, which the decoder reduces to a quarter."""
+    """Encodes a picture of eight times the wanted size, which the decoder reduces to a quarter."""
     coarse = np.random.default_rng(0).integers(0, 256, (64, 80, 3)).astype(np.uint8)
     data = encoded(Image.fromarray(coarse).resize((640, 512), Image.Resampling.BICUBIC), quality=95)
     settings, header = EncodingSettings(64, 95), read_header(data)
@@ -266,7 +266,10 @@ def test_the_decoders_own_reduction_changes_nothing_to_speak_of(monkeypatch):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [((0, 90), "short_side must be at least 1"), ((256, 101), "jpeg_quality must be 1 to 100")],
+    [
+        ((0, 90), "short_side must be at least 1"),
+        ((256, 101), "jpeg_quality must be from 1 to 100"),
+    ],
 )
 def test_impossible_encodings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):

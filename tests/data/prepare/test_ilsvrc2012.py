@@ -1,4 +1,4 @@
-"""The archives as a source of images, against the same images in folders."""
+"""The archives as a source of images, compared with the same images in folders."""
 
 import io
 import sys
@@ -23,7 +23,7 @@ from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import InputError
 
 PHOTOS = SHARED / "data/imagenet_photos.tar"
-# In the order of the development kit's numbers, which is not that of the labels.
+# In the order of the development kit's numbers, which differs from that of the labels.
 WORDS = {
     "n02119789": "kit fox, Vulpes macrotis",
     "n01440764": "tench, Tinca tinca",
@@ -56,7 +56,7 @@ def validation_images():
 
 @pytest.fixture
 def folder(tmp_path):
-    """The three archives of four classes."""
+    """A folder with the three archives, for four classes."""
     ilsvrc2012_archives.write(tmp_path / "downloads", WORDS, train_images(), validation_images())
     return tmp_path / "downloads"
 
@@ -222,7 +222,7 @@ WRONG = {
         lambda d: (d / ilsvrc2012_archives.VALIDATION).write_bytes(
             (d / ilsvrc2012_archives.TRAIN).read_bytes()
         ),
-        "must hold ILSVRC2012_val_<number>.JPEG alone.* with 'n02119789.tar'",
+        "must hold only ILSVRC2012_val_<number>.JPEG.* with 'n02119789.tar'",
     ),
     "train is no tar": (
         lambda d: (d / ilsvrc2012_archives.TRAIN).write_bytes(b"<html>" * 400),
@@ -290,7 +290,7 @@ WRONG = {
         ),
         "KeyError: 5",
     ),
-    "folders beside the archives": (lambda d: (d / "train").mkdir(), "with both"),
+    "folders next to the archives": (lambda d: (d / "train").mkdir(), "with both"),
 }
 
 

@@ -102,15 +102,18 @@ def without_classes(images):
 
 
 LAYOUTS = {
-    "no folder": (move("", "../elsewhere"), "which is no folder"),
+    "no folder": (move("", "../elsewhere"), "which is not a folder"),
     "no val": (move("val", "test"), "with no val or validation"),
     "no train": (move("train", "training"), "with no train"),
     "val twice": (make_folders("validation"), "with val and validation"),
     "class in train only": (make_folders("train/fig"), "1 in train only: fig"),
     "class in val only": (make_folders("val/fig"), "1 in validation only: fig"),
     "no classes": (without_classes, "val' without a class folder"),
-    "flat": (lambda images: (images / "val/1.JPEG").touch(), "val/1.JPEG' beside"),
-    "too deep": (make_folders("train/pear/images"), "train/pear/images', which is no file"),
+    "flat": (
+        lambda images: (images / "val/1.JPEG").touch(),
+        "val/1.JPEG' next to the class folders",
+    ),
+    "too deep": (make_folders("train/pear/images"), "train/pear/images', which is not a file"),
     "empty class": (make_folders("train/fig", "val/fig"), "train/fig', which is empty"),
 }
 

@@ -25,7 +25,7 @@ CLASSES = ("n01440764", "n02102040", "n03000684")
 
 
 def picture(number, kind="JPEG", mode="RGB", **options):
-    """A file with a picture of its own for every number."""
+    """Returns an image file with a different picture for every number."""
     y, x = np.mgrid[: 20 + number % 7, : 30 + number % 5]
     pixels = np.stack([x * 3 + number, y * 5, x + y * number % 40], axis=-1)
     buffer = io.BytesIO()
@@ -34,7 +34,7 @@ def picture(number, kind="JPEG", mode="RGB", **options):
 
 
 def write_images(folder):
-    """12 training and 5 validation images in each of three classes."""
+    """Writes 12 training and 5 validation images in each of three classes."""
     for split, count in (("train", 12), ("val", 5)):
         for label, name in enumerate(CLASSES):
             class_folder = folder / split / name
@@ -47,7 +47,7 @@ def write_images(folder):
 
 @pytest.fixture
 def images(tmp_path):
-    """An image folder that a test may change."""
+    """An image folder that tests may change."""
     folder = tmp_path / "images"
     write_images(folder)
     return folder
@@ -63,7 +63,7 @@ def same_images(tmp_path_factory):
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Runs the workers' tasks here: starting processes that import TensorFlow takes seconds."""
+    """Runs tasks in this process: starting workers, which import TensorFlow, takes seconds."""
     monkeypatch.setattr(preparation, "run_tasks", run_here)
 
 
@@ -83,7 +83,7 @@ def contents(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(same_images, tmp_path_factory):
-    """The files of a run that nothing disturbed."""
+    """The output folder of an undisturbed run."""
     output_dir = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparation, "run_tasks", run_here)
@@ -165,7 +165,7 @@ def test_other_kinds_of_images_are_encoded_again_and_listed(images, tmp_path, in
     assert DatasetInfo.load(tmp_path / "out") == info
     for feature in examples(tmp_path / "out", "train"):
         if bytes_of(feature, "image/filename").decode() in added:
-            # The fused operation of the training pipeline takes grey and colour JPEG only.
+            # The fused operation of the training pipeline takes only grey and colour JPEG.
             data = bytes_of(feature, "image/encoded")
             assert tf.image.decode_and_crop_jpeg(data, [0, 0, 8, 8]).shape == (8, 8, 3)
             assert int_of(feature, "image/channels") == 3
@@ -216,11 +216,11 @@ def test_imagenet_photos_go_in_byte_for_byte(tmp_path, in_this_process):
     } == files
 
 
-# What is refused.
+# Refusals.
 
 
 def test_a_wrong_input_folder_leaves_no_output_folder(tmp_path):
-    with pytest.raises(InputError, match="which is no folder"):
+    with pytest.raises(InputError, match="which is not a folder"):
         prepare_images(config(tmp_path / "nowhere", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -251,7 +251,7 @@ def test_bad_images_can_be_skipped_and_are_listed(images, tmp_path, in_this_proc
         prepare_images(config(images, tmp_path / "out", max_bad_images=4))
     info, report = prepare_images(config(images, tmp_path / "out", max_bad_images=5))
     assert info.splits["train"].num_examples == 36
-    assert report.shards_kept == 6, "the shards of the first attempt need not be written again"
+    assert report.shards_kept == 6, "the shards of the first attempt are not written again"
     assert info.report["train"]["refused"] == {
         "count": 5,
         "files": sorted([f"train/{CLASSES[2]}/{name}", why] for name, (_, why) in BAD.items()),
@@ -358,7 +358,7 @@ def test_the_output_may_be_remote(same_images, undisturbed, in_this_process):
 
 
 def test_a_scheme_without_a_file_system_is_told_in_one_sentence(same_images, in_this_process):
-    message = r"Received: 's3://bucket/out', and TensorFlow .* has gs://.* tensorflow-io"
+    message = r"Received: 's3://bucket/out', but TensorFlow .* supports gs://.* tensorflow-io"
     with pytest.raises(InputError, match=message):
         prepare_images(config(same_images, "s3://bucket/out"))
     with pytest.raises(InputError, match=message):
@@ -371,7 +371,7 @@ def test_two_processes_write_the_same_bytes_as_one(same_images, undisturbed, tmp
     assert contents(tmp_path) == contents(undisturbed)
 
 
-# Sends itself a signal in the middle of the third shard, after it told its workers' numbers.
+# Prints the process IDs of its workers, then sends itself a signal during the third shard.
 INTERRUPTED = """
 import json, os, subprocess, sys
 from tf_lars.data.prepare import preparation, process_pool, progress_bar
@@ -423,7 +423,7 @@ def test_an_interrupted_run_leaves_no_process_and_a_rerun_ends_with_the_same_byt
 
 
 def has_ended(pid):
-    """Waits for the end of a process that is not our child."""
+    """Waits for the end of a process that is not a child; returns whether it has ended."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

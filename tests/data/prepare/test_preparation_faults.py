@@ -1,4 +1,4 @@
-"""Preparation against what goes wrong: damaged files of every kind, and kills at any point."""
+"""Preparation with faults: damaged files of every kind, and kills at any point."""
 
 import io
 import os
@@ -24,7 +24,7 @@ PHOTOS = SHARED / "data/imagenet_photos.tar"
 
 
 def made_picture(number):
-    """A picture with enough detail that its JPEG has something to lose."""
+    """Returns a picture with enough detail for its JPEG to have a scan worth damaging."""
     rng = np.random.default_rng(number)
     coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3)).astype(np.uint8))
     return coarse.resize((160, 120), Image.Resampling.BICUBIC)
@@ -37,7 +37,7 @@ def encode(image, kind="JPEG", **options):
 
 
 def photos(count):
-    """JPEG files: real photos where they are at hand."""
+    """Returns JPEG files, of real photos if they are available."""
     if not PHOTOS.exists():
         return [encode(made_picture(number), quality=90) for number in range(count)]
     with tarfile.open(PHOTOS) as tar:
@@ -52,7 +52,7 @@ def photo():
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
-    """Prepares one file beside a good one, without worker processes."""
+    """Prepares one file next to a good one, without worker processes."""
 
     def run_here(function, tasks, num_processes, held_files=()):
         for task in tasks:
@@ -180,9 +180,9 @@ def test_a_shard_that_is_empty_or_cut_in_a_length_header_is_found_when_it_is_ope
         DatasetInfo.load(tmp_path / "out")
 
 
-# Kills. In every process of the program, and before its own first line, Python runs this file. It
-# counts what the process does with the files of the input and the output, in a file per role, and
-# ends the victim just before the wanted one.
+# Kills. Python runs this file in every process of the program, before the program's first line. It
+# counts the operations of the process on files of the input and the output, in a file per role, and
+# kills the victim just before a given one.
 SITE = """
 import os, signal, sys
 
@@ -213,7 +213,7 @@ sys.addaudithook(hook)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs the program on 24 photos in 6 shards, and kills it where told."""
+    """Runs the program on 24 photos in 6 shards, and kills it at a given operation."""
     folder = tmp_path_factory.mktemp("kills")
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITE)
@@ -251,7 +251,7 @@ def run(tmp_path_factory):
     return run_once
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_at_20_random_points_a_rerun_ends_with_the_bytes_of_an_undisturbed_run(
     run, monkeypatch
 ):
@@ -260,7 +260,7 @@ def test_killed_at_20_random_points_a_rerun_ends_with_the_bytes_of_an_undisturbe
     expected = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
     assert len(expected) == 7
     rng = random.Random(0)
-    # What a worker does, which is most of it, and what the caller does before and after.
+    # Most operations are those of a worker; the others are the caller's, before and after.
     roles = ["worker"] * 10 + ["worker and caller"] * 5 + ["caller"] * 5
     for number, role in enumerate(roles):
         victim = role.split()[0]
@@ -269,7 +269,7 @@ def test_killed_at_20_random_points_a_rerun_ends_with_the_bytes_of_an_undisturbe
         where = f"{role} killed at step {last} of {counts[victim]}: {result.stderr}"
         assert result.returncode == (1 if role == "worker" else -signal.SIGKILL), where
         assert not (out / "dataset.json").exists(), where
-        # At once, while a worker of the killed caller may still be at work.
+        # Immediately, while a worker of the killed caller may still be running.
         out, result, _ = run(f"out{number}")
         assert result.returncode == 0, f"{where}\n{result.stderr}"
         assert {path.name: path.read_bytes() for path in out.iterdir()} == expected, where

@@ -29,7 +29,7 @@ def example(number=1, **changes):
 
 @pytest.fixture
 def data_dir(tmp_path):
-    """A folder with two training shards and one of validation."""
+    """A folder with two training shards and one validation shard."""
     folder = tmp_path / "data"
     folder.mkdir()
     shards = {
@@ -46,6 +46,13 @@ def data_dir(tmp_path):
     }
     DatasetInfo("three", ("a", "b", "c"), ("n1", "n2", "n3"), splits, {"seed": 0}).save(folder)
     return folder
+
+
+NAMES = (
+    *("image/channels", "image/class/label", "image/class/synset", "image/class/text"),
+    *("image/colorspace", "image/encoded", "image/filename", "image/format"),
+    *("image/height", "image/width"),
+)
 
 
 def edit(data_dir, change):
@@ -83,6 +90,15 @@ def test_an_example_has_the_standard_imagenet_schema():
         "image/colorspace": b"RGB",
         "image/channels": 3,
     }
+
+
+def test_the_bytes_of_an_example_are_always_the_same():
+    data = example(7)
+    positions = [data.index(name.encode()) for name in NAMES]
+    assert positions == sorted(positions)
+    assert hashlib.sha256(data).hexdigest() == (
+        "e30adb38a522eb473f04769c50a1c49be1e3bd653d741daaa88285be5d0cab83"
+    )
 
 
 def test_a_label_below_1_is_refused():

@@ -1,4 +1,4 @@
-"""Random access to records, and what it finds in damaged shards."""
+"""Random access to records, also of damaged shards."""
 
 import os
 
@@ -75,5 +75,5 @@ def test_a_shard_with_another_number_of_records_is_refused(shards):
 def test_a_file_that_is_no_tfrecord_is_refused(tmp_path):
     path = tmp_path / "text"
     path.write_bytes(b"not a TFRecord file at all")
-    with pytest.raises(InputError, match="whole TFRecord file"):
+    with pytest.raises(InputError, match="complete TFRecord file"):
         RecordReader([str(path)], [1])

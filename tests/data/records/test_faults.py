@@ -1,4 +1,4 @@
-"""Records that cannot be trained on: found, named, and counted where some are allowed."""
+"""Records that training cannot use: found, reported, and counted if some are allowed."""
 
 import contextlib
 import io
@@ -49,7 +49,7 @@ def _half(seed):
 
 
 def _with_thumbnail(seed):
-    """A truncated photo whose embedded thumbnail is whole, as a camera's is."""
+    """Returns a truncated photo with an intact embedded thumbnail, as cameras write it."""
     whole = _image(seed)
     thumbnail = b"Exif\0\0" + _image(99)
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
@@ -58,17 +58,17 @@ def _with_thumbnail(seed):
 
 BAD_RECORDS = {
     "label 4": ("label 4, not from 1 to 3", lambda: _example(BAD, label=4)),
-    "no example": ("no tf.train.Example", lambda: b"\xff\xff\xff\xff"),
+    "no example": ("not a tf.train.Example", lambda: b"\xff\xff\xff\xff"),
     "no image": (
         "not exactly one image/encoded",
         lambda: tf.train.Example().SerializeToString(),
     ),
     "empty image": ("an empty image", lambda: _example(BAD, encoded=b"")),
-    "random bytes": ("no JPEG", lambda: _example(BAD, np.random.default_rng(0).bytes(500))),
-    "PNG": ("no JPEG", lambda: _example(BAD, _image(BAD, "PNG"))),
-    "GIF": ("no JPEG", lambda: _example(BAD, _image(BAD, "GIF"))),
-    "BMP": ("no JPEG", lambda: _example(BAD, _image(BAD, "BMP"))),
-    "WebP": ("no JPEG", lambda: _example(BAD, _image(BAD, "WEBP"))),
+    "random bytes": ("not a JPEG", lambda: _example(BAD, np.random.default_rng(0).bytes(500))),
+    "PNG": ("not a JPEG", lambda: _example(BAD, _image(BAD, "PNG"))),
+    "GIF": ("not a JPEG", lambda: _example(BAD, _image(BAD, "GIF"))),
+    "BMP": ("not a JPEG", lambda: _example(BAD, _image(BAD, "BMP"))),
+    "WebP": ("not a JPEG", lambda: _example(BAD, _image(BAD, "WEBP"))),
     "CMYK": ("a JPEG of 4 channels", lambda: _example(BAD, _image(BAD, mode="CMYK"))),
     "half a JPEG": ("cut short", lambda: _example(BAD, _half(BAD))),
     "thumbnail": ("cut short", lambda: _example(BAD, _with_thumbnail(BAD))),
@@ -76,7 +76,7 @@ BAD_RECORDS = {
 
 
 def _write(folder, bad_record=None, split="train"):
-    """Writes a data set; one split has `bad_record` in the place of record `BAD`."""
+    """Writes a data set; in one split, `bad_record` replaces record `BAD`."""
     folder.mkdir(exist_ok=True)
     splits = {}
     for name in SPLITS:
@@ -125,7 +125,7 @@ def test_evaluation_leaves_it_out(tmp_path):
     data_dir = _write(tmp_path / "data", BAD_RECORDS["PNG"][1](), "validation")
     (batch,) = _epoch(EvaluationInput(data_dir, EXAMPLES, 16, max_bad_records=1))
     assert list(np.flatnonzero(batch["weight"] == 0)) == [BAD]
-    with pytest.raises(tf.errors.OpError, match="no JPEG"):
+    with pytest.raises(tf.errors.OpError, match="not a JPEG"):
         _epoch(EvaluationInput(data_dir, EXAMPLES, 16))
 
 
@@ -137,7 +137,7 @@ def test_each_is_logged_once_with_its_place(tmp_path, caplog):
         _epoch(data)
         _epoch(data)
     (message,) = [r.message for r in caplog.records if "bad record" in r.message]
-    assert "no JPEG, in record 1 (from 0) of" in message
+    assert "not a JPEG, in record 1 (from 0) of" in message
 
 
 def test_a_flipped_byte_in_a_record_is_found(tmp_path):
@@ -188,7 +188,7 @@ def test_a_set_without_examples_is_refused(tmp_path):
 
 
 def test_a_read_that_hangs_is_named_and_then_ended(tmp_path, monkeypatch, caplog, capfd):
-    """Storage that does not answer, played by a read that waits."""
+    """A read that waits stands for storage that does not answer."""
     released, ended = threading.Event(), threading.Event()
     monkeypatch.setattr("os._exit", lambda code: (ended.set(), threading.Event().wait()))
     monkeypatch.setattr("os.pread", lambda *_: (released.wait(60), b"")[1])
@@ -200,7 +200,7 @@ def test_a_read_that_hangs_is_named_and_then_ended(tmp_path, monkeypatch, caplog
     reader = RecordReader([str(tmp_path / "shard")], [1])
 
     def read():
-        with contextlib.suppress(BadRecord):  # it comes back empty in the end
+        with contextlib.suppress(BadRecord):  # the read finally returns nothing
             reader.read(0)
 
     logging.use_absl_handler()

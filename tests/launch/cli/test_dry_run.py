@@ -1,4 +1,4 @@
-"""`--dry_run`: what it prints, what it finds, and that it leaves nothing behind."""
+"""`--dry_run`: what it prints, which errors it finds, and that it leaves nothing behind."""
 
 import json
 import os
@@ -25,7 +25,7 @@ NODES = Cluster(tuple(f"node{i}:2222" for i in range(4)), 2, "--worker_hosts")
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A data set of empty records: a dry run counts them, and reads none."""
+    """Returns a data set of empty records, which a dry run counts but does not read."""
     folder = tmp_path_factory.mktemp("empty")
     length = struct.pack("<Q", 0)
     record = length + struct.pack("<I", masked_crc32c(length)) + bytes(4)
@@ -42,7 +42,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def show(data_dir, tmp_path, monkeypatch, capsys):
-    """Returns a function that makes a dry run in a folder of its own, and gives what it prints."""
+    """Returns a function that makes a dry run in its own folder and returns what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, cluster=NODES, **more):
@@ -239,7 +239,7 @@ def test_runs_of_ones_own_give_the_time_of_any_model(show, tmp_path_factory):
 
 @pytest.fixture
 def eight_a100(tmp_path_factory, monkeypatch):
-    """A machine whose nvidia-smi lists 8 GPUs."""
+    """Installs an nvidia-smi that lists 8 GPUs."""
     folder = tmp_path_factory.mktemp("bin")
     program = folder / "nvidia-smi"
     lines = "".join(f"NVIDIA A100-SXM4-80GB, GPU-{i}abc\\n" for i in range(8))
@@ -259,7 +259,7 @@ def test_the_gpus_of_this_machine_are_counted_and_planned_with(eight_a100, show,
 
 def test_checkpoints_that_the_run_would_find_are_told(show, tmp_path):
     (tmp_path / "run" / "checkpoints" / "step-00000019").mkdir(parents=True)
-    assert "resumes from step-00000019 if that is complete" in show()
+    assert "resumes from step-00000019 if it is complete" in show()
     assert "moves the checkpoints up to step-00000019 aside" in show("--resume=never")
     assert "resumes from step-00000019" in show("--resume=must")
 

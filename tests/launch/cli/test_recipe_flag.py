@@ -1,4 +1,4 @@
-"""`--recipe=auto`: what it chooses, what it leaves to the person, and what it refuses."""
+"""`--recipe=auto`: published settings, scaling from a baseline, and overriding flags."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tf_lars.recipes import recipes
 
 @pytest.fixture
 def data_dir(tmp_path):
-    """Returns a function that makes a folder with so many training images, by name only."""
+    """Returns a function that creates a data set with some number of training images on paper."""
 
     def make(examples):
         splits = {}
@@ -52,13 +52,13 @@ def test_a_flag_that_is_given_wins(data_dir, capsys):
         "--recipe=auto",
         f"--data_dir={folder}",
         "--global_batch_size=32768",
-        "--learning_rate=10",  # its default, but given
+        "--learning_rate=10",  # Its default, but given.
         "--epochs=5",
         "--warmup_epochs=1",
     )
     assert (settings.learning_rate, settings.epochs, settings.warmup_epochs) == (10, 5, 1)
     assert settings.momentum == 0.94
-    assert "but learning_rate 10.0, which was given" in capsys.readouterr().out
+    assert "overridden: learning_rate 10.0" in capsys.readouterr().out
 
 
 def test_without_it_nothing_changes(data_dir, capsys):

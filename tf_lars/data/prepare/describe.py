@@ -1,8 +1,8 @@
-"""Describes shards that another program wrote, so that training can read them where they are.
+"""Describes shards written by another program, so that training can read them in place.
 
-Known are the folders of `imagenet_to_gcs.py` (tensorflow/tpu; labels from 1) and the TFRecord
-files of tensorflow-datasets' imagenet2012 (labels from 0). Every record is read once: its
-checksum, its label, the markers of its image. What is found goes into `dataset.json`.
+Supports the folders of `imagenet_to_gcs.py` (tensorflow/tpu; labels from 1) and the TFRecord files
+of tensorflow-datasets' imagenet2012 (labels from 0). Reads every record once, checks its checksum,
+its label and the markers of its image, and writes `dataset.json`.
 """
 
 import collections
@@ -39,7 +39,7 @@ _NAMED_BAD_RECORDS = 10
 
 @dataclass
 class _Found:
-    """What one shard holds."""
+    """Contents of one shard."""
 
     info: ShardInfo
     labels: collections.Counter = field(default_factory=collections.Counter)
@@ -55,26 +55,26 @@ def describe(
     max_bad_images: int = 0,
     num_processes: int | None = None,
 ) -> DatasetInfo:
-    """Reads all shards of a folder, and writes its `dataset.json`.
+    """Reads all shards of a folder and writes its `dataset.json`.
 
     Args:
-      folder: local folder with the shards, or with `train/` and `validation/` that hold them.
-      label_base: the label of the first class, 0 or 1. By default 0 for tensorflow-datasets; for
-        others 1, or 0 where a record has the label 0.
-      num_classes: by default what the label names of tensorflow-datasets or the highest label
-        say.
-      max_bad_images: records without a decodable image that may be there; training needs
+      folder: Local folder with the shards, or with `train/` and `validation/` that hold them.
+      label_base: Label of the first class, 0 or 1. By default 0 for tensorflow-datasets; for
+        others 1, or 0 if a record has the label 0.
+      num_classes: Number of classes. By default, the number of label names of tensorflow-datasets,
+        or else up to the highest label.
+      max_bad_images: Number of records that may lack a decodable image; training needs
         `--max_bad_records` for them.
-      num_processes: worker processes; by default one for each core.
+      num_processes: Number of worker processes; by default one per core.
 
     Raises:
-      InputError: no such shards, one is missing or damaged, labels that do not fit the classes,
-        or more bad images than allowed.
+      InputError: There are no such shards, one is missing or damaged, labels do not fit the
+        classes, or there are more bad images than allowed.
     """
     if not os.path.isdir(folder):
         raise InputError(
-            f"Shards are described where they are, in a folder of this machine. Received: "
-            f"{folder!r}, which is no folder. Check the path."
+            f"Shards are described in place, in a local folder. Received: {folder!r}, which is not "
+            "a folder. Check the path."
         )
     shards = {split: _shards(folder, split) for split in SPLITS}
     tfds = all(_parts(name)["tfrecord"] for names in shards.values() for name in names)
@@ -84,8 +84,8 @@ def describe(
     if len(bad) > max_bad_images:
         listed = "; ".join(bad[:_NAMED_BAD_RECORDS])
         raise InputError(
-            f"Every record must hold an image that can be decoded, and its label. Received: "
-            f"{len(bad)} that do not: {listed}. Write those shards again, or accept as many with "
+            f"Every record must hold a decodable image and its label. Received: {len(bad)} that do "
+            f"not: {listed}. Write those shards again, or accept the records with "
             f"max_bad_images={len(bad)}."
         )
     base, names = _classes(folder, found, form, label_base, num_classes)
@@ -114,17 +114,17 @@ def describe(
 
 
 def is_undescribed(folder: str) -> bool:
-    """Returns whether a folder holds shards that `describe` can read, and no `dataset.json`."""
+    """Returns whether a folder holds shards that `describe` can read but no `dataset.json`."""
     if not os.path.isdir(folder) or os.path.exists(os.path.join(folder, DATASET_FILE)):
         return False
-    # A preparation that was interrupted has left shards too, and notes for its next start.
+    # An interrupted preparation leaves shards too, and notes for its next start.
     if output_folder.is_unfinished(folder):
         return False
     return any(_SHARD.fullmatch(os.path.basename(name)) for name in _names(folder, "train"))
 
 
 def _shards(folder: str, split: str) -> list[str]:
-    """Returns the shards of a split, by their paths below the folder, in order."""
+    """Returns the paths of a split's shards relative to the folder, in order."""
     found = [
         name
         for name in _names(folder, split)
@@ -132,29 +132,29 @@ def _shards(folder: str, split: str) -> list[str]:
     ]
     if not found:
         raise InputError(
-            f"A folder of TFRecords holds {split}-00000-of-000NN, or *-{split}.tfrecord-00000-of-"
-            f"000NN, itself or in {split}/. Received: {folder!r} without such files. Check the "
-            "path."
+            f"A folder of TFRecords must hold {split}-00000-of-000NN, or *-{split}.tfrecord-00000-"
+            f"of-000NN, directly or in {split}/. Received: {folder!r} without such files. Check "
+            "the path."
         )
     parts = [_parts(name) for name in found]
     kinds = {(os.path.dirname(n), p["name"], p["count"]) for n, p in zip(found, parts, strict=True)}
     if len(kinds) > 1:
         raise InputError(
-            f"A folder holds the {split} shards of one data set. Received: several in {folder!r}, "
-            f"such as {found[0]} and {found[-1]}. Move the others away."
+            f"A folder must hold the {split} shards of one data set. Received: several in "
+            f"{folder!r}, such as {found[0]} and {found[-1]}. Move the others away."
         )
     count = int(parts[0]["count"])
     missing = sorted(set(range(count)) - {int(part["number"]) for part in parts})
     if missing:
         raise InputError(
-            f"All {count} {split} shards must be there. Received: {folder!r} without "
-            f"{len(missing)} of them, the first number {missing[0]}. Copy the data set again."
+            f"All {count} {split} shards must exist. Received: {folder!r} without {len(missing)} "
+            f"of them, the first number {missing[0]}. Copy the data set again."
         )
     return sorted(found)
 
 
 def _names(folder: str, split: str) -> list[str]:
-    """Returns all files in the folder and in that of the split, by their paths below the former."""
+    """Returns the relative paths of all files in the folder and in its subfolder of the split."""
     places = [place for place in ("", split) if os.path.isdir(os.path.join(folder, place))]
     with files.reading(folder):
         return [
@@ -241,15 +241,15 @@ def _classes(
     if base not in (0, 1) or lowest < base or highest >= base + count:
         raise InputError(
             f"Labels must be from {base} to {base + count - 1}, for {count} classes from "
-            f"label_base={base}. Received: labels from {lowest} to {highest} in {folder!r}. Give "
-            "the right label_base (0 or 1) and num_classes."
+            f"label_base={base}. Received: labels from {lowest} to {highest} in {folder!r}. Set "
+            "label_base (0 or 1) and num_classes to match."
         )
     absent = sorted(set(range(base, base + count)) - counts.keys())
     if absent and not (num_classes or listed):
         raise InputError(
-            f"Every class must have an example, unless num_classes says how many there are. "
-            f"Received: labels up to {highest} in {folder!r}, without {len(absent)} of those "
-            f"below, the first {absent[0]}. Give num_classes, and label_base if need be."
+            f"Every class must have an example, unless num_classes is given. Received: labels up "
+            f"to {highest} in {folder!r}, without {len(absent)} of those below, the first "
+            f"{absent[0]}. Give num_classes, and label_base if needed."
         )
     result = []
     for label in range(base, base + count):
@@ -260,7 +260,7 @@ def _classes(
 
 
 def _label_names(folder: str) -> list[str]:
-    """Returns the class names that tensorflow-datasets keeps beside its files, if any."""
+    """Returns the class names that tensorflow-datasets stores next to its files, if any."""
     path = os.path.join(folder, "label.labels.txt")
     if not os.path.exists(path):
         return []

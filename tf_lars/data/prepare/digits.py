@@ -1,4 +1,4 @@
-"""The handwritten digits of scikit-learn as a prepared data set: real images without a download.
+"""Handwritten digits of scikit-learn as a prepared data set: real images without a download.
 
 1,797 grey images of 8x8 pixels: the test part of the optical recognition of handwritten digits
 data set of the UCI machine learning repository (Alpaydin and Kaynak, 1998).
@@ -21,14 +21,14 @@ NUM_TRAIN = 1437
 NUM_VALIDATION = 360
 
 _MAX_VALUE = 16
-# Without compression artefacts to speak of: no pixel moves by more than a few grey levels.
+# Nearly lossless: no pixel changes by more than a few grey levels.
 _JPEG_QUALITY = 100
 
 
 def prepare(output_dir: str | os.PathLike[str]) -> DatasetInfo:
-    """Writes the digits to a folder, or returns at once if they are there.
+    """Writes the digits to a folder, unless it holds them already.
 
-    The prepared folder can be copied to machines that have no scikit-learn.
+    The prepared folder can be copied to machines without scikit-learn.
 
     Raises:
         InputError: scikit-learn is missing, or the folder holds something else.
@@ -41,7 +41,7 @@ def prepare(output_dir: str | os.PathLike[str]) -> DatasetInfo:
                 f"The folder must be empty or hold the digits. Received: {output_dir!r} with the "
                 f"data set {name!r}. Choose another folder."
             )
-        # A folder that lost a shard is written again below.
+        # A folder with a missing shard is written again below.
         with contextlib.suppress(InputError):
             return DatasetInfo.load(output_dir)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,8 +53,8 @@ def prepare(output_dir: str | os.PathLike[str]) -> DatasetInfo:
 def write_image_folder(folder: str | os.PathLike[str]) -> None:
     """Writes `train/<digit>/<index>.jpg` and `val/<digit>/<index>.jpg`.
 
-    The index is the image's position in scikit-learn's array; the grey level is 255/16 times its
-    value, rounded.
+    The index is the image's position in scikit-learn's array; a grey level is the value times
+    255/16, rounded.
 
     Raises:
         InputError: scikit-learn is missing.
@@ -73,7 +73,7 @@ def write_image_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def validation_mask(labels: np.ndarray) -> np.ndarray:
-    """Which of the digits are for validation: 360, in every class the same share of one fifth.
+    """Returns which digits are for validation: 360, the same share of one fifth in every class.
 
     Args:
         labels: Integers of shape [1797].
@@ -85,7 +85,7 @@ def validation_mask(labels: np.ndarray) -> np.ndarray:
 
 
 def _load() -> tuple[np.ndarray, np.ndarray]:
-    """Values 0 to 16 of shape [1797, 8, 8], and labels of shape [1797]."""
+    """Returns values from 0 to 16 of shape [1797, 8, 8], and labels of shape [1797]."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""Any supported image file as a JPEG that training can decode, or the reason why not.
+"""Converts any supported image file to a JPEG that training can decode, or gives the reason not to.
 
-TensorFlow's fused `decode_and_crop_jpeg` accepts grey and colour JPEG files only, and notices a
-truncated file only when the crop reaches the damage; so both are settled once, at preparation.
+TensorFlow's fused `decode_and_crop_jpeg` accepts only grey and colour JPEG files, and notices a
+truncated file only if the crop reaches the damage; both are settled once, at preparation.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tf_lars.data.records.jpeg_markers import JpegHeader, is_plain, read_header
-from tf_lars.errors import InputError
+from tf_lars.errors import require
 
 _SIGNATURES = {
     "PNG": (0, b"\x89PNG\r\n\x1a\n"),
@@ -22,13 +22,12 @@ _SIGNATURES = {
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """How images are stored.
+    """Settings of how images are stored.
 
     Args:
-        short_side: Images with a longer short side are resized to it, in pixels, and encoded
-            again; no image is enlarged, so those that are smaller stay as they are. None: no image
-            is resized.
-        jpeg_quality: Quality, 1 to 100, of all that is encoded again. Chroma is stored at half the
+        short_side: Short side in pixels to which larger images are resized and re-encoded; smaller
+            images stay as they are. None: no image is resized.
+        jpeg_quality: Quality of re-encoded images, 1 to 100. Chroma is stored at half the
             resolution (4:2:0).
     """
 
@@ -36,29 +35,34 @@ class EncodingSettings:
     jpeg_quality: int = 95
 
     def __post_init__(self) -> None:
-        if self.short_side is not None and self.short_side < 1:
-            raise InputError(
-                f"short_side must be at least 1. Received: {self.short_side}. Leave it out to "
-                "keep the images' sizes."
-            )
-        if not 1 <= self.jpeg_quality <= 100:
-            raise InputError(
-                f"jpeg_quality must be 1 to 100. Received: {self.jpeg_quality}. Use 90 to 95."
-            )
+        require(
+            self.short_side is None or self.short_side >= 1,
+            "short_side",
+            "at least 1",
+            self.short_side,
+            "Leave it out to keep the images' sizes.",
+        )
+        require(
+            1 <= self.jpeg_quality <= 100,
+            "jpeg_quality",
+            "from 1 to 100",
+            self.jpeg_quality,
+            "Use 90 to 95.",
+        )
 
 
 class BadImage(ValueError):
-    """A file that is no image, or a damaged one; the message is the reason in a few words."""
+    """A file that is not an image, or a damaged one; the message is the reason in a few words."""
 
 
 class EncodedImage(NamedTuple):
-    """A grey or colour JPEG file, its header, and what was done to it.
+    """A grey or colour JPEG file, its header, and the changes made to it.
 
     Args:
-        data: The file.
-        header: Its header.
-        reencoded_from: What the file was, if its format had to be changed.
-        resized: Whether it was made smaller.
+        data: Content of the file.
+        header: Header of the file.
+        reencoded_from: Original format, if it had to be changed.
+        resized: Whether the image was made smaller.
     """
 
     data: bytes
@@ -70,17 +74,17 @@ class EncodedImage(NamedTuple):
 def to_jpeg(data: bytes, settings: EncodingSettings = EncodingSettings()) -> EncodedImage:
     """Checks an image file and returns it as a grey or colour JPEG.
 
-    Grey and three-component JPEG files that need not be resized pass unchanged after a check that
-    refuses what a full decode refuses (`_check_whole`). CMYK and unusual JPEG, PNG, GIF (the first
-    frame), BMP and, where TensorFlow decodes it, WebP are encoded again as RGB JPEG; an alpha
-    channel is dropped. An EXIF orientation is ignored, as is usual with ImageNet.
+    Grey and three-component JPEG files that need no resizing pass unchanged after a check that
+    rejects every file that a full decode rejects (`_check_whole`). CMYK and unusual JPEG, PNG, GIF
+    (the first frame), BMP and, where TensorFlow decodes it, WebP are re-encoded as RGB JPEG; an
+    alpha channel is dropped. An EXIF orientation is ignored, as is usual with ImageNet.
 
-    Neither check nor decoder can see damage that leaves the file's structure whole, such as
-    flipped bits in the scan or a missing middle: libjpeg warns and goes on. Only a checksum of the
-    source finds that.
+    Neither the check nor a decoder detects damage that keeps the file's structure intact, such as
+    flipped bits in the scan or a missing middle: libjpeg warns and continues. Only a checksum of
+    the source finds it.
 
     Raises:
-        BadImage: No image of these formats, or one that cannot be decoded to its end.
+        BadImage: The file is not an image of these formats, or cannot be decoded to its end.
     """
     header = read_header(data)
     if header is not None and header.is_common:
@@ -104,8 +108,8 @@ def to_jpeg(data: bytes, settings: EncodingSettings = EncodingSettings()) -> Enc
 def _check_whole(data: bytes) -> None:
     """Raises BadImage if a full decode would fail.
 
-    What the structure does not settle, such as a progressive file, is decoded: at 1/8 scale, which
-    reads every coefficient.
+    A file whose structure does not settle this, such as a progressive one, is decoded at 1/8 scale,
+    which reads every coefficient.
     """
     if not is_plain(data):
         _decode(data, "JPEG", ratio=8, channels=1)
@@ -127,7 +131,7 @@ def _kind(data: bytes, header: JpegHeader | None) -> str:
 
 
 def _pixels(data: bytes, kind: str) -> np.ndarray:
-    """The image as uint8 RGB of shape [height, width, 3]."""
+    """Returns the image as uint8 RGB of shape [height, width, 3]."""
     if kind.endswith("JPEG"):
         return _decode(data, kind, channels=3, dct_method="INTEGER_ACCURATE").numpy()
     pixels = _decode(data, kind).numpy()
@@ -140,7 +144,7 @@ def _pixels(data: bytes, kind: str) -> np.ndarray:
 
 
 def _bmp_palette(data: bytes) -> np.ndarray:
-    """The colour table of an 8-bit BMP as uint8 RGB of shape [256, 3]."""
+    """Returns the colour table of an 8-bit BMP as uint8 RGB of shape [256, 3]."""
     start = 14 + int.from_bytes(data[14:18], "little")
     end = int.from_bytes(data[10:14], "little")
     table = np.frombuffer(data[start:end][:1024], np.uint8)
@@ -151,12 +155,12 @@ def _bmp_palette(data: bytes) -> np.ndarray:
 
 
 def _decode_towards(data: bytes, header: JpegHeader, settings: EncodingSettings) -> np.ndarray:
-    """All pixels of a JPEG that is to be resized, or a half or a quarter of each side.
+    """Returns the pixels of a JPEG to be resized, at full size or at 1/2 or 1/4 of each side.
 
-    The decoder's own reduction is used as long as at least twice the wanted pixels are left.
+    The decoder's own reduction is used as long as its result has at least twice the wanted sides.
     Measured on photos with a short side of 864 to 1124, such images are within 40 dB (PSNR) of
-    those without it; by an eighth it would shift sizes that eight does not divide, and by less than
-    twice the wanted pixels it would blur.
+    those without it. A reduction to 1/8 would shift images whose sides are not divisible by eight,
+    and one to less than twice the wanted sides would blur.
     """
     assert settings.short_side is not None
     spare = min(header.height, header.width) // (2 * settings.short_side)
@@ -167,10 +171,10 @@ def _decode_towards(data: bytes, header: JpegHeader, settings: EncodingSettings)
 
 
 def _resize(pixels: np.ndarray, settings: EncodingSettings) -> np.ndarray:
-    """The image with the wanted short side: every new pixel is the mean of the area it covers.
+    """Returns the image with the wanted short side; each new pixel is the mean of its area.
 
-    Nearer to Lanczos than an antialiased bilinear filter, and twice as fast; of the antialiased
-    filters the bicubic one is nearer still, at three times the time.
+    This is closer to Lanczos than an antialiased bilinear filter, and twice as fast; the
+    antialiased bicubic filter is closer still but takes three times as long.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The ILSVRC2012 archives as they are downloaded, as a source of images; nothing is unpacked.
+"""ILSVRC2012 archives, as downloaded, as a source of images; nothing is unpacked.
 
 The folder holds three files:
 
@@ -6,8 +6,8 @@ The folder holds three files:
 - `ILSVRC2012_img_val.tar`: `ILSVRC2012_val_<number>.JPEG`;
 - `ILSVRC2012_devkit_t12.tar.gz`: the classes and the validation labels.
 
-Labels count from 1 in the order of the sorted WordNet ids, as is usual with ImageNet; the numbers
-of the development kit are in another order.
+Labels count from 1 in the order of the sorted WordNet ids, as is usual with ImageNet; the
+development kit numbers its classes differently.
 """
 
 import contextlib
@@ -36,25 +36,25 @@ _TAR_BLOCK = 512
 
 @dataclass(frozen=True)
 class Ilsvrc2012Archives:
-    """An `ImageSource` of the three archives.
+    """An `ImageSource` that reads the three archives.
 
     Args:
-        folder: Local folder that holds them.
+        folder: Local folder with the archives.
     """
 
     folder: str
 
     @property
     def name(self) -> str:
-        """The name of the data set."""
+        """Name of the data set."""
         return "ILSVRC2012"
 
     def list_images(self, num_processes: int) -> ImageListing:
         """Reads the development kit and the headers of both tars.
 
         Raises:
-            InputError: An archive is missing, damaged or another one, a class has no images, or
-                the validation images are not those of the ground truth.
+            InputError: An archive is missing, damaged or the wrong one, a class has no images, or
+                the validation images do not match the ground truth.
         """
         for archive in ARCHIVES:
             if not os.path.isfile(self._path(archive)):
@@ -72,10 +72,10 @@ class Ilsvrc2012Archives:
         )
 
     def read(self, image: ImageFile) -> bytes:
-        """The image's bytes, from the middle of its archive.
+        """Returns the bytes of an image, read directly from its archive.
 
         Raises:
-            InputError: The archive cannot be read, or has become shorter.
+            InputError: The archive cannot be read or has become shorter.
         """
         is_train = image.path.startswith("train/")
         path = self._path(TRAIN_ARCHIVE if is_train else VALIDATION_ARCHIVE)
@@ -139,14 +139,14 @@ class Ilsvrc2012Archives:
             match = _VALIDATION_IMAGE.fullmatch(member.name)
             if match is None:
                 raise InputError(
-                    f"{VALIDATION_ARCHIVE} must hold ILSVRC2012_val_<number>.JPEG alone. "
+                    f"{VALIDATION_ARCHIVE} must hold only ILSVRC2012_val_<number>.JPEG. "
                     f"Received: {path!r} with {member.name!r}. Check that it is the archive of "
                     "the validation images."
                 )
             members[int(match[1])] = member
         if sorted(members) != list(range(1, len(truth) + 1)):
             raise InputError(
-                "The validation images must be those of the ground truth, numbered from 1. "
+                "The validation images must match the ground truth, numbered from 1. "
                 f"Received: {path!r} with {len(members)} images, and {len(truth)} labels in "
                 f"{DEVKIT_ARCHIVE}. Download both again."
             )
@@ -159,12 +159,12 @@ class Ilsvrc2012Archives:
 
 
 def is_among(folder: str) -> bool:
-    """Whether the folder holds one of the archives."""
+    """Returns whether the folder holds one of the archives."""
     return any(os.path.isfile(os.path.join(folder, archive)) for archive in ARCHIVES)
 
 
 class _Member(NamedTuple):
-    """A file in a tar: its name without folders, and where its bytes are."""
+    """A file in a tar: its name without folders, and the position of its content."""
 
     name: str
     offset: int
@@ -179,14 +179,14 @@ class _ClassTask(NamedTuple):
 
 
 def _class_images(task: _ClassTask, advance: Callable[[int], None]) -> list[ImageFile]:
-    """Lists one class, in a worker process: a million headers are read from all over the tar."""
+    """Lists one class in a worker process: a million headers are spread all over the tar."""
     images = [
         ImageFile(f"train/{task.wnid}/{name}", task.label, num_bytes, offset)
         for name, offset, num_bytes in _members(task.path, task.archive)
     ]
     if not images or len({image.path for image in images}) != len(images):
         raise InputError(
-            "Every class archive must hold images with names of their own. Received: "
+            "Every class archive must hold images with different names. Received: "
             f"{task.archive.name} in {task.path!r} with "
             f"{'the same name twice' if images else 'no images'}. Download the archive again."
         )
@@ -194,7 +194,7 @@ def _class_images(task: _ClassTask, advance: Callable[[int], None]) -> list[Imag
 
 
 def _members(path: str, archive: _Member | None = None) -> Iterator[_Member]:
-    """The files of a tar, or of a tar inside a tar, read to its end or refused."""
+    """Yields the files of a tar, or of a tar inside a tar, which must be complete."""
     inside = f"{archive.name} in {path!r}" if archive else f"{path!r}"
     with open(path, "rb", buffering=0) as file:
         start = archive.offset if archive else 0
@@ -204,24 +204,24 @@ def _members(path: str, archive: _Member | None = None) -> Iterator[_Member]:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     if member.offset_data + member.size > end:
-                        raise tarfile.ReadError(f"{member.name} ends behind it")
+                        raise tarfile.ReadError(f"{member.name} ends beyond it")
                     if not (member.isfile() or member.isdir()):
-                        raise tarfile.ReadError(f"{member.name} is no plain file")
+                        raise tarfile.ReadError(f"{member.name} is not a regular file")
                     if member.isfile():
                         name = os.path.basename(member.name)
                         yield _Member(name, member.offset_data, member.size)
-                # tarfile takes a damaged header, or none, for the end of the archive.
+                # tarfile takes a damaged or missing header for the end of the archive.
                 if os.pread(file.fileno(), _TAR_BLOCK, tar.offset) != bytes(_TAR_BLOCK):
                     raise tarfile.ReadError(f"no end marker at byte {tar.offset - start}")
         except tarfile.TarError as error:
             raise InputError(
-                f"Every archive must be a whole, uncompressed tar. Received: {inside}, which is "
+                f"Every archive must be a complete, uncompressed tar. Received: {inside}, which is "
                 f"cut short, damaged or something else ({error}). Download it again."
             ) from error
 
 
 def _note_counts(kit: ilsvrc2012_devkit.Devkit, images: Sequence[ImageFile]) -> None:
-    """Says which classes have another number of images than the development kit tells."""
+    """Prints the classes whose number of images differs from that in the development kit."""
     counts = [0] * len(kit.synsets)
     for image in images:
         counts[image.label - 1] += 1
@@ -232,8 +232,8 @@ def _note_counts(kit: ilsvrc2012_devkit.Devkit, images: Sequence[ImageFile]) -> 
     ]
     if others:
         print(
-            f"note: {len(others)} classes have another number of training images than the "
-            f"development kit says: {_some(others)}",
+            f"note: {len(others)} classes have another number of training images than in the "
+            f"development kit: {_some(others)}",
             flush=True,
         )
 

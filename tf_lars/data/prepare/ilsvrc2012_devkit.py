@@ -1,4 +1,4 @@
-"""The development kit of ILSVRC2012: the classes, and the labels of the validation images."""
+"""Development kit of ILSVRC2012: the classes, and the labels of the validation images."""
 
 import io
 import tarfile
@@ -18,10 +18,10 @@ class Synset(NamedTuple):
     """One class.
 
     Args:
-        wnid: Its WordNet id, such as n01440764.
-        words: Its names, such as "tench, Tinca tinca".
-        number: The development kit's own number.
-        num_train_images: The training images it should have.
+        wnid: WordNet id, such as n01440764.
+        words: Names, such as "tench, Tinca tinca".
+        number: Number of the class in the development kit.
+        num_train_images: Number of training images that the class should have.
     """
 
     wnid: str
@@ -32,11 +32,11 @@ class Synset(NamedTuple):
 
 @dataclass(frozen=True)
 class Devkit:
-    """What the development kit says.
+    """Contents of the development kit.
 
     Args:
-        synsets: The classes, sorted by WordNet id; label 1 is the first.
-        validation_labels: The labels of the validation images, in the order of their numbers.
+        synsets: Classes sorted by WordNet id; the first has label 1.
+        validation_labels: Labels of the validation images, in the order of their numbers.
     """
 
     synsets: tuple[Synset, ...]
@@ -47,7 +47,7 @@ def read(path: str) -> Devkit:
     """Reads `ILSVRC2012_devkit_t12.tar.gz`.
 
     Raises:
-        InputError: It is damaged or something else, or SciPy is not installed.
+        InputError: The file is damaged or something else, or SciPy is not installed.
     """
     try:
         with tarfile.open(path, "r:*") as tar:
@@ -72,7 +72,7 @@ def read(path: str) -> Devkit:
 
 
 def _synsets(meta: bytes) -> tuple[Synset, ...]:
-    """The classes of `meta.mat`, without the inner nodes of the WordNet tree above them."""
+    """Returns the classes of `meta.mat`, without the inner nodes of the WordNet tree above them."""
     rows: Sequence[Any] = _load_mat(meta)["synsets"]
     synsets = [
         Synset(
@@ -94,10 +94,10 @@ def _load_mat(data: bytes) -> Any:
         from scipy.io import loadmat
     except ImportError as error:
         raise InputError(
-            "The development kit holds a MATLAB file, which SciPy reads. Received: "
+            "Reading the development kit's MATLAB file needs SciPy. Received: "
             f"{error}. Install the extra `imagenet`: pip install -e '.[imagenet]'."
         ) from error
     try:
         return loadmat(io.BytesIO(data), squeeze_me=True)
-    except Exception as error:  # SciPy's own kinds, and whatever damaged bytes lead to
+    except Exception as error:  # SciPy's own errors, and any that damaged bytes cause
         raise ValueError(f"meta.mat: {error}") from error

@@ -1,4 +1,4 @@
-"""An image folder `train/<class>/*`, `val/<class>/*` (or `validation/`) as a source of images."""
+"""Image folders `train/<class>/*`, `val/<class>/*` (or `validation/`) as a source of images."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +15,9 @@ _LAYOUT = "train/<class>/* and val/<class>/*"
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """An `ImageSource` of class folders; hidden files (names that begin with a dot) are left out.
+    """An `ImageSource` that reads class folders, except hidden files (with a leading dot).
 
-    The folders' names are the classes' identifiers and names.
+    The names of the folders are the identifiers and names of the classes.
 
     Args:
         path: Local folder.
@@ -27,15 +27,15 @@ class ImageFolder:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Name of the folder."""
         return os.path.basename(os.path.abspath(self.path))
 
     def list_images(self, num_processes: int) -> ImageListing:
         """Finds all images, in this process.
 
         Raises:
-            InputError: The folder is not laid out as above, a class is missing in one split, or
-                a class holds no image.
+            InputError: The folder has another layout, a class is missing in one split, or a class
+                holds no image.
         """
         classes = {split: _classes(_split_dir(self.path, split)) for split in SPLITS}
         _check_same_classes(classes)
@@ -44,10 +44,10 @@ class ImageFolder:
         return ImageListing(names, names, images)
 
     def read(self, image: ImageFile) -> bytes:
-        """The content of the file.
+        """Returns the content of an image file.
 
         Raises:
-            InputError: It cannot be read, or has another size than when it was listed.
+            InputError: The file cannot be read, or its size has changed since it was listed.
         """
         path = os.path.join(self.path, image.path)
         try:
@@ -70,7 +70,7 @@ def _split_dir(input_dir: str, split: str) -> str:
     if not os.path.isdir(input_dir):
         raise InputError(
             f"The input must be a local folder that holds {_LAYOUT}. Received: {input_dir!r}, "
-            "which is no folder. Check the path."
+            "which is not a folder. Check the path."
         )
     candidates = [os.path.join(input_dir, name) for name in _FOLDERS[split]]
     found = [folder for folder in candidates if os.path.isdir(folder)]
@@ -84,13 +84,13 @@ def _split_dir(input_dir: str, split: str) -> str:
 
 
 def _classes(split_dir: str) -> dict[str, str]:
-    """Folder of every class, sorted by the class name."""
+    """Returns the folder of each class, sorted by class name."""
     classes = {}
     for entry in _listing(split_dir):
         if not entry.is_dir():
             raise InputError(
-                f"The input folder must hold {_LAYOUT}. Received: the file {entry.path!r} beside "
-                "the class folders. Move it into the folder of its class, or away."
+                f"The input folder must hold {_LAYOUT}. Received: the file {entry.path!r} next "
+                "to the class folders. Move it into the folder of its class, or away."
             )
         classes[entry.name] = entry.path
     if not classes:
@@ -126,7 +126,7 @@ def _images(input_dir: str, classes: Mapping[str, str]) -> Iterator[ImageFile]:
                 if not entry.is_file():
                     raise InputError(
                         f"The input folder must hold {_LAYOUT}. Received: {entry.path!r}, which "
-                        "is no file. Put the images right below the folder of their class."
+                        "is not a file. Put the images directly into the folder of their class."
                     )
                 path = os.path.relpath(entry.path, input_dir)
                 yield ImageFile(path, label, entry.stat().st_size)

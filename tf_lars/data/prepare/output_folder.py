@@ -1,7 +1,7 @@
-"""The state of an output folder: empty, in work, finished, or somebody else's.
+"""State of an output folder: empty, unfinished, finished, or in use for something else.
 
-While a data set is written the folder holds finished shards and a folder `.prepare` with a note
-on the plan and one on each shard; at the end `dataset.json` appears and the notes go.
+While a data set is written, the folder holds finished shards and a folder `.prepare` with a note on
+the plan and one on each shard; at the end, `dataset.json` appears and the notes are removed.
 """
 
 import contextlib
@@ -20,44 +20,44 @@ _NOTES = ".prepare"
 _PLAN = "plan"
 _RULE = "The output folder must be empty or hold this data set."
 _SHARD_NAME = re.compile(r"(train|validation)-\d{5}-of-\d{5}")
-# What a killed process left.
+# Files left by a killed process.
 _UNFINISHED_NAME = re.compile(r"\.(train-|validation-|dataset\.json\.).*\.tmp")
 
 
 def is_unfinished(path: str) -> bool:
-    """Whether an interrupted preparation has left a local folder half full."""
+    """Returns whether a local folder holds an interrupted preparation."""
     return os.path.isdir(os.path.join(path, _NOTES))
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder that is to hold the data set of one plan.
+    """A folder for the data set of one plan.
 
     Args:
         path: Local or remote folder.
-        plan_hash: Identifies the images and settings.
+        plan_hash: Hash that identifies the images and settings.
     """
 
     path: str
     plan_hash: str
 
     def create(self) -> None:
-        """Makes the folder where there is none."""
+        """Creates the folder if it does not exist."""
         files.make_folder(self.path)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[tuple[int, ...]]:
-        """Keeps other processes of this machine out of a local folder; they wait.
+        """Locks a local folder against other processes of this machine, which wait.
 
-        Yields the file descriptors that hold the lock. A process that inherits them prolongs it:
-        so nobody begins while a worker of a killed caller may still write.
+        Yields the file descriptors that hold the lock. A process that inherits them prolongs it, so
+        no other process starts while a worker of a killed caller may still write.
         """
         if files.is_remote(self.path):
             yield ()
             return
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            # Some network file systems cannot lock; two calls at once are the caller's risk there.
+            # Some network file systems cannot lock; there, concurrent calls are the caller's risk.
             with contextlib.suppress(OSError):
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,10 +69,10 @@ class OutputFolder:
             os.close(descriptor)
 
     def finished_dataset(self, overwrite: bool) -> DatasetInfo | None:
-        """The data set if the folder holds it already; None if it may be written there.
+        """Returns the data set if the folder holds it already; None if it may be written there.
 
         Args:
-            overwrite: Remove a finished data set, and an unfinished one of another plan.
+            overwrite: Whether to remove a finished data set, or an unfinished one of another plan.
 
         Raises:
             InputError: The folder holds anything else.
@@ -87,7 +87,7 @@ class OutputFolder:
                 raise self._occupied("a data set of other images or settings")
             try:
                 return DatasetInfo.load(self.path)
-            except InputError:  # a shard is gone or cut off: written again
+            except InputError:  # a shard is missing or cut short: write it again
                 self.begin()
                 files.remove(self._dataset_file)
                 return None
@@ -103,7 +103,7 @@ class OutputFolder:
         return None
 
     def begin(self) -> None:
-        """Notes whose plan is in work."""
+        """Notes the plan that is being executed."""
         files.make_folder(os.path.join(self.path, _NOTES))
         self.write_note(_PLAN, {})
 
@@ -118,7 +118,7 @@ class OutputFolder:
         files.write_json(self._note_path(name), {"plan": self.plan_hash, **content})
 
     def read_note(self, name: str) -> Mapping[str, Any] | None:
-        """What was noted about the shard `name` for this plan, if anything."""
+        """Returns the note on the shard `name` for this plan, if there is one."""
         content = self._read_note(name)
         return content if content is not None and content["plan"] == self.plan_hash else None
 
@@ -138,7 +138,7 @@ class OutputFolder:
         return None if note is None else note["plan"]
 
     def _clear(self) -> None:
-        # First what makes the folder look complete.
+        # First the file that makes the folder look complete.
         files.remove(self._dataset_file)
         self._remove(_SHARD_NAME)
         self._remove(_UNFINISHED_NAME)

@@ -1,7 +1,7 @@
-"""From image files to TFRecord shards, on every core, resumable and reproducible.
+"""Preparation of TFRecord shards from image files: on every core, resumable and reproducible.
 
-The same images and settings give the same bytes, on any number of processes and however often
-the work was interrupted.
+The same images and settings give the same bytes with any number of processes and after any number
+of interruptions.
 """
 
 import contextlib
@@ -21,30 +21,31 @@ from tf_lars.data.prepare.progress_bar import Progress
 from tf_lars.data.prepare.shard_writer import ShardResult, ShardTask, write_task
 from tf_lars.data.prepare.sharding import ImageSource, Plan, make_plan
 from tf_lars.data.records.dataset_info import FORMAT_VERSION, DatasetInfo, SplitInfo
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 from tf_lars.machine import available_cores
 
-# Files that `dataset.json` lists by name; it counts all of them.
+# Maximum number of files that `dataset.json` lists by name; it counts all of them.
 LISTED_FILES = 1000
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What to prepare, and how.
+    """Settings of a preparation.
 
     Args:
         input_dir: Local folder with `train/<class>/*` and `val/<class>/*` (or `validation/`), or
             with the three archives of ILSVRC2012 (`tf_lars.data.prepare.ilsvrc2012`).
-        output_dir: Folder for the shards, local or remote; created if need be.
+        output_dir: Folder for the shards, local or remote; created if needed.
         name: Name of the data set; by default that of the input folder, or ILSVRC2012.
-        train_shards: Training shards; by default about 128 MiB each. Never more than images.
-        validation_shards: The same for validation.
-        num_processes: Worker processes; by default one per available core.
-        max_bad_images: Files that may be skipped because they are no image, or a damaged one.
-        overwrite: Replace prepared data in the output folder: a finished data set, or an
+        train_shards: Number of training shards, at most that of images; by default, shards of
+            about 128 MiB.
+        validation_shards: Number of validation shards, as for training.
+        num_processes: Number of worker processes; by default one per available core.
+        max_bad_images: Number of files that may be skipped because they are not images or damaged.
+        overwrite: Whether to replace prepared data in the output folder: a finished data set, or an
             unfinished one of other images or settings. Other files are never touched.
-        shuffle_seed: Seed of the training images' order.
-        encoding: Whether images are resized, and the quality of those encoded again.
+        shuffle_seed: Seed of the order of the training images.
+        encoding: Settings of resizing and re-encoding.
     """
 
     input_dir: str
@@ -59,23 +60,20 @@ class PrepareConfig:
     encoding: EncodingSettings = field(default_factory=EncodingSettings)
 
     def __post_init__(self) -> None:
-        for setting, lowest in (
+        for name, lowest in (
             ("train_shards", 1),
             ("validation_shards", 1),
             ("num_processes", 1),
             ("max_bad_images", 0),
         ):
-            value = getattr(self, setting)
-            if value is not None and value < lowest:
-                raise InputError(
-                    f"{setting} must be at least {lowest}. Received: {value}. Leave it out for "
-                    "the default."
-                )
+            value = getattr(self, name)
+            holds = value is None or value >= lowest
+            require(holds, name, f"at least {lowest}", value, "Leave it out for the default.")
 
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What one call did: shards written, shards kept from an earlier call, images, seconds."""
+    """Result of one call: shards written, shards kept from an earlier call, images, seconds."""
 
     shards_written: int
     shards_kept: int
@@ -86,14 +84,13 @@ class PrepareReport:
 def prepare_images(config: PrepareConfig) -> tuple[DatasetInfo, PrepareReport]:
     """Writes images as TFRecord shards with a `dataset.json`.
 
-    JPEG files go in byte for byte unless they are to be resized, other images as
-    `tf_lars.data.prepare.encode.to_jpeg` describes. Calling it again continues after an
-    interruption, and returns immediately when all is done. Calls for one local folder wait for
-    each other.
+    JPEG files are stored byte for byte unless they are to be resized, other images as described in
+    `tf_lars.data.prepare.encode.to_jpeg`. Another call continues after an interruption, or returns
+    immediately if everything is done. Calls for the same local folder wait for each other.
 
     Raises:
-        InputError: The input is not laid out as described, more than `max_bad_images` files are
-            no images, or the output folder holds something else.
+        InputError: The input has another layout, more than `max_bad_images` files are not images,
+            or the output folder holds something else.
     """
     started = time.monotonic()
     num_processes = config.num_processes or available_cores()
@@ -133,7 +130,7 @@ def prepare_images(config: PrepareConfig) -> tuple[DatasetInfo, PrepareReport]:
 
 
 def open_source(input_dir: str) -> ImageSource:
-    """The ILSVRC2012 archives if the folder holds one of them, else an image folder.
+    """Returns the ILSVRC2012 archives if the folder holds one of them, otherwise an image folder.
 
     Raises:
         InputError: The folder holds both.
@@ -151,7 +148,7 @@ def open_source(input_dir: str) -> ImageSource:
 def _write_shards(
     tasks: Sequence[ShardTask], num_images: int, num_processes: int, lock: Sequence[int]
 ) -> list[ShardResult]:
-    """Has every shard written; returns the results in the order of the plan."""
+    """Writes every shard in worker processes; returns the results in the order of the plan."""
     results = []
     with (
         Progress("prepare", num_images, "images") as progress,
@@ -194,7 +191,7 @@ def _check_refused(info: DatasetInfo, max_bad_images: int) -> None:
         raise InputError(
             f"Every input file must be an image that decodes to its end. Received: {count} that "
             f"{'does' if count == 1 else 'do'} not: {listed}{', ...' if count > 10 else ''}. "
-            f"Repair or remove them, or skip as many with max_bad_images={count}."
+            f"Repair or remove them, or skip them with max_bad_images={count}."
         )
     for split, split_info in info.splits.items():
         if split_info.num_examples == 0:

@@ -1,10 +1,10 @@
 """Worker processes that share a list of tasks.
 
 Processes are started as fresh interpreters, not by `multiprocessing`: nothing is forked after
-TensorFlow was imported, and the caller's `__main__` is not run again, so a script or a notebook
-may call in without a guard. The calling process runs no TensorFlow operation, which leaves its
-devices and its distribution strategy free. A worker ends as soon as its pipe to the caller closes,
-however the caller died.
+TensorFlow is imported, and the caller's `__main__` is not run again, so scripts and notebooks need
+no guard. The calling process runs no TensorFlow operation, which leaves its devices and its
+distribution strategy free. A worker ends as soon as its pipe to the caller closes, however the
+caller died.
 """
 
 import contextlib
@@ -40,18 +40,18 @@ def run_tasks(
 ) -> Generator[Any, None, None]:
     """Runs `function(task, advance)` for every task in worker processes.
 
-    Yields integers, the units of work that a task passed to `advance`, and the tasks' results
-    (which must not be integers), as they come.
+    Yields the units of work that tasks pass to `advance`, integers, and the results of the tasks,
+    which must not be integers, as they arrive.
 
     Args:
-        function: At the top level of a module, so that a worker can import it.
-        tasks: Arguments, taken in this order.
-        num_processes: Workers, at least 1; never more than tasks are started.
-        held_files: Open file descriptors that the workers keep open, too. A lock among them is
-            held until the last worker has ended, even if the caller was killed before.
+        function: Function at the top level of a module, so that a worker can import it.
+        tasks: Arguments of the function, used in this order.
+        num_processes: Number of workers, at least 1; at most one per task is started.
+        held_files: Open file descriptors that the workers also keep open. A lock among them is held
+            until the last worker has ended, even if the caller is killed.
 
     Raises:
-        InputError: As raised by a task.
+        InputError: A task raised it.
         RuntimeError: A task raised another error, or a worker died.
     """
     pending = list(reversed(tasks))
@@ -75,9 +75,9 @@ def run_tasks(
 
 
 def serve(file_descriptor: int) -> None:
-    """Runs tasks from the pipe until it closes: the main function of a worker process."""
+    """Runs tasks from a pipe until it closes; the main function of a worker process."""
     connection = Connection(file_descriptor)
-    # A closed pipe, in the middle of a task or between two, means that the caller is gone.
+    # A closed pipe, during or between tasks, means that the caller is gone.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             function, task = connection.recv()
@@ -92,14 +92,14 @@ def serve(file_descriptor: int) -> None:
 
 
 class _Worker:
-    """One worker process and the pipe to it; leaving the context ends the process."""
+    """Context manager of a worker process and the pipe to it; leaving it ends the process."""
 
     def __init__(self, held_files: Sequence[int]):
         self._held_files = held_files
 
     def __enter__(self) -> "_Worker":
         self.connection, other_end = Pipe()
-        # libjpeg writes a line about every damaged image; shown only if the worker dies.
+        # libjpeg prints a line for every damaged image; it is shown only if the worker dies.
         self._errors: IO[bytes] = tempfile.TemporaryFile()
         search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with other_end:
@@ -110,7 +110,7 @@ class _Worker:
                 stderr=self._errors,
                 pass_fds=[other_end.fileno(), *self._held_files],
                 env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": search_path},
-                # Ctrl-C reaches the caller alone, which then ends its workers.
+                # Ctrl-C reaches only the caller, which then ends its workers.
                 start_new_session=True,
             )
         return self
@@ -141,6 +141,6 @@ class _Worker:
         self._errors.seek(0)
         last_words = self._errors.read().decode(errors="replace")[-2000:]
         return RuntimeError(
-            f"A worker process ended with exit code {code} (-9: killed, often for want of "
+            f"A worker process ended with exit code {code} (-9: killed, often for lack of "
             f"memory). Run again to continue where it stopped. {last_words}"
         )

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, an occasional plain line in a log."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows how much is done, the rate and the time left; used as a context manager.
+    """Context manager that shows the completed work, its rate and the time left.
 
     Args:
-        label: What is being done, one word.
-        total: Units of work in all.
+        label: Name of the work, one word.
+        total: Total units of work.
         unit: Name of the units, plural.
     """
 
@@ -27,7 +27,8 @@ class Progress:
     def __enter__(self) -> "Progress":
         self._start = self._last_line = time.monotonic()
         if sys.stdout.isatty():
-            self._bar = self._new_bar()
+            self._bar = _new_bar(self.unit)
+            self._task = self._bar.add_task(self.label, total=self.total)
             self._bar.start()
         return self
 
@@ -42,13 +43,14 @@ class Progress:
 
     def advance(self, count: int) -> None:
         """Counts `count` more units as done."""
+        if self._bar is not None:
+            self._bar.advance(self._task, count)
+            return
         self._done += count
         now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, rate=self._rate(now))
-        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+        if now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            rate = self._rate(now)
+            rate = self._done / max(now - self._start, 1e-9)
             left = (self.total - self._done) / rate if rate else 0.0
             print(
                 f"{self.label}: {self._done:,} of {self.total:,} {self.unit}, "
@@ -56,18 +58,24 @@ class Progress:
                 flush=True,
             )
 
-    def _rate(self, now: float) -> float:
-        return self._done / max(now - self._start, 1e-9)
 
-    def _new_bar(self) -> Any:
-        from rich import progress
+def _new_bar(unit: str) -> Any:
+    from rich import progress
+    from rich.text import Text
 
-        bar = progress.Progress(
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]:,.0f} " + f"{self.unit}/s"),
-            progress.TimeRemainingColumn(),
-        )
-        self._task = bar.add_task(self.label, total=self.total, rate=0.0)
-        return bar
+    class Rate(progress.ProgressColumn):
+        """Units per second; rich has such a column for bytes only."""
+
+        def render(self, task: progress.Task) -> Text:
+            speed = task.finished_speed or task.speed
+            text = "?" if speed is None else f"{speed:,.0f}"
+            return Text(f"{text} {unit}/s", style="progress.data.speed")
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TaskProgressColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
+    )

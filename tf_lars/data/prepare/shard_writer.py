@@ -1,4 +1,4 @@
-"""Images into one shard: the task of a worker process of the preparation."""
+"""Writes images into one shard: the task of a worker process of the preparation."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ _IMAGES_PER_MESSAGE = 64
 
 
 class FileNote(NamedTuple):
-    """An image that was re-encoded or refused, and what it was."""
+    """An image that was re-encoded or refused, and its format or fault."""
 
     file: str
     reason: str
@@ -26,15 +26,15 @@ class FileNote(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to be written, and all that is needed for it.
+    """A shard to write, and everything needed to do so.
 
     Args:
-        source: Where the images come from.
-        output: Where the shard goes.
-        encoding: How images are stored.
-        synsets: The classes' identifiers.
-        class_names: The classes' names.
-        shard: The shard's name and images.
+        source: Source of the images.
+        output: Folder for the shard.
+        encoding: Settings of how images are stored.
+        synsets: Identifiers of the classes.
+        class_names: Names of the classes.
+        shard: Name and images of the shard.
     """
 
     source: ImageSource
@@ -50,11 +50,11 @@ class ShardResult:
     """A finished shard.
 
     Args:
-        shard: Its name, size and hash.
-        reencoded: The images whose format was changed.
-        refused: The files that are no whole images, and so not in the shard.
+        shard: Name, size and hash of the shard.
+        reencoded: Images whose format was changed.
+        refused: Files that are not intact images, and so not in the shard.
         num_resized: Number of images made smaller.
-        kept: Whether an earlier call had written it.
+        kept: Whether an earlier call wrote the shard.
     """
 
     shard: ShardInfo
@@ -65,11 +65,11 @@ class ShardResult:
 
 
 def write_task(task: ShardTask, advance: Callable[[int], None]) -> ShardResult:
-    """Writes a shard and a note on it, or keeps the shard if it is there, noted and whole.
+    """Writes a shard and a note on it, unless an intact shard with a note exists.
 
     Args:
-        task: What to do.
-        advance: Called with the number of images done since the last call.
+        task: Shard to write.
+        advance: Function called with the number of images done since the last call.
     """
     result = _kept_shard(task)
     if result is not None:
@@ -111,7 +111,7 @@ def write_task(task: ShardTask, advance: Callable[[int], None]) -> ShardResult:
 
 
 def _kept_shard(task: ShardTask) -> ShardResult | None:
-    """The result noted by an earlier call of the same plan, if the shard still has its hash."""
+    """Returns the result noted by an earlier call of the same plan, if the shard is unchanged."""
     path = os.path.join(task.output.path, task.shard.name)
     note = task.output.read_note(task.shard.name)
     if note is None or not files.exists(path):

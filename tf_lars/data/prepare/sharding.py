@@ -1,4 +1,4 @@
-"""Which image goes into which shard, whatever the images come from."""
+"""Assignment of images to shards, for any source of images."""
 
 import hashlib
 import os
@@ -15,10 +15,10 @@ class ImageFile(NamedTuple):
     """One image file of a source.
 
     Args:
-        path: `train/<class>/<file>` or `val/<class>/<file>`; tells the image from all others.
-        label: Its class, counted from 1.
-        num_bytes: Its size.
-        offset: Where its bytes begin in the file that the source keeps it in.
+        path: `train/<class>/<file>` or `val/<class>/<file>`, which identifies the image.
+        label: Class, counted from 1.
+        num_bytes: Size in bytes.
+        offset: Position of the first byte in the file that holds the image.
     """
 
     path: str
@@ -32,9 +32,9 @@ class ImageListing:
     """All images of a source.
 
     Args:
-        synsets: The classes' identifiers, sorted as strings; label 1 is the first.
-        class_names: The classes' names for people, in the same order.
-        images: The images of "train" and "validation", sorted by class and then by path.
+        synsets: Identifiers of the classes, sorted as strings; the first has label 1.
+        class_names: Readable names of the classes, in the same order.
+        images: Images of "train" and "validation", sorted by class and then by path.
     """
 
     synsets: tuple[str, ...]
@@ -43,30 +43,33 @@ class ImageListing:
 
 
 class ImageSource(Protocol):
-    """Where images come from. It is sent to the worker processes, so it holds little."""
+    """A source of images; small, as it is sent to the worker processes."""
 
     @property
     def name(self) -> str:
-        """The data set's name, unless another is given."""
+        """Name of the data set, unless another is given."""
 
     def list_images(self, num_processes: int) -> ImageListing:
-        """Finds all images, on as many processes as are worth it.
+        """Finds all images.
+
+        Args:
+            num_processes: Maximum number of processes to use.
 
         Raises:
-            InputError: The source is not laid out as it should be.
+            InputError: The source has another layout.
         """
 
     def read(self, image: ImageFile) -> bytes:
-        """The bytes of an image file.
+        """Returns the bytes of an image file.
 
         Raises:
-            InputError: It cannot be read, or is no longer as it was listed.
+            InputError: The file cannot be read, or has changed since it was listed.
         """
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The name of a shard and the images that go into it, in order."""
+    """Name of a shard and its images, in order."""
 
     name: str
     files: tuple[ImageFile, ...]
@@ -74,12 +77,12 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which image goes where.
+    """Assignment of all images to shards.
 
     Args:
-        synsets: The classes' identifiers.
-        class_names: The classes' names.
-        splits: The shards of "train" and "validation".
+        synsets: Identifiers of the classes.
+        class_names: Names of the classes.
+        splits: Shards of "train" and "validation".
     """
 
     synsets: tuple[str, ...]
@@ -93,16 +96,16 @@ class Plan:
 
     @property
     def num_images(self) -> int:
-        """Images in all shards."""
+        """Number of images in all shards."""
         return sum(len(shard.files) for shard in self.shards)
 
     def fingerprint(self, *settings: object) -> str:
-        """SHA-256 (hex) over the classes, every image's place and size, and `settings`."""
+        """Returns the SHA-256 (hex) of the classes, every image's place and size, and settings."""
         digest = hashlib.sha256(repr((settings, self.synsets, self.class_names)).encode())
         for shard in self.shards:
             digest.update(repr(shard.name).encode())
             for file in shard.files:
-                # Where an archive keeps the image does not matter.
+                # The position of the image in an archive does not matter.
                 digest.update(repr(file[:3]).encode())
         return digest.hexdigest()
 
@@ -112,14 +115,15 @@ def make_plan(
 ) -> Plan:
     """Deals images to shards.
 
-    The training images are put in the order of SHA-256(seed, path), a shuffle that is the same
-    with every version of every library; validation images stay as listed. Both are dealt to the
-    shards in turn, so that shards differ by one image at most and each is a mixture of classes.
+    Training images are sorted by SHA-256(seed, path), a shuffle that is the same with every version
+    of every library; validation images stay as listed. Both are dealt to the shards in turn, so
+    that shards differ by at most one image and each is a mixture of classes.
 
     Args:
-        listing: The images.
-        shuffle_seed: Seed of the training order.
-        num_shards: Shards per split; where None, about 128 MiB each. Never more than images.
+        listing: Images to deal.
+        shuffle_seed: Seed of the order of the training images.
+        num_shards: Number of shards per split, at most that of images; None for shards of about
+            128 MiB.
     """
     splits = {}
     for split in SPLITS:

@@ -13,7 +13,7 @@ def verify(data_dir: str | os.PathLike[str]) -> DatasetInfo:
     """Reads every shard and compares its SHA-256 with `dataset.json`.
 
     Raises:
-        InputError: A shard differs (the first ten are named), or as `DatasetInfo.load`.
+        InputError: A shard differs (the message names the first ten), or `DatasetInfo.load` fails.
     """
     data_dir = os.fspath(data_dir)
     info = DatasetInfo.load(data_dir)
@@ -34,7 +34,7 @@ def verify(data_dir: str | os.PathLike[str]) -> DatasetInfo:
                 damaged.append(shard.name)
     if damaged:
         raise InputError(
-            f"Every shard must have the SHA-256 that {DATASET_FILE} records. Received: "
+            f"Every shard must have the SHA-256 recorded in {DATASET_FILE}. Received: "
             f"{len(damaged)} of {len(shards)} that differ in {data_dir!r}: "
             f"{', '.join(damaged[:10])}. Copy the data set again, or prepare it with overwrite."
         )

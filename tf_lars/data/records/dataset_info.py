@@ -1,8 +1,8 @@
-"""TFRecord shards in the standard ImageNet schema, and the `dataset.json` that describes them.
+"""Prepared data sets: TFRecord shards, and the `dataset.json` that describes them.
 
 A prepared data set is a folder with `train-00000-of-000NN`, `validation-00000-of-000NN` and a
-`dataset.json`, which is written last: a folder without it is not finished. Every path may be
-local or remote (`gs://`), as TensorFlow's file system layer allows.
+`dataset.json`, which is written last: a folder without it is unfinished. Every path may be local or
+remote (`gs://`), as supported by TensorFlow's file systems.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ DATASET_FILE = "dataset.json"
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation")
 
-# Requests in flight while shards are examined; matters on remote storage only.
+# Concurrent requests for the sizes of shards; matters only on remote storage.
 _PARALLEL_REQUESTS = 32
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One TFRecord file: its name in the folder, its examples, its size and its SHA-256 (hex)."""
+    """One TFRecord file: name in the folder, number of examples, size and SHA-256 (hex)."""
 
     name: str
     num_examples: int
@@ -36,36 +36,36 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """The shards of one split, in the order of their names."""
+    """Shards of one split, in the order of their names."""
 
     shards: tuple[ShardInfo, ...]
 
     @property
     def num_examples(self) -> int:
-        """Examples in all shards together."""
+        """Number of examples in all shards."""
         return sum(shard.num_examples for shard in self.shards)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all shards together."""
+        """Size of all shards in bytes."""
         return sum(shard.num_bytes for shard in self.shards)
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What `dataset.json` says about a prepared data set.
+    """Description of a prepared data set, stored in its `dataset.json`.
 
     Args:
         name: Name of the data set.
-        class_names: One name per class; the label in the records is the position here plus
+        class_names: Name of each class; a class's label in the records is its position here plus
             `label_base`.
-        synsets: One identifier per class (the WordNet id of ImageNet), in the same order.
+        synsets: Identifier of each class (in ImageNet, its WordNet id), in the same order.
         splits: `SplitInfo` of "train" and "validation".
-        settings: What the preparation was asked for.
-        form: Which of `tf_lars.data.records.example.FORMATS` the records are in.
-        label_base: The label of the first class in the records, 0 or 1.
-        report: What it met: per split the number of images that were re-encoded and refused,
-            and under "files" the first of them by name.
+        settings: Settings of the preparation.
+        report: Outcome of the preparation: per split, the number of re-encoded, resized and refused
+            images, and the names of the first ones under "files".
+        form: Format of the records, a key of `tf_lars.data.records.example.FORMATS`.
+        label_base: Label of the first class in the records, 0 or 1.
     """
 
     name: str
@@ -79,12 +79,12 @@ class DatasetInfo:
 
     @property
     def record_format(self) -> RecordFormat:
-        """Where a record keeps image and label."""
+        """Names of the features that hold image and label in a record."""
         return FORMATS[self.form]
 
     @property
     def labels(self) -> range:
-        """The labels that there are, as they are stored."""
+        """Valid labels, as stored."""
         return range(self.label_base, self.label_base + self.num_classes)
 
     @property
@@ -94,7 +94,7 @@ class DatasetInfo:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any byte of any shard."""
+        """Hash of 16 hexadecimal digits that changes with any byte of any shard."""
         digest = hashlib.sha256()
         for split in SPLITS:
             for shard in self.splits[split].shards:
@@ -103,11 +103,11 @@ class DatasetInfo:
 
     @classmethod
     def load(cls, data_dir: str | os.PathLike[str]) -> "DatasetInfo":
-        """Reads `dataset.json` and compares the shards' sizes with it.
+        """Reads `dataset.json` and checks the sizes of the shards against it.
 
         Raises:
-            InputError: The folder is missing or empty, `dataset.json` is missing, not JSON or of
-                another version, a shard is missing or has another size, or a split is empty.
+            InputError: The folder is missing or empty; `dataset.json` is missing, is not JSON or
+                has another version; a shard is missing or has another size; or a split is empty.
         """
         data_dir = os.fspath(data_dir)
         info = cls.read(data_dir)
@@ -122,7 +122,7 @@ class DatasetInfo:
 
     @classmethod
     def read(cls, data_dir: str | os.PathLike[str]) -> "DatasetInfo":
-        """Reads `dataset.json` as `load` does, without a look at the shards."""
+        """Reads `dataset.json` as `load` does, without checking the shards."""
         data_dir = os.fspath(data_dir)
         with files.reading(data_dir):
             return cls._read(data_dir)
@@ -132,15 +132,15 @@ class DatasetInfo:
         path = os.path.join(data_dir, DATASET_FILE)
         if not files.is_folder(data_dir):
             raise InputError(
-                f"The data folder must exist. Received: {data_dir!r}, which is no folder. "
+                f"The data folder must exist. Received: {data_dir!r}, which is not a folder. "
                 "Write one with `python -m launch.prepare_imagenet`."
             )
         if not files.exists(path):
-            holds = "files but no" if files.names(data_dir) else "nothing, so no"
+            holds = f"files but no {DATASET_FILE}" if files.names(data_dir) else "nothing"
             raise InputError(
-                f"A prepared data folder holds {DATASET_FILE}. Received: {data_dir!r}, which "
-                f"holds {holds} {DATASET_FILE}. Write it with `python -m launch.prepare_imagenet`, "
-                "or run that again where it was interrupted."
+                f"A prepared data folder must hold {DATASET_FILE}. Received: {data_dir!r}, which "
+                f"holds {holds}. Write it with `python -m launch.prepare_imagenet`; if that was "
+                "interrupted, run it again."
             )
         try:
             content = files.read_json(path)
@@ -152,14 +152,14 @@ class DatasetInfo:
         version = content.get("version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:
             raise InputError(
-                f"{DATASET_FILE} must be of version {FORMAT_VERSION}. Received: version "
+                f"{DATASET_FILE} must have version {FORMAT_VERSION}. Received: version "
                 f"{version!r} in {path!r}. Prepare the data set again."
             )
         try:
             return cls._from_json(content)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{DATASET_FILE} must hold the classes and shards as they were written. Received: "
+                f"{DATASET_FILE} must hold the classes and shards as written. Received: "
                 f"{path!r} ({type(error).__name__}: {error}). Prepare the data set again."
             ) from error
 
@@ -189,10 +189,6 @@ class DatasetInfo:
         )
 
 
-# The wire format of protocol buffers, for tensorflow/core/example/{example,feature}.proto. Writing
-# it here takes half the time of building the messages: the image is copied once.
-
-
 def _check_sizes(data_dir: str, info: DatasetInfo) -> None:
     shards = [shard for split in info.splits.values() for shard in split.shards]
     paths = [os.path.join(data_dir, shard.name) for shard in shards]
@@ -206,7 +202,7 @@ def _check_sizes(data_dir: str, info: DatasetInfo) -> None:
             )
         if size != shard.num_bytes:
             raise InputError(
-                f"Every shard must have the size that {DATASET_FILE} records. Received: "
+                f"Every shard must have the size recorded in {DATASET_FILE}. Received: "
                 f"{shard.name} of {size} bytes instead of {shard.num_bytes} in {data_dir!r}. "
                 "Copy or prepare the data set again."
             )

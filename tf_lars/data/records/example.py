@@ -1,7 +1,7 @@
-"""What a record must hold for training: a JPEG that the fused decoder takes, and a label in range.
+"""Records as `tf.train.Example`: writing, parsing, and checks that training can use them.
 
-TensorFlow notices much of what can be wrong with an example late or never: a truncated JPEG
-decodes when the crop ends before the damage, and a label out of range becomes a row of zeros.
+TensorFlow notices many faults of an example late or never: a truncated JPEG decodes if the crop
+ends before the damage, and a label out of range becomes a row of zeros.
 """
 
 import os
@@ -13,7 +13,7 @@ from tf_lars.errors import InputError
 
 
 class RecordFormat(NamedTuple):
-    """The features of a `tf.train.Example` that hold the JPEG file and the label."""
+    """Names of the features of a `tf.train.Example` that hold the JPEG file and the label."""
 
     encoded: str
     label: str
@@ -28,7 +28,7 @@ FORMATS: Mapping[str, RecordFormat] = {
 
 
 class Example(NamedTuple):
-    """An encoded image, its label as it is stored, and its features."""
+    """An encoded image, its label as stored, and all features of the record."""
 
     encoded: bytes
     label: int
@@ -36,14 +36,14 @@ class Example(NamedTuple):
 
 
 class BadRecord(ValueError):
-    """A record that cannot be trained on; the message is the reason in a few words."""
+    """A record that training cannot use; the message is the reason in a few words."""
 
 
 def parse_example(record: bytes, form: RecordFormat) -> Example:
     """Returns the image and the label of a record.
 
     Raises:
-      BadRecord: it is no `tf.train.Example`, or lacks one of the two.
+      BadRecord: The record is not a `tf.train.Example`, or lacks one of the two.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -51,8 +51,8 @@ def parse_example(record: bytes, form: RecordFormat) -> Example:
     try:
         features = tf.train.Example.FromString(record).features.feature
     except DecodeError as error:
-        raise BadRecord("no tf.train.Example") from error
-    # A feature that is absent or of another kind has no values here.
+        raise BadRecord("not a tf.train.Example") from error
+    # A feature that is missing or of another type has no values here.
     encoded = features[form.encoded].bytes_list.value
     labels = features[form.label].int64_list.value
     for name, values in ((form.encoded, encoded), (form.label, labels)):
@@ -62,15 +62,14 @@ def parse_example(record: bytes, form: RecordFormat) -> Example:
 
 
 def check_example(example: Example, labels: range) -> None:
-    """Looks at one example.
+    """Checks that training can use an example.
 
     Args:
-      example: what `parse_example` returns.
-      labels: the labels that there are, as they are stored.
+      example: Result of `parse_example`.
+      labels: Valid labels, as stored.
 
     Raises:
-      BadRecord: the image is none that training can decode to its end, or the label is not among
-        `labels`.
+      BadRecord: Training cannot decode the image to its end, or the label is not among `labels`.
     """
     if example.label not in labels:
         raise BadRecord(f"label {example.label}, not from {labels[0]} to {labels[-1]}")
@@ -78,15 +77,15 @@ def check_example(example: Example, labels: range) -> None:
 
 
 def check_image(encoded: bytes) -> None:
-    """Looks at the markers of a JPEG file.
+    """Checks the markers of a JPEG file.
 
     Raises:
-      BadRecord: no JPEG, one of a kind that `tf.image.decode_and_crop_jpeg` refuses, or one that
-        stops before its end.
+      BadRecord: The image is not a JPEG, is of a kind that `tf.image.decode_and_crop_jpeg` rejects,
+        or is cut short.
     """
     header = jpeg_markers.read_header(encoded)
     if header is None:
-        raise BadRecord("no JPEG" if encoded else "an empty image")
+        raise BadRecord("not a JPEG" if encoded else "an empty image")
     if not header.is_common:
         raise BadRecord(f"a JPEG of {header.channels} channels, frame type {header.frame:#x}")
     if jpeg_markers.is_cut_short(encoded):
@@ -107,61 +106,46 @@ def example_bytes(
     width: int,
     channels: int,
 ) -> bytes:
-    """One serialized `tf.train.Example` in the schema of ImageNet's standard TFRecords.
+    """Returns a serialized `tf.train.Example` in the schema of ImageNet's standard TFRecords.
 
-    The bytes depend on the arguments alone (the features are sorted by name).
-    Names that come from folders and files need not be UTF-8.
+    The bytes depend on the arguments only: features are sorted by name. Names that come from
+    folders and files need not be UTF-8.
 
     Args:
-        encoded: The JPEG file.
-        label: Class, counted from 1 (0 is the background class of older models).
-        synset: Identifier of the class.
-        text: Name of the class.
-        filename: Name of the image file without its folder.
-        height: Pixels.
-        width: Pixels.
-        channels: 1 (grey) or 3 (colour).
+      encoded: JPEG file.
+      label: Class, counted from 1 (0 is the background class of older models).
+      synset: Identifier of the class.
+      text: Name of the class.
+      filename: Name of the image file without its folder.
+      height: Height in pixels.
+      width: Width in pixels.
+      channels: 1 (grey) or 3 (colour).
 
     Raises:
-        InputError: `label` is below 1.
+      InputError: `label` is below 1.
     """
+    import tensorflow as tf
+
     if label < 1:
         raise InputError(f"Labels in the records count from 1. Received: {label}. Add one.")
-    features = {
-        "image/encoded": _bytes_feature(encoded),
-        "image/format": _bytes_feature(b"JPEG"),
-        "image/class/label": _int_feature(label),
-        "image/class/synset": _bytes_feature(os.fsencode(synset)),
-        "image/class/text": _bytes_feature(os.fsencode(text)),
-        "image/filename": _bytes_feature(os.fsencode(filename)),
-        "image/height": _int_feature(height),
-        "image/width": _int_feature(width),
-        "image/colorspace": _bytes_feature(_COLORSPACES[channels]),
-        "image/channels": _int_feature(channels),
-    }
-    entries: list[bytes] = []
-    for name, feature in sorted(features.items()):
-        entries += _field(1, _field(1, [name.encode()]) + _field(2, feature))
-    return b"".join(_field(1, entries))
-
-
-def _bytes_feature(value: bytes) -> list[bytes]:
-    return _field(1, _field(1, [value]))
-
-
-def _int_feature(value: int) -> list[bytes]:
-    return _field(3, _field(1, [_varint(value)]))
-
-
-def _field(number: int, parts: list[bytes]) -> list[bytes]:
-    """A field of bytes, or a message, in front of whose parts go its number and length."""
-    return [bytes([number << 3 | 2]), _varint(sum(map(len, parts))), *parts]
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    example = tf.train.Example()
+    # Filled in place: constructors copy the messages passed to them, image included, and make the
+    # whole preparation 20 % slower.
+    feature = example.features.feature
+    for name, content in (
+        ("image/encoded", encoded),
+        ("image/format", b"JPEG"),
+        ("image/class/synset", os.fsencode(synset)),
+        ("image/class/text", os.fsencode(text)),
+        ("image/filename", os.fsencode(filename)),
+        ("image/colorspace", _COLORSPACES[channels]),
+    ):
+        feature[name].bytes_list.value.append(content)
+    for name, number in (
+        ("image/class/label", label),
+        ("image/height", height),
+        ("image/width", width),
+        ("image/channels", channels),
+    ):
+        feature[name].int64_list.value.append(number)
+    return example.SerializeToString(deterministic=True)

@@ -1,9 +1,4 @@
-"""Random access to the records of TFRecord shards, each checked against its CRC.
-
-A shuffled epoch is a permutation of record numbers, so records are read by number: nothing is
-skipped over, there is no shuffle buffer, and a damaged record is known by file and place.
-One read costs as much CPU time as TensorFlow's sequential reader takes for the same record.
-"""
+"""Random access to the examples of a split, with checks and replacement of bad records."""
 
 import functools
 import itertools
@@ -28,20 +23,20 @@ from tf_lars.errors import InputError
 
 @functools.lru_cache(maxsize=8)
 def open_split(data_dir: str, split: str, max_bad_records: int = 0) -> "ExampleReader":
-    """Returns the reader of one split of a data set, one and the same for the same arguments.
+    """Returns the reader of one split of a data set, the same one for the same arguments.
 
     Args:
-      data_dir: folder with a `dataset.json`.
+      data_dir: Folder with a `dataset.json`.
       split: "train" or "validation".
-      max_bad_records: bad records of this split that this process may pass over.
+      max_bad_records: Number of bad records of this split that this process may skip.
 
     Raises:
-      InputError: the folder is remote; `dataset.json` or a shard is missing, unreadable or
+      InputError: The folder is remote, or `dataset.json` or a shard is missing, unreadable or
         damaged.
     """
     if files.is_remote(data_dir):
         raise InputError(
-            "Training reads its data record by record, from a folder of this machine. Received: "
+            "Training reads its data record by record, from a local folder. Received: "
             f"{data_dir!r}. Copy the data set, or mount the bucket as a folder."
         )
     info = DatasetInfo.load(data_dir)
@@ -52,22 +47,22 @@ def open_split(data_dir: str, split: str, max_bad_records: int = 0) -> "ExampleR
 
 
 class ExampleReader:
-    """Examples by number. Each is looked at once by each process, when it is first read.
+    """Reader of examples by number, which checks each example when it is first read.
 
     Args:
-      records: the records that hold the examples.
-      form: where an example keeps image and label.
-      labels: the labels that there are, as they are stored.
-      max_bad_records: how many different records may be bad; training takes the next good one in
-        the place of each.
+      records: Records that hold the examples.
+      form: Names of the features that hold image and label.
+      labels: Valid labels, as stored.
+      max_bad_records: Number of different records that may be bad; each is replaced by the next
+        good one.
 
     Attributes:
-      bad: what is wrong with each bad record met so far, by its number.
+      bad: Fault of each bad record found so far, by its number.
     """
 
     def __init__(
         self,
-        records: "RecordReader",
+        records: RecordReader,
         form: RecordFormat,
         labels: range,
         max_bad_records: int = 0,
@@ -83,11 +78,15 @@ class ExampleReader:
         return len(self._records)
 
     def read(self, indices: Iterable[int]) -> tuple[list[bytes], list[int], list[bool]]:
-        """Returns the examples with these numbers: image files, labels as they are stored, and
-        whether each example is the one asked for.
+        """Returns the examples with these numbers.
+
+        Returns:
+          The image files, the labels as stored, and whether each example is the requested one
+          rather than a replacement.
 
         Raises:
-          InputError: more than `max_bad_records` are bad; names files and places.
+          InputError: More than `max_bad_records` records are bad; the message gives their files
+            and positions.
         """
         encoded, labels, own = [], [], []
         for index in map(int, indices):
@@ -101,13 +100,13 @@ class ExampleReader:
         for candidate in itertools.chain(range(index, len(self)), range(index)):
             example = None if candidate in self.bad else self._checked(candidate)
             if example is not None:
-                # Not the features, which would keep a copy of the image in memory.
+                # Without the features, which would keep a copy of the image in memory.
                 return example.encoded, example.label, candidate
         raise InputError(f"A split must hold a good record. Received: {len(self)} bad ones.")
 
     def _checked(self, index: int) -> Example | None:
         try:
-            # A third of the time of TensorFlow's parser, which copies the image once more.
+            # Takes a third of the time of TensorFlow's parser, which copies the image once more.
             example = parse_example(self._records.read(index), self._form)
             if not self._looked_at[index]:
                 check_example(example, self._labels)
@@ -121,8 +120,8 @@ class ExampleReader:
         self.bad[index] = problem
         if len(self.bad) > self._max_bad_records:
             raise InputError(
-                "Every record must hold an image that can be decoded, and its label. Received: "
+                "Every record must hold a decodable image and its label. Received: "
                 f"{'; '.join(list(self.bad.values())[:10])}. Copy or prepare the file again, or "
-                "pass over some with --max_bad_records."
+                "skip some with --max_bad_records."
             )
-        logging.warning("Passing over a bad record: %s.", problem)
+        logging.warning("Skipping a bad record: %s.", problem)

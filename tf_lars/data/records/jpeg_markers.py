@@ -1,6 +1,6 @@
-"""The markers, headers and tables of a JPEG file, read without decoding it.
+"""Markers, headers and tables of JPEG files, read without decoding them.
 
-Reference: ITU-T T.81, annex B; what is an error and what a warning is libjpeg's view.
+Reference: ITU-T T.81, annex B; errors are distinguished from warnings as in libjpeg.
 """
 
 import re
@@ -18,15 +18,16 @@ _QUANTIZATION_TABLES = 0xDB
 _RESTART_INTERVAL = 0xDD
 _COMMENTS = (*range(0xE0, 0xF0), 0xFE)
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
-# What follows 0xFF in a scan: zero for the value itself, fill bytes, restarts; else its end.
+# In a scan, 0xFF is followed by zero (the value itself), a fill byte or a restart; otherwise by the
+# marker that ends it.
 _SCAN_END = re.compile(rb"\xff([^\x00\xff])")
 _SCAN_END_AFTER_RESTARTS = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-# Beyond them the decoders have limits of their own.
+# Beyond these sizes, decoders have different limits.
 _LARGEST_SIDE, _MOST_PIXELS = 65500, 1 << 27
 
 
 class JpegHeader(NamedTuple):
-    """The frame header of a JPEG file: sizes in pixels, bits per sample, kind of frame."""
+    """Frame header of a JPEG file: sizes in pixels, bits per sample, type of frame."""
 
     width: int
     height: int
@@ -36,10 +37,10 @@ class JpegHeader(NamedTuple):
 
     @property
     def is_common(self) -> bool:
-        """Whether every decoder of the training pipeline takes the file as it is.
+        """Whether every decoder of the training pipeline accepts the file as it is.
 
-        Huffman-coded baseline, extended sequential and progressive files, grey or of three
-        components (T.81, table B.1).
+        True for Huffman-coded baseline, extended sequential and progressive files with one (grey)
+        or three components (T.81, table B.1).
         """
         return (
             self.frame in (_BASELINE, _EXTENDED, _PROGRESSIVE)
@@ -49,7 +50,7 @@ class JpegHeader(NamedTuple):
 
 
 def read_header(data: bytes) -> JpegHeader | None:
-    """The header of a JPEG file, from its first markers; None if it has none."""
+    """Returns the header of a JPEG file, from its first markers; None if it has no header."""
     for marker, start, end in _segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
             frame = data[start : min(end, start + 6)]
@@ -63,11 +64,11 @@ def read_header(data: bytes) -> JpegHeader | None:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether any decoder reads the file to its end, as far as its structure tells.
+    """Returns whether the structure of a file guarantees that a decoder reads it to its end.
 
-    True for a sequential file whose headers and tables make sense and whose one scan is followed
-    by the end marker; that is nearly every JPEG. libjpeg fails on nothing else: codes that mean
-    nothing, or a scan that is too short, are warnings. False says only that a decoder must judge.
+    True for a sequential file with valid headers and tables whose only scan is followed by the end
+    marker, as in nearly every JPEG. libjpeg fails on nothing else: invalid codes and a scan that is
+    too short are warnings. False means only that a decoder must judge.
     """
     quantization: set[int] = set()
     huffman: set[int] = set()
@@ -98,17 +99,17 @@ def is_plain(data: bytes) -> bool:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether a JPEG file with a header lacks its scan, or the end marker after its last scan."""
+    """Returns whether a file with a header lacks a scan, or the end marker after its last scan."""
     for marker, start, _ in _segments(data):
         if marker == _START_OF_SCAN:
             # Within the data of a scan, 0xff is followed by 0 or a restart marker.
-            position = start - 4  # that of the marker itself
+            position = start - 4  # the position of the marker itself
             return data.rfind(b"\xff\xd9", position) < data.rfind(b"\xff\xda", position)
     return True
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The markers up to the first scan, and where the content of each begins and ends."""
+    """Yields the markers up to the first scan, with the start and end of each one's content."""
     position = 2 if data[:2] == _START_OF_IMAGE else len(data)
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -125,7 +126,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _quantization_tables(segment: bytes) -> set[int]:
-    """The numbers of the tables; none if something is wrong."""
+    """Returns the numbers of the tables; an empty set if they are invalid."""
     numbers = set()
     position = 0
     while position < len(segment):
@@ -138,7 +139,7 @@ def _quantization_tables(segment: bytes) -> set[int]:
 
 
 def _huffman_tables(segment: bytes) -> set[int]:
-    """The numbers of the tables, plus 16 for those of AC coefficients; none if wrong."""
+    """Returns the numbers of the tables, plus 16 for AC coefficients; empty if invalid."""
     numbers = set()
     position = 0
     while position + 17 < len(segment):
@@ -149,11 +150,11 @@ def _huffman_tables(segment: bytes) -> set[int]:
         code = 0
         for length, count in enumerate(counts, start=1):
             code += count
-            # The code of ones alone stays free.
+            # The code that consists only of ones is reserved.
             if count and code >= 1 << length:
                 return set()
             code <<= 1
-        # DC values are numbers of bits.
+        # DC values count bits.
         if number & 0xEC or not values or (number < 16 and max(values) > 15):
             return set()
         numbers.add(number)
@@ -161,7 +162,7 @@ def _huffman_tables(segment: bytes) -> set[int]:
 
 
 def _components(segment: bytes) -> dict[int, int]:
-    """The components' quantization tables, in order; none if the frame is not a plain one."""
+    """Returns each component's quantization table, in order; empty if the frame is unusual."""
     if len(segment) not in (6 + 3, 6 + 9):
         return {}
     precision, height, width, count = struct.unpack(">BHHB", segment[:6])
@@ -173,7 +174,7 @@ def _components(segment: bytes) -> dict[int, int]:
         and 0 < height <= _LARGEST_SIDE
         and 0 < width <= _LARGEST_SIDE
         and height * width <= _MOST_PIXELS
-        # At most four, and each a divisor of the largest; a block holds ten units or fewer.
+        # Each factor is at most four and divides the largest; a block holds at most ten units.
         and all(1 <= h <= 4 and 1 <= v <= 4 for h, v in samplings)
         and all(largest[0] % h == 0 and largest[1] % v == 0 for h, v in samplings)
         and sum(h * v for h, v in samplings) <= 10
@@ -184,7 +185,7 @@ def _components(segment: bytes) -> dict[int, int]:
 
 
 def _is_scan(segment: bytes, frame: dict[int, int], huffman: set[int]) -> bool:
-    """Whether the scan's header names all components of the frame, and tables that are there."""
+    """Returns whether the scan's header lists all components of the frame and existing tables."""
     count = len(frame)
     if len(segment) != 4 + 2 * count or segment[0] != count:
         return False
@@ -192,6 +193,6 @@ def _is_scan(segment: bytes, frame: dict[int, int], huffman: set[int]) -> bool:
     return (
         list(segment[1 : 1 + 2 * count : 2]) == list(frame)
         and all(table >> 4 in huffman and 16 + (table & 15) in huffman for table in tables)
-        # All coefficients, at once.
+        # All coefficients in one scan.
         and segment[-3:] == b"\x00\x3f\x00"
     )

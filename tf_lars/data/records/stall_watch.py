@@ -1,4 +1,4 @@
-"""Says which file storage is silent about: a read that hangs cannot be told from a slow network."""
+"""Reports reads that hang, which look like a slow network otherwise, with their file."""
 
 import contextlib
 import os
@@ -12,17 +12,17 @@ from absl import logging
 from tf_lars.errors import EXIT_PEER_FAILED
 
 WARNING_SECONDS = 30.0
-"""A read that has taken so long is named, and named again after as long."""
+"""Seconds after which a read is reported, and between further reports of it."""
 LIMIT_SECONDS = 600.0
-"""A read that has taken so long ends the process: nothing else can end it."""
+"""Seconds after which a read ends the process: nothing else can end the read."""
 
 
 class StallWatch:
-    """Watches over the reads of a process from a thread of its own, which starts with the first.
+    """Watchdog for the reads of a process, in a thread that starts with the first read.
 
     Args:
-      warning_seconds: see `WARNING_SECONDS`.
-      limit_seconds: see `LIMIT_SECONDS`.
+      warning_seconds: See `WARNING_SECONDS`.
+      limit_seconds: See `LIMIT_SECONDS`.
     """
 
     def __init__(
@@ -30,13 +30,13 @@ class StallWatch:
     ):
         self._warning_seconds = warning_seconds
         self._limit_seconds = limit_seconds
-        # By thread: the path, when the read began, when to speak of it next.
+        # By thread: path, start of the read, time of its next report.
         self._reads: dict[int, list] = {}
         self._started = threading.Lock()
 
     @contextlib.contextmanager
     def reading(self, path: str) -> Iterator[None]:
-        """Marks what this thread does as a read of `path`."""
+        """Marks the work of this thread in the context as a read of `path`."""
         if self._started.acquire(blocking=False):  # never released: one thread is enough
             threading.Thread(target=self._watch, daemon=True).start()
         thread, now = threading.get_ident(), time.monotonic()

@@ -1,8 +1,8 @@
 """TFRecord files: random access to records, each checked against its CRC, and writing.
 
 A shuffled epoch is a permutation of record numbers, so records are read by number: nothing is
-skipped over, there is no shuffle buffer, and a damaged record is known by file and place.
-One read costs as much CPU time as TensorFlow's sequential reader takes for the same record.
+skipped, there is no shuffle buffer, and a damaged record is known by file and position. A read
+takes as much CPU time as TensorFlow's sequential reader needs for the same record.
 """
 
 import os
@@ -20,13 +20,8 @@ from tf_lars.data.records.stall_watch import StallWatch
 from tf_lars.errors import InputError
 
 _HEADER = struct.Struct("<QI")  # length of the data, masked CRC-32C of those eight bytes
-
-
 _FOOTER = struct.Struct("<I")  # masked CRC-32C of the data
-
-
 _FRAME = _HEADER.size + _FOOTER.size
-
 
 _STALL_WATCH = StallWatch()
 
@@ -38,14 +33,14 @@ def masked_crc32c(data: bytes) -> int:
 
 
 class RecordReader:
-    """The records of several shards as one sequence.
+    """Reader of the records of several shards as one sequence.
 
     Args:
-      paths: the shard files, in order.
-      examples: the number of records that each shard must hold.
+      paths: Paths of the shards, in order.
+      examples: Number of records that each shard must hold.
 
     Raises:
-      InputError: a shard cannot be opened, is cut short, is no TFRecord file or holds another
+      InputError: A shard cannot be opened, is cut short, is not a TFRecord file or holds another
         number of records.
     """
 
@@ -74,14 +69,14 @@ class RecordReader:
         """Returns the record with this number.
 
         Raises:
-          BadRecord: it does not match its checksum.
-          InputError: the file system fails.
+          BadRecord: The record does not match its checksum.
+          InputError: The file system fails.
         """
         shard, place = self._find(index)
         start, end = (int(x) for x in self._offsets[shard][place : place + 2])
         with files.reading(self._paths[shard]), _STALL_WATCH.reading(self._paths[shard]):
             file = self._files[shard].fileno()
-            # Two calls, lest the record be copied once more to cut it out of its frame.
+            # Two calls: cutting the record out of its frame would copy it once more.
             record = os.pread(file, end - start - _FRAME, start + _HEADER.size)
             footer = os.pread(file, _FOOTER.size, end - _FOOTER.size)
         if len(footer) < _FOOTER.size or masked_crc32c(record) != _FOOTER.unpack(footer)[0]:
@@ -89,7 +84,7 @@ class RecordReader:
         return record
 
     def place(self, index: int) -> str:
-        """Returns where the record with this number is, for messages."""
+        """Returns the position of the record with this number, for messages."""
         shard, place = self._find(index)
         return f"record {place} (from 0) of {self._paths[shard]}"
 
@@ -102,14 +97,14 @@ def count_records(path: str) -> int:
     """Returns the number of records in a shard.
 
     Raises:
-      InputError: it cannot be opened, is cut short or is no TFRecord file.
+      InputError: The shard cannot be opened, is cut short or is not a TFRecord file.
     """
     with files.reading(path), open(path, "rb") as file:
         return len(_record_offsets(path, file.fileno())) - 1
 
 
 def _record_offsets(path: str, file: int) -> np.ndarray:
-    """Returns where each record begins, and the file's end: int64, shape [records + 1]."""
+    """Returns the start of each record and the end of the file: int64 `[records + 1]`."""
     size = os.fstat(file).st_size
     offsets = [0]
     while offsets[-1] < size:
@@ -121,8 +116,8 @@ def _record_offsets(path: str, file: int) -> np.ndarray:
             offsets.append(offsets[-1] + _HEADER.size + length + _FOOTER.size)
         if not whole or offsets[-1] > size:
             raise InputError(
-                f"A shard must be a whole TFRecord file. Received: {path}, which is cut short or "
-                f"damaged at its record {len(offsets) - 1 - int(whole)} (from 0). "
+                f"A shard must be a complete TFRecord file. Received: {path}, which is cut short "
+                f"or damaged at its record {len(offsets) - 1 - int(whole)} (from 0). "
                 "Copy or prepare it again."
             )
     return np.array(offsets, np.int64)
@@ -131,10 +126,10 @@ def _record_offsets(path: str, file: int) -> np.ndarray:
 def write_shard(path: str | os.PathLike[str], examples: Iterable[bytes]) -> ShardInfo:
     """Writes serialized examples as one TFRecord file, which appears under its name when complete.
 
-    The SHA-256 is taken of what the file system gives back, before the file gets its name.
+    The SHA-256 is that of the file as read back, before it gets its name.
 
     Raises:
-        InputError: The file cannot be written (no space, no permission).
+      InputError: The file cannot be written (no space, no permission).
     """
     import tensorflow as tf
 
@@ -142,7 +137,7 @@ def write_shard(path: str | os.PathLike[str], examples: Iterable[bytes]) -> Shar
     temporary = files.temporary_path(path)
     num_examples = 0
     with files.writing(path):
-        # A process that was killed may have left this file, and another may still hold it open.
+        # A killed process may have left this file, and another may still hold it open.
         files.remove(temporary)
         with tf.io.TFRecordWriter(temporary) as writer:
             for example in examples:
