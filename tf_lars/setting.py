@@ -24,8 +24,8 @@ class Rule(NamedTuple):
     """A range of values.
 
     Attributes:
-      words: completes the sentence "--name must be ...".
-      holds: whether a value is in the range.
+      words: Completes the sentence "--name must be ...".
+      holds: Returns whether a value is in the range.
     """
 
     words: str
@@ -34,18 +34,18 @@ class Rule(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is known of a setting besides its name, type and default.
+    """Metadata of a setting besides its name, type and default.
 
     Attributes:
-      doc: what it does, in one or two sentences; shown by `--help`.
-      rule: its range, each entry's of a tuple; None where there is no such thing. None as a value
-        means that the setting is not given, and is always in range.
-      group: heading in `--help`.
-      identifies_run: whether a run may resume only from a checkpoint with the same value.
-      hosts_may_differ: whether workers may have different values.
-      set_by_recipe: whether `--recipe` sets it, from the attribute of `Recipe` of the same name.
-      evaluation_may_override: whether `launch.evaluate` has a flag for it.
-      repeatable: whether the flag of a tuple is given once per entry, rather than once with commas.
+      doc: One or two sentences about its effect, shown by `--help`.
+      rule: Range of its values, or of the entries of a tuple; None allows any value. A value of
+        None stands for a setting that is not given, and is always in range.
+      group: Heading in `--help`.
+      identifies_run: Whether a run may resume only from a checkpoint with the same value.
+      hosts_may_differ: Whether workers may have different values.
+      set_by_recipe: Whether `--recipe` sets it, from the attribute of `Recipe` of the same name.
+      evaluation_may_override: Whether `launch.evaluate` has a flag for it.
+      repeatable: Whether the flag of a tuple is given once per entry, rather than once with commas.
     """
 
     doc: str
@@ -93,11 +93,11 @@ def parse(text: str, allowed: tuple[Any, ...]) -> Any:
     """Returns the value that a text stands for, of the first type that accepts it.
 
     Args:
-      text: such as "3", "0.5", "True", "auto" or, for a tuple, "1,2,3".
-      allowed: as `kinds` gives them.
+      text: Text such as "3", "0.5", "True", "auto" or, for a tuple, "1,2,3".
+      allowed: Types, as `kinds` returns them.
 
     Raises:
-      ValueError: no type accepts it.
+      ValueError: No type accepts the text.
     """
     for kind in allowed:
         if kind is types.NoneType:
@@ -127,7 +127,7 @@ def check(settings: Any) -> None:
     """Checks that all settings of a dataclass instance are in their ranges.
 
     Raises:
-      InputError: one is not; the message names its flag.
+      InputError: A setting is out of range; the message names its flag.
     """
     for name, described in settings_of(settings).items():
         value = getattr(settings, name)
@@ -138,7 +138,7 @@ def check(settings: Any) -> None:
 
 
 def at_least(low: float) -> Rule:
-    """Returns the range from a bound on."""
+    """Returns the range from a bound upwards."""
     words = f"{low:g} or above" if low == 0 else f"at least {low:g}"
     return Rule(words, lambda value: low <= value < math.inf)
 

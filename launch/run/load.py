@@ -102,9 +102,9 @@ def _chosen(directory: str, which: str) -> "Checkpoint":
     if which not in (NEWEST, BEST):
         found = checkpoints.open_checkpoint(which)
     elif which == NEWEST:
-        found = next(checkpoints.whole_checkpoints(directory), None)
+        found = next(checkpoints.complete_checkpoints(directory), None)
     else:
-        whole = {one.step: one for one in checkpoints.whole_checkpoints(directory)}
+        whole = {one.step: one for one in checkpoints.complete_checkpoints(directory)}
         history = max((one.history for one in whole.values()), key=len, default=[])
         best = checkpoints.best_step(history, "val_top1", whole)
         found = None if best is None else whole[best]

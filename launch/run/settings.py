@@ -1,4 +1,4 @@
-"""The table of training settings: all that is known of a setting is declared here, once."""
+"""The table of training settings: each is declared here, once."""
 
 import dataclasses
 from typing import Any
@@ -49,7 +49,7 @@ class TrainingSettings:
     comparison between hosts and the identity of the run follow from it.
 
     Raises:
-      InputError: a setting is out of its range.
+      InputError: A setting is out of range.
     """
 
     model: str = setting(
@@ -380,7 +380,7 @@ def read_arguments(path: str) -> TrainingSettings:
     A setting that is newer than the file has its default.
 
     Raises:
-      InputError: there is no such file, or it does not hold the settings of a run.
+      InputError: The file is missing or does not hold the settings of a run.
     """
     rule = "The folder of a run must hold the flags.txt that launch.local writes."
     try:

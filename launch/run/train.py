@@ -152,7 +152,7 @@ def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
 
     def begin(logs=None):
         outcome.write_flags(settings)
-        if checkpoints.started_anew:
+        if checkpoints.started_afresh:
             move_aside(os.path.join(settings.model_dir, TENSORBOARD))
         if checkpoints.resumed_from:
             left = "nothing is left to train" if trainer.step >= steps else f"of {steps:,}"

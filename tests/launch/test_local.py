@@ -306,7 +306,7 @@ def test_a_damaged_record_ends_the_run_with_its_name_or_is_counted(short_run, di
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["bad_records"], results["eval_examples"]) == (1, 360)
     logs = [(tmp_path / "run" / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1)]
-    assert any("Passing over a bad record" in log for log in logs)
+    assert any("Skipping a bad record" in log for log in logs)
     assert _scalars(tmp_path / "run")["train"]["bad_records"][-1][1] == 1
 
 

@@ -135,14 +135,14 @@ def test_never_starts_anew_and_keeps_the_old_ones_aside(two):
 def test_never_starts_anew_once_in_a_job(two):
     directory, _ = two
     first, history, _ = _restored(directory, resume="never", job="a")
-    assert (history, first.started_anew) == ([], True)
+    assert (history, first.started_afresh) == ([], True)
     model = _model()
     _train(model)
     first.save(model, 5, [])
     again, _, _ = _restored(directory, resume="never", job="a")
-    assert (again.resumed_step, again.started_anew) == (5, False)
+    assert (again.resumed_step, again.started_afresh) == (5, False)
     other, _, _ = _restored(directory, resume="never", job="b")
-    assert (other.resumed_step, other.started_anew) == (None, True)
+    assert (other.resumed_step, other.started_afresh) == (None, True)
     parent = directory.rsplit("/", 1)[0]
     assert len([name for name in os.listdir(parent) if name.startswith("checkpoints-")]) == 2
 
@@ -222,7 +222,7 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
         store = CheckpointStore(directory, SETTINGS, keep=2, keep_best="val_top1")
         store.save(model, step, history)
     assert sorted(os.listdir(directory)) == ["step-00000004", "step-00000006", "step-00000007"]
-    assert [c.step for c in checkpoints.whole_checkpoints(directory)] == [7, 6, 4]
+    assert [c.step for c in checkpoints.complete_checkpoints(directory)] == [7, 6, 4]
 
 
 def test_a_checkpoint_cut_at_any_byte_is_not_whole(two):
@@ -265,5 +265,5 @@ def test_a_full_disk_leaves_no_part_of_a_checkpoint_and_the_older_one_whole(tmp_
         assert [path.name for path in directory.iterdir()] == ["step-00000001"]
         disk.free()
         store.save(model, 3, [])
-        names = [found.step for found in checkpoints.whole_checkpoints(str(directory))]
+        names = [found.step for found in checkpoints.complete_checkpoints(str(directory))]
         assert names == [3, 1]

@@ -94,7 +94,7 @@ class CheckpointStore:
     Attributes:
       resumed_from: Path of the restored checkpoint, or None.
       resumed_step: Step of the restored checkpoint, or None.
-      started_anew: Whether the run started afresh and moved older checkpoints, if any, aside; set
+      started_afresh: Whether the run started afresh and moved older checkpoints, if any, aside; set
         on the chief only.
     """
 
@@ -116,19 +116,19 @@ class CheckpointStore:
         self._keep_best = keep_best
         self._resume = resume
         self._job = job
-        self.started_anew = False
+        self.started_afresh = False
         self.resumed_from: str | None = None
         self.resumed_step: int | None = None
 
     def restore(
-        self, model: keras.Model, of_first_worker: Callable[[int], int] = int
+        self, model: keras.Model, broadcast_from_chief: Callable[[int], int] = int
     ) -> list[dict[str, float]]:
         """Restores the newest complete checkpoint into a model and its optimizer.
 
         Args:
           model: Built model with a built optimizer.
-          of_first_worker: Function that returns, on every worker, the number that the chief passes
-            to it. All workers restore the checkpoint that the chief has found.
+          broadcast_from_chief: Function that returns, on every worker, the number that the chief
+            passes to it: all workers restore the checkpoint that the chief has found.
 
         Returns:
           The history so far; empty if there is no checkpoint.
@@ -139,7 +139,7 @@ class CheckpointStore:
           PeerFailure: If this worker does not see the chief's checkpoint.
         """
         newest = self._newest() if self._is_chief else None
-        step = of_first_worker(newest.step if newest else _NONE)
+        step = broadcast_from_chief(newest.step if newest else _NONE)
         if step != _NONE:
             newest = newest or self._of_step(step)
             self._check_settings(newest)
@@ -156,14 +156,14 @@ class CheckpointStore:
         for path in glob.glob(partial):  # left by a process that was killed while writing
             shutil.rmtree(path, ignore_errors=True)
         if self._resume == "never" and not self._is_of_this_job():
-            self.started_anew = True
+            self.started_afresh = True
             if checkpoint_names(self._directory):
                 move_aside(self._directory)
             if self._job:
                 os.makedirs(self._directory, exist_ok=True)
                 with open(os.path.join(self._directory, _JOB), "w") as file:
                     file.write(self._job)
-        return next(whole_checkpoints(self._directory), None)
+        return next(complete_checkpoints(self._directory), None)
 
     def _is_of_this_job(self) -> bool:
         """Returns whether an earlier start of this job has already started afresh."""
@@ -276,7 +276,7 @@ def move_aside(directory: str) -> None:
         logging.info("%s is now %s.", directory, aside)
 
 
-def whole_checkpoints(directory: str) -> Iterator[Checkpoint]:
+def complete_checkpoints(directory: str) -> Iterator[Checkpoint]:
     """Yields the complete checkpoints in a folder, newest first; warns about the others."""
     for name in reversed(checkpoint_names(directory)):
         path = os.path.join(directory, name)
