@@ -63,5 +63,6 @@ def test_wrong_flags_end_with_one_sentence_and_code_2(flags, message, data_dir, 
     result = _run(*(flag.format(folder=tmp_path, data=data_dir) for flag in flags))
     assert result.returncode == 2
     assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
