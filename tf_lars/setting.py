@@ -158,6 +158,16 @@ def below_one() -> Rule:
     return Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
+def fraction() -> Rule:
+    """Returns the range from 0 to 1, without 0."""
+    return Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def seed() -> Rule:
+    """Returns the range of seeds that NumPy and Keras accept."""
+    return Rule("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)
+
+
 def one_of(*names: str) -> Rule:
     """Returns the choice between some names."""
     words = " or ".join(names) if len(names) == 2 else f"one of {', '.join(names)}"

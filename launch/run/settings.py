@@ -36,8 +36,6 @@ MODEL, DATA, SCHEDULE, OPTIMIZER, LOOP, RUN = (
 _MICRO_BATCH = Rule(
     "at least 1, or auto", lambda value: value == "auto" or (isinstance(value, int) and value >= 1)
 )
-_SEED = Rule("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)
-_FRACTION = Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +216,7 @@ class TrainingSettings:
     crop_fraction: float = setting(
         "Side of the evaluation's centre crop over the image's short side.",
         0.875,
-        rule=_FRACTION,
+        rule=table.fraction(),
         group=DATA,
     )
     batch_norm_examples: int | None = setting(
@@ -263,7 +261,9 @@ class TrainingSettings:
         identifies_run=False,
         evaluation_may_override=True,
     )
-    seed: int = setting("Seed of weights, order and augmentation.", 0, rule=_SEED, group=DATA)
+    seed: int = setting(
+        "Seed of weights, order and augmentation.", 0, rule=table.seed(), group=DATA
+    )
     deterministic: bool = setting(
         "Have TensorFlow use deterministic kernels only, so that a run produces the same bits "
         "every time, on GPUs too; slower there.",

@@ -4,7 +4,7 @@ import dataclasses
 
 from tf_lars.defaults import PRECISIONS, SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS
 from tf_lars.errors import require
-from tf_lars.setting import Rule, above, at_least, below_one, one_of, setting
+from tf_lars.setting import above, at_least, below_one, fraction, one_of, setting
 from tf_lars.study.trials import Study
 
 
@@ -32,7 +32,7 @@ class StudySettings(Study):
     )
     crop_fraction: float = setting(
         "Side of the evaluation's centre crop over the image's short side.",
-        rule=Rule("above 0 and at most 1", lambda value: 0 < value <= 1),
+        rule=fraction(),
     )
     held_out_examples: int = setting(
         "Training examples that no trial trains on; learning rates are chosen on them, never on "

@@ -11,7 +11,7 @@ from tf_lars.data.augmentation_names import AUGMENTATIONS
 from tf_lars.defaults import OPTIMIZERS
 from tf_lars.errors import require
 from tf_lars.scaling import lars_scaling, linear_scaling
-from tf_lars.setting import Rule, above, at_least, check, setting
+from tf_lars.setting import Rule, above, at_least, check, seed, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,6 @@ Results = Mapping[Trial, Result]
 TRIALS = "Trials"
 """Group of the settings of `Study` in `--help`."""
 
-_SEED = Rule("at least 0 and below 2**32", lambda seed: 0 <= seed < 2**32)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
@@ -97,7 +95,7 @@ class Study:
         "Grid of learning rates for LARS.", rule=above(0), group=TRIALS
     )
     seeds: tuple[int, ...] = setting(
-        "Seeds of the baseline and of the results at the main batch.", rule=_SEED, group=TRIALS
+        "Seeds of the baseline and of the results at the main batch.", rule=seed(), group=TRIALS
     )
     few_seeds: int = setting(
         "Number of --seeds, counted from the first, for all other results.", group=TRIALS
