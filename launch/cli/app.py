@@ -1,20 +1,28 @@
 """Runs a program's main function; bad flags or input end it with one sentence and exit code 2."""
 
+import atexit
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 
 from launch.cli.flags import help_text
-from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
+from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, InputError
 
 _HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Parses the flags, calls `main()` and exits with the code it returns (`None` is 0)."""
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Parses the flags, calls `main()` and ends the process with the code it returns (`None` is 0).
+
+    The process ends without the interpreter being finalised. Finalisation kills every thread that
+    asks for the interpreter, such as one of an input pipeline that is about to read examples, and
+    TensorFlow then waits for that thread's answer forever.
+    """
 
     def call_main(argv: Sequence[str]) -> int | None:
         try:
@@ -31,7 +39,32 @@ def run(main: Callable[[], int | None]) -> None:
     quiet = "2" if os.path.exists("/dev/nvidia0") else "3"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)
     logging.set_verbosity(logging.WARNING)
-    app.run(call_main, flags_parser=_parse_flags)
+    try:
+        app.run(call_main, flags_parser=_parse_flags)
+    except SystemExit as end:
+        code = end.code
+    except BrokenPipeError:  # as of `| head`
+        code = 128 + signal.SIGPIPE
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = EXIT_INTERRUPTED if sys.exc_info()[0] is KeyboardInterrupt else 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    _end(int(bool(code)) if not isinstance(code, int) else code)
+
+
+def _end(code: int) -> NoReturn:
+    """Does what the interpreter does at its end, except for destroying all objects."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = code or 128 + signal.SIGPIPE
+    os._exit(code & 0xFF)
 
 
 def fail(error: Exception) -> NoReturn:

@@ -13,8 +13,10 @@ def test_all_contenders_give_the_same_gradients_and_are_measured(tmp_path):
     try:
         gradients = {name: [g.numpy() for g in step()] for name, step in contenders.items()}
     except tf.errors.InvalidArgumentError as error:
-        # TensorFlow has these gradients in oneDNN only, which it uses on CPUs with AVX-512.
-        if "not supported on CPU" not in error.message:
+        # TensorFlow has these gradients in oneDNN only, which it uses on some CPUs. The others'
+        # kernel refuses them, or takes the filter of one group for that of all.
+        told = ("not supported on CPU", "filter_size does not have enough elements")
+        if not any(words in error.message for words in told):
             raise
         pytest.skip("TensorFlow has no gradients of grouped convolutions on this CPU")
     for ours, *others in zip(*gradients.values(), strict=True):

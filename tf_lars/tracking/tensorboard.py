@@ -1,5 +1,6 @@
 """TensorBoard scalars by optimizer step."""
 
+import atexit
 import contextlib
 import os
 
@@ -36,6 +37,7 @@ class ScalarLogger(keras.callbacks.Callback):
             run: tf.summary.create_file_writer(os.path.join(self._directory, run))
             for run in ("train", "validation")
         }
+        atexit.register(self.on_train_end)  # if an error ends training
 
     def on_train_batch_end(self, batch, logs=None):
         """Writes the scalars of training."""
