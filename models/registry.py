@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models import user_model
 from models.keras_cv_backbones import BACKBONES
+from models.keras_defaults import keras_defaults
 from tf_lars.errors import InputError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def create(
     space_to_depth_stem: bool = False,
     sync_batch_norm: bool = False,
 ) -> "keras.Model":
-    """Builds a model with random weights.
+    """Builds a model with random weights, whatever Keras's own configuration (`keras.json`) is.
 
     Args:
       name: One of
@@ -92,34 +93,38 @@ def create(
       InputError: The model is unknown, or cannot be built with these arguments.
     """
     check(name, space_to_depth_stem=space_to_depth_stem, any_image_size=image_size is None)
-    size: Any = {"num_classes": num_classes, "image_size": image_size}
-    if ":" in name:
-        model = user_model.create(name, **size)
-    elif name.startswith(APPLICATIONS_PREFIX):
-        from models import applications
-
-        model = applications.create(name.removeprefix(APPLICATIONS_PREFIX), **size)
-    elif name.startswith(KERAS_CV_PREFIX):
-        from models import keras_cv_backbones
-
-        model = keras_cv_backbones.create(name.removeprefix(KERAS_CV_PREFIX), **size)
-    elif name in ALEXNETS:
-        from models import alexnet
-
-        model = alexnet.alexnet(batch_norm=name == "alexnet_bn", **size)
-    elif name in IMAGENET_RESNETS:
-        from models import resnet
-
-        depth = int(name.removeprefix("resnet"))
-        model = resnet.imagenet_resnet(depth, space_to_depth_stem=space_to_depth_stem, **size)
-    else:
-        from models import resnet
-
-        depth, width = _small_resnet(name)
-        model = resnet.small_resnet(depth, width=width, **size)
+    with keras_defaults():
+        model = _built(name, num_classes, image_size, space_to_depth_stem)
     if sync_batch_norm:
         _synchronise_batch_norm(name, model)
     return model
+
+
+def _built(
+    name: str, num_classes: int, image_size: int | None, space_to_depth_stem: bool
+) -> "keras.Model":
+    size: Any = {"num_classes": num_classes, "image_size": image_size}
+    if ":" in name:
+        return user_model.create(name, **size)
+    if name.startswith(APPLICATIONS_PREFIX):
+        from models import applications
+
+        return applications.create(name.removeprefix(APPLICATIONS_PREFIX), **size)
+    if name.startswith(KERAS_CV_PREFIX):
+        from models import keras_cv_backbones
+
+        return keras_cv_backbones.create(name.removeprefix(KERAS_CV_PREFIX), **size)
+    if name in ALEXNETS:
+        from models import alexnet
+
+        return alexnet.alexnet(batch_norm=name == "alexnet_bn", **size)
+    from models import resnet
+
+    if name in IMAGENET_RESNETS:
+        depth = int(name.removeprefix("resnet"))
+        return resnet.imagenet_resnet(depth, space_to_depth_stem=space_to_depth_stem, **size)
+    depth, width = _small_resnet(name)
+    return resnet.small_resnet(depth, width=width, **size)
 
 
 def _synchronise_batch_norm(name: str, model: "keras.Model") -> None:

@@ -169,7 +169,8 @@ class SpaceToDepthConv2D(layers.Conv2D):
         _, height, width, _ = ops.shape(inputs)
         inputs = inputs[:, : height // 2 * 2, : width // 2 * 2]
         kernel = ops.pad(ops.convert_to_tensor(kernel), [[0, 1], [0, 1], [0, 0], [0, 0]])
-        return ops.conv(_blocks_to_channels(inputs, 1), _blocks_to_channels(kernel, 0))
+        blocks, kernel = _blocks_to_channels(inputs, 1), _blocks_to_channels(kernel, 0)
+        return ops.conv(blocks, kernel, data_format="channels_last")
 
 
 def _blocks_to_channels(x, axis: int):

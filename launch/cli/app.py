@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -13,6 +14,7 @@ from absl import app, flags, logging
 from launch.cli.flags import help_text
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, InputError
 
+_KERAS_CONFIGURATION = os.path.join("keras", "src", "backend", "config.py")
 _HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 
 
@@ -34,7 +36,20 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             return main()
         except InputError as error:
             fail(error)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            if not where.filename.endswith(_KERAS_CONFIGURATION):
+                raise
+            fail(
+                InputError(
+                    "Keras's configuration, keras.json in ~/.keras or $KERAS_HOME, must hold "
+                    f"values that Keras knows. Received: {error or where.line}. Correct or remove "
+                    "that file."
+                )
+            )
 
+    # Whatever this host's keras.json says: another backend could not run these programs.
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_NNX_ENABLED": "false"}
     # Without a GPU, TensorFlow logs an error at start because it has found none.
     quiet = "2" if os.path.exists("/dev/nvidia0") else "3"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import models
 from launch.run.settings import TrainingSettings
+from models.keras_defaults import use_keras_defaults
 
 if TYPE_CHECKING:
     import keras
@@ -20,6 +21,7 @@ def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_exam
     """
     import keras
 
+    use_keras_defaults()
     keras.utils.set_random_seed(settings.seed)  # the same weights on all workers
     if settings.mixed_precision != "float32":
         keras.mixed_precision.set_dtype_policy(f"mixed_{settings.mixed_precision}")
