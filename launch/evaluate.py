@@ -29,7 +29,6 @@ from tf_lars.errors import (
     EXIT_PEER_FAILED,
     InputError,
     PeerFailure,
-    require,
 )
 
 FLAGS = absl_flags.FLAGS
@@ -38,39 +37,62 @@ TOP = 5
 _OVERRIDES = tuple(
     n for n, s in setting.settings_of(TrainingSettings).items() if s.evaluation_may_override
 )
+_GROUP = "Evaluation"
 _FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "format", *_OVERRIDES)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings(run_flags.CheckpointSettings):
+    """Settings of an evaluation; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    num_workers: int = setting.setting(
+        "Number of worker processes on this machine.",
+        1,
+        rule=setting.local_processes(),
+        group=_GROUP,
+    )
+    predict: tuple[str, ...] | None = setting.setting(
+        "Pictures to classify instead of evaluating.", None, group=_GROUP
+    )
+    format: str = setting.setting(
+        "Format of the printed results: table or json.",
+        "table",
+        rule=setting.one_of("table", "json"),
+        group=_GROUP,
+    )
 
 
 def define() -> None:
     """Defines the flags of this program."""
-    run_flags.define()
-    absl_flags.DEFINE_integer("num_workers", 1, "Number of worker processes on this machine.")
+    flags.define(EvaluationSettings)
     flags.define(TrainingSettings, _OVERRIDES, unset="If not given, as in the run.")
-    absl_flags.DEFINE_list("predict", [], "Pictures to classify instead of evaluating.")
-    absl_flags.DEFINE_enum("format", "table", ["table", "json"], "Format of the printed results.")
 
 
 def main() -> int:
     """Evaluates, or supervises the processes that do."""
-    settings = load.settings_of_run(FLAGS.model_dir, FLAGS.data_dir)
+    asked = EvaluationSettings(**flags.values(EvaluationSettings))
+    settings = load.settings_of_run(asked.model_dir, asked.data_dir)
     given = flags.values(TrainingSettings)
     overrides = {name: given[name] for name in _OVERRIDES if name in given}
     settings = dataclasses.replace(settings, **overrides)
-    require(FLAGS.num_workers >= 1, "--num_workers", "at least 1", FLAGS.num_workers)
     build_input.describe_once(settings.data_dir)
     info = DatasetInfo.load(settings.data_dir)
     try:
-        if FLAGS.predict:
-            return predict(settings, info, FLAGS.predict)
+        if asked.predict:
+            return predict(settings, info, asked, asked.predict)
         if supervisor.STATUS_VARIABLE in os.environ:  # a worker that was started below
             supervisor.start_heartbeat()
-            return evaluate(settings, info, resolve_cluster())
-        if FLAGS.num_workers == 1:
-            return evaluate(settings, info, Cluster())
+            return evaluate(settings, info, asked, resolve_cluster())
+        if asked.num_workers == 1:
+            return evaluate(settings, info, asked, Cluster())
         return workers.run_local(
             "launch.evaluate",
             [FLAGS[name].serialize() for name in _FLAGS_OF_WORKERS if FLAGS[name].present],
-            FLAGS.num_workers,
+            asked.num_workers,
             os.path.join(settings.model_dir, LOGS, "evaluate"),
         )
     except KeyboardInterrupt:
@@ -80,18 +102,22 @@ def main() -> int:
         return EXIT_PEER_FAILED
 
 
-def evaluate(settings: TrainingSettings, info: DatasetInfo, cluster: Cluster) -> int:
+def evaluate(
+    settings: TrainingSettings, info: DatasetInfo, asked: EvaluationSettings, cluster: Cluster
+) -> int:
     """Prints the loss and accuracy over the validation images, counting each once."""
     import tensorflow as tf
 
     from tf_lars import create_strategy
     from tf_lars.tracking import results
 
-    trainer, source = load.load_run(settings, info, create_strategy(cluster), FLAGS.checkpoint)
+    trainer, source = load.load_run(settings, info, create_strategy(cluster), asked.checkpoint)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has replaced the handler
     replicas = trainer.strategy.num_replicas_in_sync
     batch = build_input.evaluation_batch_size(settings, replicas)
-    if FLAGS.evaluation_batch_size is None:  # the run may have had another number of replicas
+    if not flags.given(
+        ["evaluation_batch_size"]
+    ):  # the run may have had another number of replicas
         batch = max(1, batch // replicas) * replicas
     order.per_replica_batch_size(batch, replicas)
     try:
@@ -110,32 +136,36 @@ def evaluate(settings: TrainingSettings, info: DatasetInfo, cluster: Cluster) ->
         "step": source.step,
         "num_workers": cluster.num_workers,
     }
-    print(json.dumps(summary, indent=2) if FLAGS.format == "json" else results.table(summary))
+    print(json.dumps(summary, indent=2) if asked.format == "json" else results.table(summary))
     return EXIT_DONE
 
 
-def predict(settings: TrainingSettings, info: DatasetInfo, paths: Sequence[str]) -> int:
+def predict(
+    settings: TrainingSettings, info: DatasetInfo, asked: EvaluationSettings, paths: Sequence[str]
+) -> int:
     """Prints the most probable classes of each picture."""
     import numpy as np
     import tensorflow as tf
 
     from tf_lars.data import decode
-    from tf_lars.data.prepare.encode import BadImage, EncodingSettings, to_jpeg
+    from tf_lars.data.prepare.encode import EncodingSettings
+    from tf_lars.data.prepare.image_header import BadImage
+    from tf_lars.data.prepare.pictures import encode_pictures
 
     # Pictures are encoded like the images of the data.
     names = {field.name for field in dataclasses.fields(EncodingSettings)}
     encoding = EncodingSettings(**{k: v for k, v in info.settings.items() if k in names})
-    images = []
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                jpeg = tf.constant(to_jpeg(file.read(), encoding).data)
-        except (OSError, BadImage) as error:
-            raise InputError(f"--predict takes pictures. Received: {path!r} ({error}).") from error
-        images.append(
-            decode.centre_crop(decode.Jpeg(jpeg), settings.image_size, settings.crop_fraction)
+    try:
+        pictures = encode_pictures(paths, encoding)
+    except BadImage as error:
+        raise InputError(f"--predict takes pictures. Received: {error}.") from error
+    images = [
+        decode.centre_crop(
+            decode.Jpeg(tf.constant(jpeg)), settings.image_size, settings.crop_fraction
         )
-    trainer, _ = load.load_run(settings, info, tf.distribute.get_strategy(), FLAGS.checkpoint)
+        for jpeg in pictures
+    ]
+    trainer, _ = load.load_run(settings, info, tf.distribute.get_strategy(), asked.checkpoint)
     with trainer.averaged_weights():
         logits = trainer.model(tf.cast(tf.stack(images), tf.float32), training=False)
     named = []
@@ -143,7 +173,7 @@ def predict(settings: TrainingSettings, info: DatasetInfo, paths: Sequence[str])
         likely = np.argsort(-probabilities, kind="stable")[:TOP]
         classes = [(info.class_names[i], float(probabilities[i])) for i in likely]
         named.append({"image": path, "classes": classes})
-    if FLAGS.format == "json":
+    if asked.format == "json":
         print(json.dumps(named, indent=2))
         return EXIT_DONE
     for one in named:

@@ -5,53 +5,65 @@ python -m launch.export --model_dir=RUN --output=saved_model     (a TensorFlow S
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from absl import flags as absl_flags
-
-from launch.cli import app, run_flags
+from launch.cli import app, flags, run_flags
 from launch.run import load
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import EXIT_DONE, InputError
+from tf_lars.setting import setting
 
 if TYPE_CHECKING:
     import keras
 
-FLAGS = absl_flags.FLAGS
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings(run_flags.CheckpointSettings):
+    """Settings of an export; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    output: str = setting(
+        "New file that ends in .keras, or new folder for a SavedModel.", "", group="Export"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.output.endswith((".h5", ".hdf5")):
+            raise InputError(
+                f"--output must end in .keras, or name a folder. Received: {self.output!r}, "
+                "Keras's legacy format."
+            )
+        if not self.output or os.path.exists(self.output):
+            raise InputError(
+                "--output must be a file or folder that does not exist yet, so that nothing is "
+                f"lost. Received: {self.output!r}."
+            )
 
 
 def define() -> None:
     """Defines the flags of this program."""
-    run_flags.define()
-    absl_flags.DEFINE_string(
-        "output", "", "New file that ends in .keras, or new folder for a SavedModel."
-    )
+    flags.define(ExportSettings)
 
 
 def main() -> int:
     """Exports the model."""
-    output = FLAGS.output
-    if output.endswith((".h5", ".hdf5")):
-        raise InputError(
-            f"--output must end in .keras, or name a folder. Received: {output!r}, Keras's legacy "
-            "format."
-        )
-    if not output or os.path.exists(output):
-        raise InputError(
-            "--output must be a file or folder that does not exist yet, so that nothing is lost. "
-            f"Received: {output!r}."
-        )
-    settings = load.settings_of_run(FLAGS.model_dir, FLAGS.data_dir)
+    asked = ExportSettings(**flags.values(ExportSettings))
+    output = asked.output
+    settings = load.settings_of_run(asked.model_dir, asked.data_dir)
     info = DatasetInfo.load(settings.data_dir)
 
     import tensorflow as tf
 
     with _writing(output):
         os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    trainer, source = load.load_run(settings, info, tf.distribute.get_strategy(), FLAGS.checkpoint)
+    trainer, source = load.load_run(settings, info, tf.distribute.get_strategy(), asked.checkpoint)
     with _writing(output), trainer.averaged_weights():
         _write(trainer.model, output, settings.image_size_schedule or settings.image_size)
     print(f"exported {source.path} to {output}")

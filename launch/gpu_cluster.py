@@ -8,12 +8,12 @@ with --workers_per_host. The hosts come from the first of --worker_hosts, TF_CON
 and a Kubernetes JobSet that is set. --model_dir must be on a file system that all hosts share.
 """
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from absl import flags
-
-from launch.cli import dry_run, launcher
+from launch.cli import dry_run, flags, launcher
 from launch.run import preflight, workers
 from launch.run.job import JobSettings
 from launch.run.layout import LOGS
@@ -21,51 +21,66 @@ from launch.run.settings import TrainingSettings
 from tf_lars import machine
 from tf_lars.cluster import messages
 from tf_lars.cluster.spec import WORKER_HOSTS_FLAG, Cluster, resolve_cluster, split_address
-from tf_lars.errors import InputError, require
+from tf_lars.errors import InputError
+from tf_lars.setting import check, local_processes, setting, within
 
+MOST_WORKERS = 100_000
 _GROUP = "Cluster"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterSettings:
+    """Settings of the cluster; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    worker_hosts: tuple[str, ...] | None = setting(
+        "host:port of every host, in the same order everywhere. Workers meet at these ports and "
+        "then communicate on others.",
+        None,
+        group=_GROUP,
+    )
+    task_index: int | None = setting(
+        "Index of this host in --worker_hosts, from 0; by default that of this machine's address.",
+        None,
+        rule=within(0, MOST_WORKERS - 1),
+        group=_GROUP,
+    )
+    num_workers: int | None = setting(
+        "Number of worker processes that the whole job must have; by default any number.",
+        None,
+        rule=within(1, MOST_WORKERS),
+        group=_GROUP,
+    )
+    workers_per_host: int = setting(
+        "Worker processes on each host, each with its share of the GPUs. Their ports are "
+        "consecutive, from the host's own.",
+        1,
+        rule=local_processes(),
+        group=_GROUP,
+    )
+
+    def __post_init__(self):
+        check(self)
 
 
 def define() -> None:
     """Defines the flags that only this launcher has."""
-    flags.DEFINE_list(
-        "worker_hosts",
-        [],
-        "host:port of every host, in the same order everywhere. Workers meet at these ports and "
-        "then communicate on others.",
-        module_name=_GROUP,
-    )
-    flags.DEFINE_integer(
-        "task_index",
-        None,
-        "Index of this host in --worker_hosts, from 0; by default that of this machine's address.",
-        module_name=_GROUP,
-    )
-    flags.DEFINE_integer(
-        "num_workers",
-        None,
-        "Number of worker processes that the whole job must have; by default any number.",
-        module_name=_GROUP,
-    )
-    flags.DEFINE_integer(
-        "workers_per_host",
-        1,
-        "Worker processes on each host, each with its share of the GPUs. Their ports are "
-        "consecutive, from the host's own.",
-        module_name=_GROUP,
-    )
+    flags.define(ClusterSettings)
 
 
 def main(settings: TrainingSettings, job: JobSettings) -> int:
     """Supervises the workers of this host."""
-    per_host = flags.FLAGS.workers_per_host
-    require(per_host >= 1, "--workers_per_host", "at least 1", per_host)
-    views = _hosts().with_workers_per_host(per_host)
+    asked = ClusterSettings(**flags.values(ClusterSettings))
+    per_host = asked.workers_per_host
+    views = _hosts(asked).with_workers_per_host(per_host)
     found = views[0].num_workers
-    if flags.FLAGS.num_workers not in (None, found):
+    if asked.num_workers not in (None, found):
         raise InputError(
             f"--num_workers must be the number of workers of the job. Received: "
-            f"{flags.FLAGS.num_workers}, and {found} from {views[0].source}. Start that many, or "
+            f"{asked.num_workers}, and {found} from {views[0].source}. Start that many, or "
             "omit the flag."
         )
     if dry_run.wanted():
@@ -81,9 +96,9 @@ def main(settings: TrainingSettings, job: JobSettings) -> int:
     )
 
 
-def _hosts() -> Cluster:
+def _hosts(asked: ClusterSettings) -> Cluster:
     """Returns the cluster of all hosts' launchers."""
-    hosts, index = flags.FLAGS.worker_hosts, flags.FLAGS.task_index
+    hosts, index = asked.worker_hosts or (), asked.task_index
     if hosts and index is None:
         index = _own_index(hosts)
     cluster = resolve_cluster(worker_hosts=hosts, task_index=index)
@@ -95,7 +110,7 @@ def _hosts() -> Cluster:
     return cluster
 
 
-def _own_index(hosts: list[str]) -> int:
+def _own_index(hosts: Sequence[str]) -> int:
     """Returns the index of this machine among the hosts."""
     Cluster(tuple(hosts), 0, WORKER_HOSTS_FLAG)  # refuses malformed addresses
     with ThreadPoolExecutor(max_workers=64) as pool:

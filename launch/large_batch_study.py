@@ -10,61 +10,67 @@ import statistics
 import sys
 import time
 
-from absl import flags as absl_flags
-
 import models
 from launch.cli import app, flags
 from launch.run import build_input, build_model
 from tf_lars.data.augmentation_names import check_augmentation
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.defaults import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS
-from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, require
+from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED
+from tf_lars.setting import Rule, check, one_of, setting
 from tf_lars.study import result_table, study_picture, trials
 from tf_lars.study.result_log import ResultLog
 from tf_lars.study.study_presets import PRESETS, StudySettings
 from tf_lars.study.trials import Result, Trial
 
-FLAGS = absl_flags.FLAGS
+
+@dataclasses.dataclass(frozen=True)
+class ProgramSettings:
+    """Settings of this program besides those of the study; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    preset: str = setting(
+        f"Settings by name: {', '.join(PRESETS)}. Other flags override them.",
+        "digits",
+        rule=one_of(*PRESETS),
+        group="Program",
+    )
+    output: str | None = setting(
+        "Path without extension: .csv is for the results with a line per trial, .png for the "
+        "picture, .settings.json for the settings of all trials. Defaults to "
+        "runs/large_batch_PRESET.",
+        None,
+        rule=Rule("a path without extension", lambda path: bool(os.path.basename(path))),
+        group="Program",
+    )
+    dry_run: bool = setting("List the trials without training.", False, group="Program")
+
+    def __post_init__(self):
+        check(self)
 
 
 def define() -> None:
     """Defines the program's flags, which include every field of `StudySettings`."""
-    absl_flags.DEFINE_string(
-        "preset", "digits", f"Settings by name: {', '.join(PRESETS)}. Other flags override them."
-    )
-    absl_flags.DEFINE_string(
-        "output",
-        None,
-        "Path without extension: .csv is for the results with a line per trial, .png for the "
-        "picture, .settings.json for the settings of all trials. Defaults to "
-        "runs/large_batch_PRESET.",
-    )
-    absl_flags.DEFINE_boolean("dry_run", False, "List the trials without training.")
+    flags.define(ProgramSettings)
     flags.define(StudySettings, unset="Defaults to the preset's.")
-
-
-def settings() -> StudySettings:
-    """Returns the settings of the preset, overridden by the flags that are given.
-
-    Raises:
-      InputError: The preset is unknown, or a flag is out of range.
-    """
-    require(FLAGS.preset in PRESETS, "--preset", f"one of {', '.join(PRESETS)}", FLAGS.preset)
-    return dataclasses.replace(PRESETS[FLAGS.preset], **flags.values(StudySettings))
 
 
 def main() -> int:
     """Runs the remaining trials of the study, and prints and draws the results."""
-    chosen = settings()
+    asked = ProgramSettings(**flags.values(ProgramSettings))
+    chosen = dataclasses.replace(PRESETS[asked.preset], **flags.values(StudySettings))
     models.check(chosen.model)
     for augmentation in filter(None, (chosen.augmentation, chosen.other_augmentation)):
         check_augmentation(augmentation)
-    output = FLAGS.output or os.path.join("runs", f"large_batch_{FLAGS.preset}")
-    if FLAGS.dry_run:
+    output = asked.output or os.path.join("runs", f"large_batch_{asked.preset}")
+    if asked.dry_run:
         for trial in trials.remaining(chosen, {}):
             print(_describe(trial))
         return EXIT_DONE
-    if FLAGS.preset == "digits":
+    if asked.preset == "digits":
         from tf_lars.data.prepare import digits
 
         digits.prepare(chosen.data_dir)

@@ -6,11 +6,11 @@ python -m launch.measure_input --data_dir=DATA --image_size=224 --devices_per_ho
 import dataclasses
 
 from launch.cli import app, flags
-from launch.run import build_input
+from launch.run import build_input, outcome
 from launch.run.settings import INPUT_SETTINGS, TrainingSettings
 from tf_lars.data import order
 from tf_lars.errors import EXIT_DONE, require
-from tf_lars.setting import above, at_least, check, setting
+from tf_lars.setting import above, check, setting, within
 
 _GROUP = "Measurement"
 
@@ -26,20 +26,20 @@ class MeasurementSettings:
     seconds: float = setting(
         "Seconds to measure, for training and for evaluation each.",
         10.0,
-        rule=above(0),
+        rule=above(0, 24 * 3600),
         group=_GROUP,
     )
     devices_per_host: int = setting(
         "Number of GPUs or TPU cores that share this machine's CPU cores.",
         1,
-        rule=at_least(1),
+        rule=within(1, 100_000),
         group=_GROUP,
     )
     device_images_per_second: float | None = setting(
         "Images per second that one device trains on, to tell whether the input or the device is "
         "the limit.",
         None,
-        rule=above(0),
+        rule=above(0, 1e12),
         group=_GROUP,
     )
 
@@ -58,6 +58,7 @@ def main() -> int:
     measurement = MeasurementSettings(**flags.values(MeasurementSettings))
     settings = TrainingSettings(**flags.values(TrainingSettings))
     require(settings.data_dir, "--data_dir", "a prepared folder", settings.data_dir)
+    build_input.require_memory(settings, settings.global_batch_size)
     build_input.describe_once(settings.data_dir)
 
     import tensorflow as tf
@@ -69,10 +70,14 @@ def main() -> int:
     evaluation = build_input.evaluation(settings, batch)
     alone = tf.distribute.InputContext(1, 0, 1)
     steps = order.evaluation_steps(training.num_examples, batch)
-    rates = {
-        "training": throughput.measure(training.dataset(alone, 0, steps), measurement.seconds),
-        "evaluation": throughput.measure(evaluation.dataset(alone), measurement.seconds),
-    }
+    seconds = measurement.seconds
+    try:
+        rates = {
+            "training": throughput.measure(training.dataset(alone, 0, steps), seconds),
+            "evaluation": throughput.measure(evaluation.dataset(alone), seconds),
+        }
+    except tf.errors.OpError as error:
+        raise outcome.explained(error) from error
     print(throughput.table(rates))
     print(
         throughput.verdict(

@@ -14,7 +14,7 @@ from tf_lars.planner import communication, plan_table, search
 from tf_lars.planner.devices import Device
 from tf_lars.planner.prediction import Plan
 from tf_lars.recipes import recipes
-from tf_lars.setting import above, at_least, check, one_of, setting, within
+from tf_lars.setting import MOST_EPOCHS, above, batch_size, check, one_of, picture, setting, within
 
 PLAN, HARDWARE, OUTPUT = "What to plan", "Hardware", "Output"
 """Groups of settings in `--help`."""
@@ -36,34 +36,39 @@ class PlanSettings:
         None,
         group=PLAN,
     )
-    devices: int | None = setting("Number of devices.", None, rule=at_least(1), group=PLAN)
+    devices: int | None = setting(
+        "Number of devices.", None, rule=within(1, search.MOST_DEVICES), group=PLAN
+    )
     deadline_minutes: float | None = setting(
         "Instead of --devices: finds the fewest devices that train within this time.",
         None,
-        rule=above(0),
+        rule=above(0, 1e9),
         group=PLAN,
     )
     global_batch_size: int | None = setting(
         "Examples per step, on all devices. Defaults to the batch with the shortest time.",
         None,
-        rule=at_least(1),
+        rule=batch_size(),
         group=PLAN,
     )
     largest_batch: int = setting(
         "Largest batch to try where --global_batch_size is not given; the largest published one "
         "is 67,840.",
         67840,
-        rule=at_least(1),
+        rule=batch_size(),
         group=PLAN,
     )
     epochs: float | None = setting(
         "Passes over the data. Defaults to those that the batch needs.",
         None,
-        rule=above(0),
+        rule=above(0, MOST_EPOCHS),
         group=PLAN,
     )
     num_examples: int = setting(
-        "Training examples per epoch.", recipes.IMAGENET_EXAMPLES, rule=at_least(1), group=PLAN
+        "Training examples per epoch.",
+        recipes.IMAGENET_EXAMPLES,
+        rule=within(1, 10**12),
+        group=PLAN,
     )
     optimizer: str = setting(
         "Optimizer of the recipe that is shown: lars or sgd.",
@@ -72,7 +77,7 @@ class PlanSettings:
         group=PLAN,
     )
     price_per_device_hour: float | None = setting(
-        "Price in any currency, for the cost of the run.", None, rule=above(0), group=PLAN
+        "Price in any currency, for the cost of the run.", None, rule=above(0, 1e9), group=PLAN
     )
     accelerator: str | None = setting(
         f"Device family with published results: {', '.join(planner.accelerators())}. With "
@@ -86,10 +91,16 @@ class PlanSettings:
         group=HARDWARE,
     )
     flops: float | None = setting(
-        "Peak FLOP/s of a device without published results.", None, rule=above(0), group=HARDWARE
+        "Peak FLOP/s of a device without published results.",
+        None,
+        rule=within(1e6, 1e20),
+        group=HARDWARE,
     )
     memory_bandwidth: float | None = setting(
-        "Memory bandwidth of that device, in bytes/s.", None, rule=above(0), group=HARDWARE
+        "Memory bandwidth of that device, in bytes/s.",
+        None,
+        rule=within(1e6, 1e20),
+        group=HARDWARE,
     )
     network: str | None = setting(
         f"Network between nodes: {', '.join(planner.networks())}, or LATENCY_US:GIGABITS.",
@@ -100,7 +111,7 @@ class PlanSettings:
         "Network within a node, for --all_reduce=two_level.", None, group=HARDWARE
     )
     devices_per_node: int = setting(
-        "Devices per node, for --all_reduce=two_level.", 8, rule=at_least(1), group=HARDWARE
+        "Devices per node, for --all_reduce=two_level.", 8, rule=within(1, 1000), group=HARDWARE
     )
     all_reduce: str = setting(
         f"All-reduce algorithm: one of {', '.join(communication.ALGORITHMS)}.",
@@ -131,6 +142,7 @@ class PlanSettings:
         "Path of the picture; empty for none. With --format=json, it is drawn only if this flag is "
         "given.",
         "plan.png",
+        rule=picture(),
         group=OUTPUT,
     )
 

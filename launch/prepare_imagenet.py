@@ -18,8 +18,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from launch.cli import app, flags
+from tf_lars.data.records.example import MOST_PIXELS
 from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
-from tf_lars.setting import Rule, at_least, check, setting, within
+from tf_lars.setting import Rule, check, one_of, setting, within
 
 if TYPE_CHECKING:
     from tf_lars.data.records.dataset_info import DatasetInfo
@@ -34,6 +35,8 @@ SOURCE, OUTPUT, ENCODING, READING, CLASSES = (
 """Groups of settings in `--help`."""
 
 _SOURCES = "sources"
+MOST_SHARDS = 99_999
+"""Largest number of shards whose names have five digits."""
 
 
 def _option(doc: str, default: Any, *sources: str, **uses: Any) -> Any:
@@ -77,7 +80,9 @@ class PreparationSettings:
         group=SOURCE,
     )
     verify: bool = setting(
-        "Check the SHA-256 of every shard in --output_dir and write nothing.", False, group=SOURCE
+        "Check every record and the SHA-256 of every shard in --output_dir and write nothing.",
+        False,
+        group=SOURCE,
     )
     output_dir: str = _option(
         "Folder for the shards, local or remote (gs://; s3:// where tensorflow-io is installed).",
@@ -91,14 +96,14 @@ class PreparationSettings:
         "Number of training shards. By default, shards of about 128 MiB.",
         None,
         "input_dir",
-        rule=at_least(1),
+        rule=within(1, MOST_SHARDS),
         group=OUTPUT,
     )
     validation_shards: int | None = _option(
         "Number of validation shards. By default, shards of about 128 MiB.",
         None,
         "input_dir",
-        rule=at_least(1),
+        rule=within(1, MOST_SHARDS),
         group=OUTPUT,
     )
     overwrite: bool = _option(
@@ -111,14 +116,30 @@ class PreparationSettings:
         "Resize larger images to this short side, in pixels. By default, no image is resized.",
         None,
         "input_dir",
-        rule=at_least(1),
+        rule=within(1, 65_535),
         group=ENCODING,
     )
     jpeg_quality: int = _option(
-        "Quality of re-encoded images: resized ones, PNG, CMYK and the like.",
+        "Quality of re-encoded images: resized and turned ones, PNG, CMYK and the like.",
         95,
         "input_dir",
         rule=within(1, 100),
+        group=ENCODING,
+    )
+    exif: str = _option(
+        "apply turns images as their EXIF orientation says and re-encodes them. ignore leaves them "
+        "as they are, as is usual with ImageNet. Both count such images.",
+        "ignore",
+        "input_dir",
+        rule=one_of("apply", "ignore"),
+        group=ENCODING,
+    )
+    max_image_pixels: int = _option(
+        "Largest number of pixels of an image, by its header. Images with more are refused "
+        "undecoded. The default is the decoders' own limit.",
+        MOST_PIXELS,
+        "input_dir",
+        rule=within(1, MOST_PIXELS),
         group=ENCODING,
     )
     max_bad_images: int = _option(
@@ -126,7 +147,7 @@ class PreparationSettings:
         0,
         "input_dir",
         "describe",
-        rule=at_least(0),
+        rule=within(0, 1_000_000_000),
         group=READING,
     )
     num_processes: int | None = _option(
@@ -134,7 +155,7 @@ class PreparationSettings:
         None,
         "input_dir",
         "describe",
-        rule=at_least(1),
+        rule=within(1, 1024),
         group=READING,
     )
     label_base: int | None = _option(
@@ -150,7 +171,7 @@ class PreparationSettings:
         "label.",
         None,
         "describe",
-        rule=at_least(1),
+        rule=within(1, 1_000_000),
         group=CLASSES,
     )
 
@@ -216,7 +237,12 @@ def _prepare(settings: PreparationSettings) -> None:
             num_processes=settings.num_processes,
             max_bad_images=settings.max_bad_images,
             overwrite=settings.overwrite,
-            encoding=EncodingSettings(settings.short_side, settings.jpeg_quality),
+            encoding=EncodingSettings(
+                settings.short_side,
+                settings.jpeg_quality,
+                settings.exif,
+                settings.max_image_pixels,
+            ),
         )
     )
     print(
@@ -251,24 +277,29 @@ def _verify(settings: PreparationSettings) -> None:
 
     info = verify.verify(settings.output_dir)
     shards = sum(len(split.shards) for split in info.splits.values())
-    print(f"{settings.output_dir}: all {shards} shards have the recorded SHA-256")
+    print(f"{settings.output_dir}: all {shards} shards are as recorded, and every record is good")
 
 
 def _print_table(info: DatasetInfo, folder: str) -> None:
-    row = "{:<11}{:>11}{:>8}{:>11}{:>12}{:>9}{:>9}"
+    outcomes = ("reencoded", "resized", "oriented", "refused")
+    row = "{:<11}{:>11}{:>8}{:>11}{:>12}{:>9}{:>10}{:>9}"
     print(f"{folder}: {info.name}, {info.num_classes} classes")
-    print(row.format("split", "examples", "shards", "MB", "re-encoded", "resized", "refused"))
+    print(
+        row.format(
+            *("split", "examples", "shards", "MB"),
+            *("re-encoded", "resized", "oriented", "refused"),
+        )
+    )
     for name, split in info.splits.items():
-        counts = info.report[name]
+        # Other programs, and earlier versions, do not count everything.
+        counts = (info.report[name].get(outcome, {}).get("count", 0) for outcome in outcomes)
         print(
             row.format(
                 name,
                 f"{split.num_examples:,}",
                 f"{len(split.shards):,}",
                 f"{split.num_bytes / 1e6:,.1f}",
-                f"{counts['reencoded']['count']:,}",
-                f"{counts.get('resized', {'count': 0})['count']:,}",
-                f"{counts['refused']['count']:,}",
+                *(f"{count:,}" for count in counts),
             )
         )
 

@@ -22,6 +22,7 @@ from launch.cli import app, flags, recipe_flag
 from launch.kubernetes import jobset, tpus, volumes
 from launch.kubernetes.jobset_settings import JobSetSettings
 from launch.run.settings import TrainingSettings
+from tf_lars import files
 from tf_lars.data import order
 from tf_lars.errors import EXIT_DONE, InputError, require
 
@@ -55,6 +56,7 @@ def main(training_flags: Sequence[str]) -> int:
     _check_pod_names(settings.name, pods)
     _check_training(training, replicas)
     _check_folders(training, mounted)
+    _warn_of_data_in_no_volume(training.data_dir, mounted)
     job = jobset.TrainingJob(
         name=settings.name,
         image=settings.image,
@@ -120,7 +122,7 @@ def _write(text: str, path: str | None) -> None:
         print(text, end="")
         return
     try:
-        with open(path, "w") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         raise InputError(
@@ -170,15 +172,25 @@ def _check_training(settings: TrainingSettings, replicas: int) -> None:
 
 
 def _check_folders(settings: TrainingSettings, mounted: Sequence[volumes.MountedVolume]) -> None:
-    for name in ("data_dir", "model_dir"):
-        path = getattr(settings, name)
-        require(path.startswith("/"), f"--{name}", "an absolute path in the container", path)
+    rule = "an absolute path in the container"
+    require(settings.data_dir.startswith("/"), "--data_dir", rule, settings.data_dir)
+    if files.is_remote(settings.model_dir):
+        return
+    require(settings.model_dir.startswith("/"), "--model_dir", rule, settings.model_dir)
     holders = [volume for volume in mounted if volume.holds(settings.model_dir)]
     if not holders or max(holders, key=lambda volume: len(volume.path)).read_only:
         paths = ", ".join(v.path + (" (read-only)" if v.read_only else "") for v in mounted)
         raise InputError(
             "--model_dir must lie in a writable --volume, since other folders are lost with the "
             f"pod. Received: {settings.model_dir!r} with {paths or 'no --volume'}."
+        )
+
+
+def _warn_of_data_in_no_volume(data_dir: str, mounted: Sequence[volumes.MountedVolume]) -> None:
+    if not any(volume.holds(data_dir) for volume in mounted):
+        print(
+            f"warning: --data_dir lies in no --volume, so the image must contain {data_dir!r}.",
+            file=sys.stderr,
         )
 
 

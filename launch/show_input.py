@@ -6,15 +6,15 @@ The picture is that of a training step on one device with a batch of --num_image
 """
 
 import dataclasses
-import os
 
 from launch.cli import app, flags
-from launch.run import build_input
+from launch.run import build_input, outcome
 from launch.run.settings import INPUT_SETTINGS, TrainingSettings
+from tf_lars import files
 from tf_lars.data import order
 from tf_lars.data.records.dataset_info import DatasetInfo
-from tf_lars.errors import EXIT_DONE, InputError
-from tf_lars.setting import check, one_of, setting, within
+from tf_lars.errors import EXIT_DONE, require
+from tf_lars.setting import MOST_EPOCHS, check, one_of, picture, setting, within
 
 _GROUP = "Contact sheet"
 
@@ -27,17 +27,18 @@ class SheetSettings:
       InputError: A setting is out of range.
     """
 
-    output: str = setting("Path of the PNG file to write.", "", group=_GROUP)
+    output: str = setting("Path of the PNG file to write.", "", rule=picture(), group=_GROUP)
     split: str = setting(
         "train or validation.", "train", rule=one_of("train", "validation"), group=_GROUP
     )
     epoch: int = setting(
-        "Epoch of the training images, from 0.", 0, rule=within(0, 999_999), group=_GROUP
+        "Epoch of the training images, from 0.", 0, rule=within(0, MOST_EPOCHS - 1), group=_GROUP
     )
     num_images: int = setting("Number of images.", 32, rule=within(1, 256), group=_GROUP)
 
     def __post_init__(self):
         check(self)
+        require(self.output, "--output", "the PNG file to write", self.output)
 
 
 def define() -> None:
@@ -49,30 +50,30 @@ def define() -> None:
 def main() -> int:
     """Draws the sheet; returns the exit code of the program."""
     sheet = SheetSettings(**flags.values(SheetSettings))
-    _check_output(sheet.output)
     settings = TrainingSettings(**flags.values(TrainingSettings))
+    require(settings.data_dir, "--data_dir", "a prepared folder", settings.data_dir)
+    build_input.require_memory(settings, sheet.num_images)
     build_input.describe_once(settings.data_dir)
     info = DatasetInfo.load(settings.data_dir)
+
+    import tensorflow as tf
 
     from tf_lars.data import contact_sheet
     from tf_lars.data.image_input import to_device_batch
 
-    batch = next(iter(_batches(settings, sheet)))
+    try:
+        batch = next(iter(_batches(settings, sheet)))
+    except tf.errors.OpError as error:
+        raise outcome.explained(error) from error
     images, targets, weights = to_device_batch(batch, info.num_classes)
     images, targets = images.numpy(), targets.numpy()
     if weights is not None:  # padding
         images, targets = images[weights.numpy() > 0], targets[weights.numpy() > 0]
     title = _title(settings, sheet, info, images.shape[1])
-    contact_sheet.draw(images, targets, info.class_names, sheet.output, title)
+    with files.writing(sheet.output):
+        contact_sheet.draw(images, targets, info.class_names, sheet.output, title)
     print(f"{len(images)} images in {sheet.output}")
     return EXIT_DONE
-
-
-def _check_output(path: str) -> None:
-    if not path:
-        raise InputError("--output is required. Received: none. Name the PNG file to write.")
-    if not (path.endswith(".png") and os.path.isdir(os.path.dirname(path) or ".")):
-        raise InputError(f"--output must be a .png file in an existing folder. Received: {path!r}.")
 
 
 def _batches(settings: TrainingSettings, sheet: SheetSettings):

@@ -7,18 +7,37 @@ TPU VMs, that server is TensorFlow's own `start_grpc_tpu_worker`, which reads th
 the slice from the machine's metadata; in pods, GKE provides it in environment variables.
 """
 
+import dataclasses
 import os
 import signal
 from collections.abc import Mapping
 
-from absl import flags
-
-from launch.cli import app
+from launch.cli import app, flags
+from tf_lars.cluster import proxies
 from tf_lars.errors import InputError
+from tf_lars.setting import check, setting, within
 
-PORT = flags.DEFINE_integer("port", 8470, "Port for the coordinator.")
 MESH_CONTROLLER_PORT = 8476
 """Port on the first host at which the TPU drivers of all hosts meet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings:
+    """Settings of the server; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    port: int = setting("Port for the coordinator.", 8470, rule=within(1, 65535), group="Server")
+
+    def __post_init__(self):
+        check(self)
+
+
+def define() -> None:
+    """Defines the flags of this program."""
+    flags.define(ServerSettings)
 
 
 def tpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -51,26 +70,25 @@ def tpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def main() -> None:
     """Serves until SIGTERM or SIGINT."""
-    if not 0 < PORT.value < 2**16:
-        raise InputError(f"--port must be from 1 to 65535. Received: {PORT.value}.")
+    port = ServerSettings(**flags.values(ServerSettings)).port
     # TensorFlow treats SIGTERM as a preemption notice and keeps running. Its threads inherit this
     # mask, so that the signal reaches this thread.
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     os.environ.update(tpu_environment(os.environ))  # before libtpu is loaded
+    proxies.bypass(filter(None, os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")))
     import tensorflow as tf
 
     try:
         server = tf.distribute.Server(
-            {"tpu_worker": [f"localhost:{PORT.value}"]}, job_name="tpu_worker", task_index=0
+            {"tpu_worker": [f"localhost:{port}"]}, job_name="tpu_worker", task_index=0
         )
     except tf.errors.OpError as error:
-        raise InputError(
-            f"--port must be free. Received: {PORT.value} ({error.message})."
-        ) from error
+        raise InputError(f"--port must be free. Received: {port} ({error.message}).") from error
     print(f"serving at {server.target}", flush=True)
     os._exit(128 + signal.sigwait(ends))
 
 
 if __name__ == "__main__":
+    define()
     app.run(main)

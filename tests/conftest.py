@@ -78,9 +78,16 @@ def short_run(digits_dir):
 
 @pytest.fixture(scope="session")
 def finished(short_run, tmp_path_factory):
-    """A finished run of two workers: its folder and what it printed."""
-    model_dir = tmp_path_factory.mktemp("runs") / "finished"
-    done = programs.run("launch.local", *short_run, f"--model_dir={model_dir}")
+    """A finished run of two workers: its folder and what it printed.
+
+    It trains as in many a container: behind a proxy that does not reach the workers, and in a
+    locale without other letters than English ones.
+    """
+    model_dir = tmp_path_factory.mktemp("läufe") / "finished"
+    container = {"https_proxy": "http://127.0.0.1:9", "LC_ALL": "POSIX", "PYTHONUTF8": "0"}
+    done = programs.run(
+        "launch.local", *short_run, f"--model_dir={model_dir}", environment=container
+    )
     assert done.returncode == 0, done.stderr
     return model_dir, done.stdout
 

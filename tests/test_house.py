@@ -85,3 +85,31 @@ def test_helpers_of_tests_are_apart_from_tests():
             continue
         is_helper = path.parent == ROOT / "tests" / "helpers"
         assert is_helper != path.name.startswith("test_"), path
+
+
+def _opens_a_text_file(call):
+    """Returns whether a call opens a file, or the output of a program, as text."""
+    name = getattr(call.func, "id", None) or getattr(call.func, "attr", "")
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    if any(
+        getattr(keywords.get(key), "value", 0) is True for key in ("text", "universal_newlines")
+    ):
+        return True
+    if name in ("read_text", "write_text"):
+        return True
+    if name in ("NamedTemporaryFile", "TemporaryFile", "fdopen"):
+        mode = keywords.get("mode", call.args[1] if name == "fdopen" and call.args[1:] else None)
+        return isinstance(mode, ast.Constant) and "b" not in mode.value
+    if not (isinstance(call.func, ast.Name) and name == "open"):
+        return False
+    mode = keywords.get("mode", call.args[1] if call.args[1:] else None)
+    return mode is None or (isinstance(mode, ast.Constant) and "b" not in mode.value)
+
+
+def test_the_encoding_of_every_text_file_is_named():
+    # That of the locale would depend on the machine, and be ASCII in many containers.
+    for path in _modules(*PACKAGES):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and _opens_a_text_file(node):
+                keywords = [keyword.arg for keyword in node.keywords]
+                assert "encoding" in keywords, f"{path}:{node.lineno}"

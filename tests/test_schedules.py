@@ -1,3 +1,4 @@
+import json
 import math
 
 import keras
@@ -118,14 +119,45 @@ def test_scaling_rules():
         (lambda: schedules.WarmupPolynomial(1.0, total_steps=0), "total_steps=0"),
         (lambda: schedules.WarmupCosine(1.0, 5, warmup_steps=6), "warmup_steps=6"),
         (lambda: schedules.WarmupConstant(1.0, warmup_steps=-1), "warmup_steps=-1"),
+        (lambda: schedules.WarmupConstant(1.0, warmup_steps=1.5), "warmup_steps=1.5"),
         (lambda: schedules.WarmupPolynomial(1.0, 5, power=0), "power=0"),
         (lambda: schedules.WarmupStep(1.0, [5, 3]), r"boundaries=\[5, 3\]"),
+        (lambda: schedules.WarmupStep(1.0, [5, "8"]), "boundaries='8'"),
         (lambda: schedules.WarmupStep(1.0, [5], decay_rate=0), "decay_rate=0"),
     ],
 )
 def test_what_cannot_work_is_refused(make, message):
     with pytest.raises(InputError, match=f"Received: .*{message}"):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda value: schedules.WarmupConstant(value), "peak_learning_rate"),
+        (lambda value: schedules.WarmupConstant(1.0, value), "warmup_steps"),
+        (lambda value: schedules.WarmupConstant(1.0, 1, value), "initial_learning_rate"),
+        (lambda value: schedules.WarmupCosine(1.0, value), "total_steps"),
+        (lambda value: schedules.WarmupCosine(1.0, 9, 1, value), "end_learning_rate"),
+        (lambda value: schedules.WarmupPolynomial(1.0, 9, power=value), "power"),
+        (lambda value: schedules.WarmupStep(1.0, [5], value), "decay_rate"),
+        (lambda value: schedules.WarmupStep(1.0, [value]), "boundaries"),
+        (lambda value: schedules.linear_scaling(value, 8), "learning_rate"),
+        (lambda value: schedules.square_root_scaling(1.0, value), "batch_size"),
+        (lambda value: schedules.linear_scaling(1.0, 8, value), "reference_batch_size"),
+    ],
+)
+def test_what_is_no_number_in_range_is_refused_by_its_name(make, argument):
+    for value in (np.nan, np.inf, -np.inf, -1, True, "1", None, np.float32("nan"), 10**400):
+        with pytest.raises(InputError, match=f"`{argument}` must be .* Received: {argument}="):
+            make(value)
+
+
+def test_numbers_of_numpy_become_pythons_so_that_json_can_hold_them():
+    schedule = schedules.WarmupPolynomial(np.float32(2), np.int64(9), power=np.float64(2))
+    assert json.dumps(schedule.get_config()) == json.dumps(
+        schedules.WarmupPolynomial(2.0, 9, power=2.0).get_config()
+    )
 
 
 def test_create_makes_each_schedule_by_its_name():

@@ -1,6 +1,7 @@
 """The table of settings: what a field declares is what flags, checks and runs derive from it."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -69,6 +70,23 @@ def test_the_identity_of_a_run_leaves_out_what_may_change_with_the_machines():
 def test_a_value_out_of_range_is_named_with_its_flag(values, message):
     with pytest.raises(InputError, match=message):
         Trial(**values)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "inside", "outside"),
+    [
+        (setting.within(1, 10_000), "from 1 to 10,000", (1, 10_000), (0, 10_001, math.nan)),
+        (setting.within(0, 0.5), "from 0 to 0.5", (0, 0.5), (-0.1, 0.6)),
+        (setting.above(0, 1e12), "above 0 and at most 1e+12", (1e-9, 1e12), (0, 1e13, math.nan)),
+        (setting.above(0), "above 0", (1e300,), (0, math.inf)),
+        (setting.at_least(0), "0 or above", (0, 1e300), (-1, math.inf, math.nan)),
+        (setting.picture(), "a .png file in an existing folder", ("", "a.png"), ("a", "/no/a.png")),
+    ],
+)
+def test_a_range_says_what_it_holds(rule, words, inside, outside):
+    assert rule.words == words
+    assert all(map(rule.holds, inside))
+    assert not any(map(rule.holds, outside))
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,10 @@ def exists(path: str) -> bool:
 
 def names(folder: str, hidden: bool = False) -> list[str]:
     """Returns the names in a folder, sorted; without hidden files and folders by default."""
-    found = _gfile(folder).listdir(folder) if is_remote(folder) else os.listdir(folder)
+    if is_remote(folder):  # gs:// marks folders with a slash
+        found = [name.rstrip("/") for name in _gfile(folder).listdir(folder)]
+    else:
+        found = os.listdir(folder)
     return sorted(name for name in found if hidden or not name.startswith("."))
 
 
@@ -60,11 +63,43 @@ def open_file(path: str, mode: str) -> Any:
 
 
 def rename(path: str, new_path: str) -> None:
-    """Renames a file, replacing any file of the new name."""
+    """Renames a finished file, replacing any file of the new name.
+
+    A power cut leaves a whole file under the new name, or what was there before.
+    """
     if is_remote(path):
         _gfile(path).rename(path, new_path, overwrite=True)
-    else:
-        os.replace(path, new_path)
+        return
+    _to_storage(path)
+    os.replace(path, new_path)
+
+
+def _to_storage(path: str) -> None:
+    """Waits until the content of a local file or folder is on its storage, not only in memory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def copy(path: str, new_path: str) -> None:
+    """Copies a file, replacing any file of the new name."""
+    with open_file(path, "rb") as source, open_file(new_path, "wb") as target:
+        shutil.copyfileobj(source, target)
+
+
+def rename_folder(path: str, new_path: str) -> None:
+    """Renames a folder to a path that does not exist; a remote one file by file."""
+    if not is_remote(path):
+        os.rename(path, new_path)
+        return
+    for folder, _, members in _gfile(path).walk(path):
+        target = new_path + folder.rstrip("/")[len(path.rstrip("/")) :]
+        make_folder(target)
+        for name in members:
+            rename(os.path.join(folder, name), os.path.join(target, name))
+    remove_folder(path)
 
 
 def remove(path: str) -> None:
@@ -84,8 +119,15 @@ def make_folder(path: str) -> None:
 
 def remove_folder(path: str) -> None:
     """Removes a folder and its contents, if it exists."""
-    if is_folder(path):
-        (_gfile(path).rmtree if is_remote(path) else shutil.rmtree)(path)
+    if not is_remote(path):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        return
+    import tensorflow as tf
+
+    # A folder of an object store is gone with its last file.
+    with contextlib.suppress(tf.errors.NotFoundError):
+        _gfile(path).rmtree(path)
 
 
 def hash_file(path: str) -> tuple[int, str]:
@@ -106,7 +148,7 @@ def read_json(path: str) -> Any:
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file, which appears under its name when complete.
+    """Writes a JSON file, which appears under its name when complete, and then stays.
 
     Several processes, on several hosts, may write it at the same time.
     """
@@ -115,6 +157,9 @@ def write_json(path: str, content: Mapping[str, Any]) -> None:
         with open_file(temporary, "w") as file:
             file.write(json.dumps(content, indent=1) + "\n")
         rename(temporary, path)
+    if not is_remote(path):
+        with contextlib.suppress(OSError):  # not every file system can do this for folders
+            _to_storage(os.path.dirname(path) or os.curdir)
 
 
 def temporary_path(path: str) -> str:

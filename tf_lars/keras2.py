@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tf_lars.errors import InputError
 from tf_lars.optimizers.lars_rule import densify
-from tf_lars.optimizers.lars_settings import LarsSettings
+from tf_lars.optimizers.lars_settings import LarsSettings, checked
+from tf_lars.setting import at_least, number
 
 
 def _keras2():
@@ -48,7 +49,7 @@ class LARS(LarsSettings, _KERAS.optimizers.legacy.Optimizer):
             default.
         momentum, weight_decay, trust_coefficient, epsilon, nesterov, momentum_form, trust_norm,
             clip_trust_ratio, exclude_from_weight_decay, exclude_from_layer_adaptation,
-            excluded_learning_rate_multiplier: As in `tf_lars.LARS`.
+            excluded_learning_rate_multiplier, zero_norm, always_adapt: As in `tf_lars.LARS`.
         name: Name of the optimizer; "LARS" by default.
         **kwargs: `clipnorm`, `global_clipnorm`, `clipvalue`, `decay` or `lr` of the legacy base.
 
@@ -73,13 +74,15 @@ class LARS(LarsSettings, _KERAS.optimizers.legacy.Optimizer):
         exclude_from_weight_decay=None,
         exclude_from_layer_adaptation=None,
         excluded_learning_rate_multiplier=1.0,
+        zero_norm="ratio_one",
+        always_adapt=True,
         name="LARS",
         **kwargs,
     ):
         self.built = False
         self._seen = {}
         self._excluded = {}
-        super().__init__(name, **kwargs)
+        super().__init__(name, **checked(kwargs))
         learning_rate = kwargs.get("lr", learning_rate)
         schedule = _KERAS.optimizers.schedules.LearningRateSchedule
         if hasattr(learning_rate, "get_config") and not isinstance(learning_rate, schedule):
@@ -87,11 +90,13 @@ class LARS(LarsSettings, _KERAS.optimizers.legacy.Optimizer):
                 f"A schedule must come from the optimizer's Keras, {_KERAS.__name__}. "
                 f"Received: learning_rate={learning_rate!r}."
             )
+        # In a configuration, Keras 2 describes a schedule by a dict.
+        if not (callable(learning_rate) or isinstance(learning_rate, (dict, tf.Variable))):
+            learning_rate = number("`learning_rate`", learning_rate, at_least(0))
         self._set_hyper("learning_rate", learning_rate)
         self._set_hyper("decay", self._initial_decay)
-        self.weight_decay = weight_decay
         self._set_lars(
-            weight_decay=weight_decay,
+            weight_decay=0.0 if weight_decay is None else weight_decay,
             excluded_learning_rate_multiplier=excluded_learning_rate_multiplier,
             exclude_from_weight_decay=exclude_from_weight_decay,
             exclude_from_layer_adaptation=exclude_from_layer_adaptation,
@@ -102,6 +107,8 @@ class LARS(LarsSettings, _KERAS.optimizers.legacy.Optimizer):
             momentum_form=momentum_form,
             trust_norm=trust_norm,
             clip_trust_ratio=clip_trust_ratio,
+            zero_norm=zero_norm,
+            always_adapt=always_adapt,
         )
 
     def _create_slots(self, var_list):
@@ -138,16 +145,18 @@ class LARS(LarsSettings, _KERAS.optimizers.legacy.Optimizer):
         place = var.device, var.dtype.base_dtype
         coefficients = (apply_state or {}).get(place) or self._fallback_apply_state(*place)
         no_decay, no_adaptation = self._excluded[_key(var)]
+        weight_decay = 0.0 if no_decay else self.weight_decay
+        adapt = self.rule.adapts(no_adaptation, weight_decay)
         rate = coefficients["lr_t"]
-        if no_adaptation and self.excluded_learning_rate_multiplier != 1:
+        if not adapt and self.excluded_learning_rate_multiplier != 1:
             rate *= self.excluded_learning_rate_multiplier
         self.rule.update(
             var,
             self.get_slot(var, "velocity") if self.rule.momentum else None,
             grad,
             rate,
-            0.0 if no_decay else self.weight_decay,
-            not no_adaptation,
+            weight_decay,
+            adapt,
         )
         # The kernels have no output; a tf.function orders later operations by the variables.
         return tf.no_op()

@@ -21,7 +21,12 @@ def gpu_names(environment: Mapping[str, str] = os.environ) -> list[str]:
     """
     try:
         done = subprocess.run(
-            _QUERY, capture_output=True, text=True, timeout=_SECONDS, env=dict(environment)
+            _QUERY,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_SECONDS,
+            env=dict(environment),
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
@@ -65,6 +70,6 @@ def available_cores() -> int:
 
 def available_memory_bytes() -> int:
     """Returns the memory that is available without swapping, in bytes."""
-    with open("/proc/meminfo") as file:
+    with open("/proc/meminfo", encoding="ascii") as file:
         lines = dict(line.split(":") for line in file)
     return 1024 * int(lines["MemAvailable"].split()[0])

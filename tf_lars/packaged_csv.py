@@ -11,5 +11,5 @@ def rows(package: str, name: str) -> list[dict[str, str]]:
       package: Name of the package that contains the file, usually `__package__`.
       name: File name.
     """
-    text = importlib.resources.files(package).joinpath(name).read_text()
+    text = importlib.resources.files(package).joinpath(name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

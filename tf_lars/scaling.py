@@ -2,7 +2,7 @@
 
 import math
 
-from tf_lars.errors import require
+from tf_lars.setting import above, at_least, number
 
 LARS_FLAT_BATCH = 16384
 """Batch from which the published learning rates of LARS stay constant."""
@@ -19,11 +19,11 @@ def linear_scaling(
         reference_batch_size: Global batch to scale from.
 
     Raises:
-        InputError: A batch is not above 0.
+        InputError: A batch is not a number above 0, or the rate is not one of at least 0.
 
     Reference: Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677, section 2.1.
     """
-    return learning_rate * _batch_ratio(batch_size, reference_batch_size)
+    return _scaled(learning_rate, _batch_ratio(batch_size, reference_batch_size))
 
 
 def square_root_scaling(
@@ -37,12 +37,12 @@ def square_root_scaling(
         reference_batch_size: Global batch to scale from.
 
     Raises:
-        InputError: A batch is not above 0.
+        InputError: A batch is not a number above 0, or the rate is not one of at least 0.
 
     Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks",
     arXiv:1404.5997, section 5.
     """
-    return learning_rate * math.sqrt(_batch_ratio(batch_size, reference_batch_size))
+    return _scaled(learning_rate, math.sqrt(_batch_ratio(batch_size, reference_batch_size)))
 
 
 def lars_scaling(
@@ -59,17 +59,21 @@ def lars_scaling(
         reference_batch_size: Global batch to scale from.
 
     Raises:
-        InputError: A batch is not above 0.
+        InputError: A batch is not a number above 0, or the rate is not one of at least 0.
 
     Reference: mlperf-logging 4.1.68, rcps_resnet.json, rules 4.0.0 (tf_lars/recipes/published.csv).
     """
-    ratio = _batch_ratio(
-        min(batch_size, LARS_FLAT_BATCH), min(reference_batch_size, LARS_FLAT_BATCH)
-    )
-    return learning_rate * math.sqrt(ratio)
+    ratio = _batch_ratio(batch_size, reference_batch_size, largest=LARS_FLAT_BATCH)
+    return _scaled(learning_rate, math.sqrt(ratio))
 
 
-def _batch_ratio(batch_size: float, reference_batch_size: float) -> float:
-    require(batch_size > 0, "`batch_size`", "above 0", batch_size)
-    require(reference_batch_size > 0, "`reference_batch_size`", "above 0", reference_batch_size)
-    return batch_size / reference_batch_size
+def _scaled(learning_rate: float, ratio: float) -> float:
+    return number("`learning_rate`", learning_rate, at_least(0)) * ratio
+
+
+def _batch_ratio(
+    batch_size: float, reference_batch_size: float, largest: float = math.inf
+) -> float:
+    batch = number("`batch_size`", batch_size, above(0))
+    reference = number("`reference_batch_size`", reference_batch_size, above(0))
+    return min(batch, largest) / min(reference, largest)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from tf_lars import schedule_formulas as formulas
 from tf_lars.errors import InputError, require
 from tf_lars.scaling import linear_scaling, square_root_scaling
+from tf_lars.setting import above, at_least, number, whole_number
 
 __all__ = [
     "Warmup",
@@ -84,15 +85,16 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
         initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: `warmup_steps` is negative.
+        InputError: A rate is negative or not finite, or `warmup_steps` is not 0, 1, 2, ...
     """
 
     def __init__(self, peak_learning_rate, warmup_steps=0, initial_learning_rate=0.0):
         super().__init__()
-        require(warmup_steps >= 0, "`warmup_steps`", "at least 0", warmup_steps)
-        self.peak_learning_rate = float(peak_learning_rate)
-        self.warmup_steps = int(warmup_steps)
-        self.initial_learning_rate = float(initial_learning_rate)
+        self.peak_learning_rate = number("`peak_learning_rate`", peak_learning_rate, at_least(0))
+        self.warmup_steps = whole_number("`warmup_steps`", warmup_steps, at_least(0))
+        self.initial_learning_rate = number(
+            "`initial_learning_rate`", initial_learning_rate, at_least(0)
+        )
 
     def decay(self, step):
         """Returns the rate at `step`, a float32 scalar of at least `warmup_steps`."""
@@ -125,7 +127,8 @@ class WarmupDecay(Warmup):
         initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: T is not above 0, or w is not from 0 to T.
+        InputError: T or w is not a whole number, T is not above 0, w is not from 0 to T, or a rate
+            is negative or not finite.
     """
 
     def __init__(
@@ -137,11 +140,10 @@ class WarmupDecay(Warmup):
         initial_learning_rate=0.0,
     ):
         super().__init__(peak_learning_rate, warmup_steps, initial_learning_rate)
-        require(total_steps > 0, "`total_steps`", "above 0", total_steps)
-        rule = f"at most `total_steps`, {total_steps}"
-        require(warmup_steps <= total_steps, "`warmup_steps`", rule, warmup_steps)
-        self.total_steps = int(total_steps)
-        self.end_learning_rate = float(end_learning_rate)
+        self.total_steps = whole_number("`total_steps`", total_steps, at_least(1))
+        rule = f"at most `total_steps`, {self.total_steps}"
+        require(self.warmup_steps <= self.total_steps, "`warmup_steps`", rule, warmup_steps)
+        self.end_learning_rate = number("`end_learning_rate`", end_learning_rate, at_least(0))
 
     def fraction_left(self, step):
         """Returns 1 - (s-w)/(T-w), which is 1 at the end of the warm-up and 0 from T."""
@@ -169,7 +171,7 @@ class WarmupPolynomial(WarmupDecay):
         initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: T is not above 0, w is not from 0 to T, or the power is not above 0.
+        InputError: As for `WarmupDecay`, or the power is not above 0.
 
     Reference: You et al., "ImageNet Training in Minutes", arXiv:1709.05011; the formula is that of
     mlcommons/training retired_benchmarks/resnet-tf2.
@@ -187,8 +189,7 @@ class WarmupPolynomial(WarmupDecay):
         super().__init__(
             peak_learning_rate, total_steps, warmup_steps, end_learning_rate, initial_learning_rate
         )
-        require(power > 0, "`power`", "above 0", power)
-        self.power = float(power)
+        self.power = number("`power`", power, above(0))
 
     def decay(self, step):
         """Returns e + (p - e) * (1 - (s-w)/(T-w))**power."""
@@ -214,7 +215,8 @@ class WarmupCosine(WarmupDecay):
         initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: T is not above 0, or w is not from 0 to T.
+        InputError: T or w is not a whole number, T is not above 0, w is not from 0 to T, or a rate
+            is negative or not finite.
 
     Reference: Loshchilov and Hutter, "SGDR", arXiv:1608.03983, one period.
     """
@@ -238,8 +240,8 @@ class WarmupStep(Warmup):
         initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: `warmup_steps` is negative, the boundaries do not increase, or `decay_rate` is
-            not above 0.
+        InputError: As for `Warmup`, or the boundaries do not increase, or `decay_rate` is not above
+            0.
 
     Reference: Goyal et al., arXiv:1706.02677: 0.1 at epochs 30, 60 and 80 of 90.
     """
@@ -253,11 +255,10 @@ class WarmupStep(Warmup):
         initial_learning_rate=0.0,
     ):
         super().__init__(peak_learning_rate, warmup_steps, initial_learning_rate)
-        self.boundaries = [int(step) for step in boundaries]
+        self.boundaries = [whole_number("`boundaries`", b, at_least(0)) for b in boundaries]
         increasing = self.boundaries == sorted(set(self.boundaries))
         require(increasing, "`boundaries`", "strictly increasing", boundaries)
-        require(decay_rate > 0, "`decay_rate`", "above 0", decay_rate)
-        self.decay_rate = float(decay_rate)
+        self.decay_rate = number("`decay_rate`", decay_rate, above(0))
 
     def decay(self, step):
         """Returns p * decay_rate**n."""
@@ -284,7 +285,7 @@ class WarmupConstant(Warmup):
         initial_learning_rate: Rate at step 0 of a warm-up, i.
 
     Raises:
-        InputError: `warmup_steps` is negative.
+        InputError: A rate is negative or not finite, or `warmup_steps` is not 0, 1, 2, ...
     """
 
     def decay(self, step):

@@ -5,17 +5,25 @@ run and whatever else depends on the setting are derived from that field:
 
     @dataclasses.dataclass(frozen=True)
     class MySettings:
-        epochs: int = setting("Passes over the training data.", 90, rule=at_least(1))
+        epochs: int = setting("Passes over the training data.", 90, rule=within(1, 1000))
 """
 
 import dataclasses
 import math
+import numbers
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tf_lars.errors import require
+
+MOST_EPOCHS = 1_000_000
+LARGEST_IMAGE_SIZE = 8192
+"""Side of the largest images, in pixels; each has 200 MB."""
+LARGEST_RATE = 1_000_000
+"""Largest learning rate; published ones of LARS are below 50."""
 
 _KEY = "setting"
 
@@ -137,20 +145,69 @@ def check(settings: Any) -> None:
             require(described.rule.holds(entry), f"--{name}", described.rule.words, entry)
 
 
+def number(what: str, value: Any, rule: Rule) -> float:
+    """Returns a function's argument as a Python float.
+
+    Args:
+      what: Name of the argument as in "`momentum`".
+      value: Number of any library, such as `numpy.float32`, but no bool.
+      rule: Range of the argument.
+
+    Raises:
+      InputError: The value is not a number in the range.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    require(is_number, what, "a number", value)
+    try:
+        converted = float(value)
+    except OverflowError:  # an int of hundreds of digits
+        converted = math.inf
+    require(rule.holds(converted), what, rule.words, value)
+    return converted
+
+
+def whole_number(what: str, value: Any, rule: Rule) -> int:
+    """Returns a function's argument as a Python int; see `number`, but fractions are refused."""
+    require(number(what, value, rule).is_integer(), what, "a whole number", value)
+    return int(value)
+
+
+def flag(what: str, value: Any) -> bool:
+    """Returns a function's argument as a Python bool.
+
+    Raises:
+      InputError: The value is neither a bool nor NumPy's.
+    """
+    require(type(value).__name__ in ("bool", "bool_"), what, "True or False", value)
+    return bool(value)
+
+
 def at_least(low: float) -> Rule:
-    """Returns the range from a bound upwards."""
-    words = f"{low:g} or above" if low == 0 else f"at least {low:g}"
+    """Returns the range from a bound upwards, for the arguments of functions.
+
+    A setting of a program has both bounds, `within`: what no run can need is then refused before it
+    is tried.
+    """
+    words = f"{_text(low)} or above" if low == 0 else f"at least {_text(low)}"
     return Rule(words, lambda value: low <= value < math.inf)
 
 
-def above(low: float) -> Rule:
-    """Returns the range above a bound."""
-    return Rule(f"above {low:g}", lambda value: low < value < math.inf)
+def above(low: float, high: float = math.inf) -> Rule:
+    """Returns the range above a bound, at most to the other, which is included."""
+    words = f"above {_text(low)}"
+    if high < math.inf:
+        words += f" and at most {_text(high)}"
+    return Rule(words, lambda value: low < value <= high and value < math.inf)
 
 
 def within(low: float, high: float) -> Rule:
     """Returns the range between two bounds, both included."""
-    return Rule(f"from {low:g} to {high:g}", lambda value: low <= value <= high)
+    words = f"from {_text(low)} to {_text(high)}"
+    return Rule(words, lambda value: low <= value <= high)
+
+
+def _text(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def below_one() -> Rule:
@@ -166,6 +223,61 @@ def fraction() -> Rule:
 def seed() -> Rule:
     """Returns the range of seeds that NumPy and Keras accept."""
     return Rule("at least 0 and below 2**32", lambda value: 0 <= value < 2**32)
+
+
+def epochs() -> Rule:
+    """Returns the range of numbers of epochs."""
+    return within(1, MOST_EPOCHS)
+
+
+def batch_size() -> Rule:
+    """Returns the range of batches; the largest published one is 67,840."""
+    return within(1, 10_000_000)
+
+
+def image_size() -> Rule:
+    """Returns the range of sides of images, in pixels."""
+    return within(1, LARGEST_IMAGE_SIZE)
+
+
+def positive_rate() -> Rule:
+    """Returns the range of learning rates."""
+    return above(0, LARGEST_RATE)
+
+
+def rate() -> Rule:
+    """Returns the range of learning rates, and of factors on them, that may be 0."""
+    return within(0, LARGEST_RATE)
+
+
+def restarts() -> Rule:
+    """Returns the range of numbers of restarts."""
+    return within(0, 1_000_000)
+
+
+def local_processes() -> Rule:
+    """Returns the range of numbers of worker processes on one machine."""
+    return within(1, 256)
+
+
+def seconds_to_wait() -> Rule:
+    """Returns the range of time limits, up to a week."""
+    return above(0, 7 * 24 * 3600)
+
+
+def picture() -> Rule:
+    """Returns the paths at which a picture can be written, or "" for none."""
+    return Rule(
+        "a .png file in an existing folder",
+        lambda path: (
+            not path
+            or (
+                path.endswith(".png")
+                and not os.path.isdir(path)
+                and os.path.isdir(os.path.dirname(path) or ".")
+            )
+        ),
+    )
 
 
 def one_of(*names: str) -> Rule:

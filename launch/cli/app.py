@@ -1,13 +1,14 @@
 """Runs a program's main function; bad flags or input end it with one sentence and exit code 2."""
 
 import atexit
+import io
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -48,6 +49,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
                 )
             )
 
+    _use_utf8()
     # Whatever this host's keras.json says: another backend could not run these programs.
     os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_NNX_ENABLED": "false"}
     # Without a GPU, TensorFlow logs an error at start because it has found none.
@@ -66,6 +68,26 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     if isinstance(code, str):
         print(code, file=sys.stderr)
     _end(int(bool(code)) if not isinstance(code, int) else code)
+
+
+def _use_utf8() -> None:
+    """Has file names and texts encoded in UTF-8, as TensorFlow does, whatever the locale.
+
+    Python would encode them in ASCII in the locale C, unless it is allowed to use its UTF-8 mode,
+    which it enters at its start only.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        if os.environ.get("PYTHONUTF8") == "1":
+            fail(
+                InputError(
+                    "Python must encode file names in UTF-8. Received: "
+                    f"{sys.getfilesystemencoding()} despite PYTHONUTF8=1. Leave out -X utf8=0."
+                )
+            )
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _end(code: int) -> NoReturn:
@@ -93,9 +115,25 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         # absl itself prints the flags of one module, without groups, and exits with code 1.
         print(f"{sys.modules['__main__'].__doc__}{help_text()}")
         sys.exit(EXIT_DONE)
+    for argument in argv:
+        if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
+            fail(InputError(f"Arguments must be encoded in UTF-8. Received: {argument!r}."))
     try:
         # absl itself handles an error by printing a page of text and exiting with code 1.
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except flags.Error as error:
         reason = str(error).removeprefix("ERROR:: ").rstrip(".")  # absl's prefix for flagfiles
         fail(InputError(f"{reason}. See --help for the flags."))
+    for name in flags.FLAGS:
+        flags.FLAGS[name].value = _without_tilde(flags.FLAGS[name].value)
+    return rest
+
+
+def _without_tilde(value: Any) -> Any:
+    """Returns the value of a flag, with the home folder that `~` stands for at the start of texts.
+
+    Shells leave it in place in `--flag=~/folder`, and a folder of that name would be created.
+    """
+    if isinstance(value, list):
+        return [_without_tilde(entry) for entry in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value

@@ -30,7 +30,7 @@ from tf_lars.planner.devices import Device
 from tf_lars.planner.gpu_names import accelerator_of
 from tf_lars.planner.plan_table import planned_time
 from tf_lars.planner.workloads import name_at
-from tf_lars.setting import at_least, check, setting
+from tf_lars.setting import check, picture, setting, within
 from tf_lars.training.checkpoint_names import nothing_to_resume
 
 LISTED_WORKERS = 16
@@ -49,13 +49,16 @@ class DryRunSettings:
         group="Dry run",
     )
     dry_run_output: str = setting(
-        "File for the picture of the schedule; empty for none.", "schedule.png", group="Dry run"
+        "File for the picture of the schedule; empty for none.",
+        "schedule.png",
+        rule=picture(),
+        group="Dry run",
     )
     devices_per_worker: int | None = setting(
         "Devices per worker, for a dry run away from the job's machines. By default what the "
         "launcher knows, or the GPUs of this machine, or 1.",
         None,
-        rule=at_least(1),
+        rule=within(1, 100_000),
         group="Dry run",
     )
     accelerator: str | None = setting(

@@ -1,20 +1,20 @@
 """`--recipe=auto`: settings by model, data and batch, overridden by flags that are given."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from absl import flags as absl_flags
-
 from launch.cli import flags
 from launch.run.settings import TrainingSettings
-from tf_lars import recipes, setting
+from tf_lars import recipes
 from tf_lars.data.records.dataset_info import DatasetInfo
-from tf_lars.errors import InputError, require
+from tf_lars.errors import InputError
 from tf_lars.recipes import Recipe
+from tf_lars.setting import batch_size, check, one_of, positive_rate, setting, settings_of
 
 _GROUP = "Recipe"
-_SET = tuple(n for n, s in setting.settings_of(TrainingSettings).items() if s.set_by_recipe)
+_SET = tuple(n for n, s in settings_of(TrainingSettings).items() if s.set_by_recipe)
 
 
 class Choice(NamedTuple):
@@ -29,49 +29,59 @@ class Choice(NamedTuple):
     description: str
 
 
-def define() -> None:
-    """Defines `--recipe`, and the flags of the baseline where nothing is published."""
-    absl_flags.DEFINE_string(
-        "recipe",
-        "none",
+@dataclasses.dataclass(frozen=True)
+class RecipeSettings:
+    """Settings of the choice of a recipe; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range, or they contradict each other.
+    """
+
+    recipe: str = setting(
         "auto: choose learning rate, warm-up, schedule, epochs, momentum, weight decay and label "
         "smoothing for the model and the batch, and print the choice. Other flags override it.",
-        module_name=_GROUP,
+        "none",
+        rule=one_of("none", "auto"),
+        group=_GROUP,
     )
-    absl_flags.DEFINE_float(
-        "baseline_learning_rate",
-        None,
+    baseline_learning_rate: float | None = setting(
         "For --recipe=auto where nothing is published for the model, data or batch: a learning "
         "rate tuned at --baseline_batch_size.",
-        module_name=_GROUP,
-    )
-    absl_flags.DEFINE_integer(
-        "baseline_batch_size",
         None,
-        "Small global batch of --baseline_learning_rate.",
-        module_name=_GROUP,
+        rule=positive_rate(),
+        group=_GROUP,
     )
+    baseline_batch_size: int | None = setting(
+        "Small global batch of --baseline_learning_rate.",
+        None,
+        rule=batch_size(),
+        group=_GROUP,
+    )
+
+    def __post_init__(self):
+        check(self)
+        missing = (self.baseline_learning_rate, self.baseline_batch_size).count(None)
+        if self.recipe == "none" and missing < 2:
+            raise InputError("A baseline is for --recipe=auto. Received: a baseline without it.")
+        if missing == 1:
+            raise InputError(
+                "A baseline is --baseline_learning_rate and --baseline_batch_size. Received: one "
+                "of them. Give both."
+            )
+
+
+def define() -> None:
+    """Defines `--recipe`, and the flags of the baseline where nothing is published."""
+    flags.define(RecipeSettings)
 
 
 def wanted() -> bool:
     """Returns whether to choose a recipe.
 
     Raises:
-      InputError: The flags contradict each other.
+      InputError: A flag is out of range, or the flags contradict each other.
     """
-    recipe = absl_flags.FLAGS.recipe
-    require(recipe in ("none", "auto"), "--recipe", "none or auto", recipe)
-    baseline = _baseline()
-    if recipe == "none":
-        if baseline != [None, None]:
-            raise InputError("A baseline is for --recipe=auto. Received: a baseline without it.")
-        return False
-    if baseline.count(None) == 1:
-        raise InputError(
-            "A baseline is --baseline_learning_rate and --baseline_batch_size. Received: one of "
-            "them. Give both."
-        )
-    return True
+    return _settings().recipe == "auto"
 
 
 def choose(values: Mapping[str, Any]) -> Choice:
@@ -83,7 +93,7 @@ def choose(values: Mapping[str, Any]) -> Choice:
     Raises:
       InputError: Nothing is published and no baseline is given, or the data is unusable.
     """
-    recipe = _recipe(values, _baseline())
+    recipe = _recipe(values, _settings())
     chosen = {name: getattr(recipe, name) for name in _SET}
     chosen["epochs"] = math.ceil(recipe.epochs)  # The Trainer trains whole epochs.
     given = flags.given(_SET)
@@ -94,19 +104,18 @@ def choose(values: Mapping[str, Any]) -> Choice:
     )
 
 
-def _baseline() -> list:
-    return [absl_flags.FLAGS.baseline_learning_rate, absl_flags.FLAGS.baseline_batch_size]
+def _settings() -> RecipeSettings:
+    return RecipeSettings(**flags.values(RecipeSettings))
 
 
-def _recipe(values: Mapping[str, Any], baseline: list) -> Recipe:
+def _recipe(values: Mapping[str, Any], given: RecipeSettings) -> Recipe:
     optimizer = "lars" if values["optimizer"] == "lars" else "sgd"
     model, batch = values["model"], values["global_batch_size"]
     examples = DatasetInfo.load(values["data_dir"]).splits["train"].num_examples
-    if None not in baseline:
-        rate, small_batch = baseline
+    if given.baseline_learning_rate and given.baseline_batch_size:
         return recipes.from_baseline(
-            rate,
-            small_batch,
+            given.baseline_learning_rate,
+            given.baseline_batch_size,
             batch,
             epochs=values["epochs"],
             num_examples=examples,

@@ -1,22 +1,31 @@
-"""Flags that select a checkpoint of a run."""
+"""Settings that select a checkpoint of a run, for the programs that read one."""
 
-from absl import flags
+import dataclasses
 
 from launch.run.load import NEWEST
+from tf_lars.setting import check, setting
 
 _GROUP = "Run"
 
 
-def define() -> None:
-    """Defines the flags."""
-    flags.DEFINE_string("model_dir", "", "Folder of a training run.", module_name=_GROUP)
-    flags.DEFINE_string(
-        "checkpoint",
-        NEWEST,
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """Settings that select a checkpoint of a run; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range.
+    """
+
+    model_dir: str = setting("Folder of a training run.", "", group=_GROUP)
+    checkpoint: str = setting(
         "newest; best, the kept checkpoint with the highest validation top-1; or the path of a "
         "checkpoint.",
-        module_name=_GROUP,
+        NEWEST,
+        group=_GROUP,
     )
-    flags.DEFINE_string(
-        "data_dir", "", "Folder of prepared data; by default that of the run.", module_name=_GROUP
+    data_dir: str = setting(
+        "Folder of prepared data; by default that of the run.", "", group=_GROUP
     )
+
+    def __post_init__(self):
+        check(self)

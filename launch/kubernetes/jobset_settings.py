@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from launch.kubernetes import tpus
-from tf_lars.setting import Rule, at_least, check, setting
+from tf_lars.setting import Rule, check, restarts, seconds_to_wait, setting, within
 
 JOBSET, NODES, PODS = "JobSet", "Nodes", "Pods"
 """Groups of settings in `--help`."""
@@ -49,22 +49,22 @@ class JobSetSettings:
         "Maximum number of restarts after failures. Preemptions do not count, and bad input is "
         "never retried.",
         10,
-        rule=at_least(0),
+        rule=restarts(),
         group=JOBSET,
     )
     startup_timeout: int = setting(
         "Seconds that the first GPU node waits for the last; the cluster may have to add machines.",
         1800,
-        rule=at_least(1),
+        rule=seconds_to_wait(),
         group=JOBSET,
     )
     output: str | None = setting(
         "File to write. By default the JobSet is printed.", None, group=JOBSET
     )
     nodes: int | None = setting(
-        "Number of GPU nodes; each runs one pod.", None, rule=at_least(1), group=NODES
+        "Number of GPU nodes; each runs one pod.", None, rule=within(1, 100_000), group=NODES
     )
-    gpus_per_node: int = setting("GPUs per node.", 8, rule=at_least(1), group=NODES)
+    gpus_per_node: int = setting("GPUs per node.", 8, rule=within(1, 1000), group=NODES)
     tpu_accelerator: str | None = setting(
         f"Use a TPU slice of GKE instead of GPUs: {', '.join(tpus.ACCELERATORS)}.",
         None,
@@ -74,7 +74,10 @@ class JobSetSettings:
         "Topology of the slice, such as 2x4 or 2x2x2.", None, group=NODES
     )
     tpu_chips_per_host: int | None = setting(
-        "4 or 8, for a 2x4 slice, which has hosts of either size. By default 8.", None, group=NODES
+        "4 or 8, for a 2x4 slice, which has hosts of either size. By default 8.",
+        None,
+        rule=within(1, 8),
+        group=NODES,
     )
     node_selector: tuple[str, ...] = setting(
         "LABEL=VALUE that nodes must have.", (), group=NODES, repeatable=True
@@ -108,7 +111,7 @@ class JobSetSettings:
     grace_seconds: int = setting(
         "Seconds to save a checkpoint between SIGTERM and the end of a pod.",
         120,
-        rule=at_least(1),
+        rule=seconds_to_wait(),
         group=PODS,
     )
 

@@ -10,6 +10,8 @@ import re
 
 from tf_lars.errors import InputError
 
+MOST_CHIPS = 8960
+"""Chips of a v5p pod, the largest."""
 _2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 
@@ -32,10 +34,12 @@ class TpuAccelerator:
         """Returns whether the accelerator is available in this topology."""
         if topology in self.topologies:
             return True
-        if not self.cubes or not re.fullmatch(r"\d+x\d+x\d+", topology):
+        if not self.cubes or not re.fullmatch(r"\d{1,4}x\d{1,4}x\d{1,4}", topology):
             return False
         sides = [int(side) for side in topology.split("x")]
-        return sides == sorted(sides) and all(side >= 4 and side % 4 == 0 for side in sides)
+        if sides != sorted(sides) or math.prod(sides) > MOST_CHIPS:
+            return False
+        return all(side >= 4 and side % 4 == 0 for side in sides)
 
 
 ACCELERATORS = {

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from launch.run.settings import TrainingSettings
+from tf_lars import machine
 from tf_lars.data.prepare import describe
 from tf_lars.data.records.dataset_info import DATASET_FILE
 from tf_lars.errors import InputError
@@ -30,6 +31,26 @@ def describe_once(data_dir: str, *, may_write: bool = True) -> None:
             )
         print(f"{data_dir}: reading the shards once to write their {DATASET_FILE}", flush=True)
         describe.describe(data_dir)
+
+
+def require_memory(settings: TrainingSettings, batch_size: int) -> None:
+    """Checks that a batch of decoded images fits into the memory of this machine.
+
+    Raises:
+      InputError: It does not.
+    """
+    from tf_lars.data.image_size import ImageSizeSchedule
+
+    sizes = [settings.image_size]
+    if settings.image_size_schedule:
+        sizes += [size for _, size in ImageSizeSchedule.parse(settings.image_size_schedule).starts]
+    needed, there = batch_size * 3 * max(sizes) ** 2, machine.available_memory_bytes()
+    if needed > there:
+        raise InputError(
+            f"A batch of images must fit into the memory of this machine, of which {there:,} bytes "
+            f"are available. Received: {batch_size:,} images of {max(sizes)} px, {needed:,} bytes. "
+            "Use a smaller batch or smaller images."
+        )
 
 
 def training(settings: TrainingSettings, global_batch_size: int) -> "TrainingInput":

@@ -5,7 +5,6 @@ Its exit code tells the supervisor what to do next: see `tf_lars.errors`.
 
 import dataclasses
 import hashlib
-import math
 import os
 import platform
 import signal
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from launch.run.settings import TrainingSettings
 from models import user_model
+from tf_lars import files
 from tf_lars.cluster import supervisor
 from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Rendezvous
 from tf_lars.cluster.restarts import MAX_RESTARTS
@@ -27,7 +27,7 @@ from tf_lars.errors import (
     InputError,
     PeerFailure,
 )
-from tf_lars.setting import Rule, at_least, check, setting, settings_of
+from tf_lars.setting import check, restarts, seconds_to_wait, setting, settings_of
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -48,13 +48,13 @@ class JobSettings:
     startup_timeout: float = setting(
         "Seconds within which all workers must have registered.",
         STARTUP_SECONDS,
-        rule=Rule("above 0 seconds", lambda seconds: 0 < seconds < math.inf),
+        rule=seconds_to_wait(),
         group="Job",
     )
     max_restarts: int = setting(
         "How many times the workers are restarted after a failure, once the job has taken a step.",
         MAX_RESTARTS,
-        rule=at_least(0),
+        rule=restarts(),
         group="Job",
     )
 
@@ -105,6 +105,7 @@ class Job:
         from tf_lars import create_strategy
 
         connect = self._connect or create_strategy
+        folder = self._settings.model_dir
         if self._cluster.num_workers == 1:
             joined = connect(self._cluster)
         else:
@@ -112,7 +113,8 @@ class Job:
                 self._cluster,
                 _facts(self._settings),
                 timeout=self._startup_timeout,
-                shared_folder=self._settings.model_dir,
+                # A remote folder is the same wherever it is named.
+                shared_folder=None if files.is_remote(folder) else folder,
                 is_restart=os.environ.get(STARTS_VARIABLE, "0") != "0",
             )
             try:

@@ -4,11 +4,15 @@ import dataclasses
 import os
 import re
 import statistics
+import sys
+from collections.abc import Callable
 
 import models
 from launch.run.layout import CHECKPOINTS, FLAGS, REPORT, RESULTS, checkpoints_in
 from launch.run.settings import TrainingSettings
+from tf_lars import files
 from tf_lars.cluster.spec import Cluster
+from tf_lars.data.records import example_reader
 from tf_lars.errors import EXIT_DONE, InputError, PeerFailure
 from tf_lars.machine import available_cores
 from tf_lars.setting import as_arguments
@@ -21,6 +25,8 @@ def explained(error) -> Exception:
     told = re.search(r"InputError: (.+)", error.message)  # raised by the input pipeline
     if told:
         return InputError(told[1])
+    if "JPEG" in error.message and (named := example_reader.undecodable()):
+        return named
     if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
         return PeerFailure(f"another worker was lost: {error.message.splitlines()[0]}")
     return error
@@ -28,7 +34,8 @@ def explained(error) -> Exception:
 
 def write_flags(settings: TrainingSettings) -> None:
     """Writes the settings into the model folder, for `launch.evaluate` and `launch.export`."""
-    with open(os.path.join(settings.model_dir, FLAGS), "w") as file:
+    path = os.path.join(settings.model_dir, FLAGS)
+    with files.writing(path), files.open_file(path, "w") as file:
         file.write("\n".join(as_arguments(settings)) + "\n")
 
 
@@ -63,16 +70,26 @@ def finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> in
         "seconds": sum(e["seconds"] for e in history),
         **_facts_for_calibration(settings, cluster, trainer),
     }
+    title = f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}"
     path = os.path.join(settings.model_dir, RESULTS)
-    results.write(path, summary)
     picture = os.path.join(settings.model_dir, REPORT)
-    report.draw(
-        history,
-        picture,
-        f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}",
-    )
-    print(f"\n{results.table(summary)}\n\nresults in {path}, picture in {picture}", flush=True)
+    print(f"\n{results.table(summary)}\n", flush=True)
+    if _written(path, lambda: results.write(path, summary)) and _written(
+        picture, lambda: report.draw(history, picture, title)
+    ):
+        print(f"results in {path}, picture in {picture}", flush=True)
     return EXIT_DONE
+
+
+def _written(path: str, write: Callable[[], None]) -> bool:
+    """Writes a file at the end of a run; a failure is a warning, since the run is done."""
+    try:
+        with files.writing(path):
+            write()
+        return True
+    except InputError as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        return False
 
 
 def _facts_for_calibration(settings, cluster: Cluster, trainer) -> dict[str, object]:

@@ -2,12 +2,13 @@
 
 import errno
 import os
-import tempfile
+import uuid
 
 import models
 from launch.run import build_input
-from launch.run.layout import CHECKPOINTS, LOGS, TENSORBOARD
+from launch.run.layout import CHECKPOINTS, FLAGS, LOGS, REPORT, RESULTS, TENSORBOARD
 from launch.run.settings import TrainingSettings
+from tf_lars import files
 from tf_lars.data import order
 from tf_lars.data.augmentation_names import check_augmentation
 from tf_lars.data.records import example_reader
@@ -43,24 +44,46 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
     order.per_replica_batch_size(settings.global_batch_size, num_workers)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)
-    for name in ("", CHECKPOINTS, TENSORBOARD, LOGS if num_workers > 1 else ""):
-        folder = os.path.join(settings.model_dir, name)
+    _check_model_dir(settings.model_dir, make_folders, has_logs=num_workers > 1)
+
+
+def _check_model_dir(model_dir: str, make_folders: bool, has_logs: bool) -> None:
+    """Checks that everything a run writes can be written."""
+    for name in ("", CHECKPOINTS, TENSORBOARD, LOGS if has_logs else ""):
+        folder = os.path.join(model_dir, name)
         try:
-            if not make_folders:
+            if make_folders:
+                files.make_folder(folder)
+                probe = os.path.join(folder, f".writable-{uuid.uuid4().hex}")
+                with files.writing(probe), files.open_file(probe, "w") as file:
+                    file.write("")
+                files.remove(probe)
+            else:
                 _look_at(folder)
-                continue
-            os.makedirs(folder, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
-                pass
-        except OSError as error:
+        except (OSError, InputError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error.__cause__ or error
             raise InputError(
                 "--model_dir must be a folder that can be written to, and so must its subfolders. "
-                f"Received: {folder!r} ({error.strerror}). Use another --model_dir."
+                f"Received: {folder!r} ({reason}). Use another --model_dir."
             ) from error
+    for name in (FLAGS, RESULTS, REPORT):
+        path = os.path.join(model_dir, name)
+        if files.exists(path) and not _is_writable_file(path):
+            raise InputError(
+                "A run must be able to write its files. Received: "
+                f"{path!r}, which cannot be written. Remove it, or use another --model_dir."
+            )
+
+
+def _is_writable_file(path: str) -> bool:
+    return not files.is_folder(path) and (files.is_remote(path) or os.access(path, os.W_OK))
 
 
 def _look_at(folder: str) -> None:
     """Raises an OSError if the folder, or its nearest existing parent, is not accessible."""
+    if files.is_remote(folder):
+        files.exists(folder)  # an InputError without a file system for it
+        return
     folder = os.path.abspath(folder)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from tf_lars import files
 from tf_lars import setting as table
 from tf_lars.data.augmentation_names import (
     AUGMENTATIONS,
@@ -21,7 +22,7 @@ from tf_lars.defaults import (
 )
 from tf_lars.errors import InputError, require
 from tf_lars.schedule_formulas import SCHEDULES
-from tf_lars.setting import Rule, above, at_least, below_one, one_of, setting, within
+from tf_lars.setting import Rule, above, below_one, one_of, setting, within
 
 MODEL, DATA, SCHEDULE, OPTIMIZER, LOOP, RUN = (
     "Model",
@@ -34,7 +35,8 @@ MODEL, DATA, SCHEDULE, OPTIMIZER, LOOP, RUN = (
 """Groups of settings in `--help`."""
 
 _MICRO_BATCH = Rule(
-    "at least 1, or auto", lambda value: value == "auto" or (isinstance(value, int) and value >= 1)
+    "at least 1, or auto",
+    lambda value: value == "auto" or (isinstance(value, int) and table.batch_size().holds(value)),
 )
 
 
@@ -85,10 +87,17 @@ class TrainingSettings:
         identifies_run=False,
     )
     global_batch_size: int = setting(
-        "Examples per optimizer step, over all devices.", 256, rule=at_least(1), group=SCHEDULE
+        "Examples per optimizer step, over all devices.",
+        256,
+        rule=table.batch_size(),
+        group=SCHEDULE,
     )
     epochs: int = setting(
-        "Passes over the training data.", 90, rule=at_least(1), group=SCHEDULE, set_by_recipe=True
+        "Passes over the training data.",
+        90,
+        rule=table.epochs(),
+        group=SCHEDULE,
+        set_by_recipe=True,
     )
     optimizer: str = setting(
         f"One of {', '.join(OPTIMIZERS)}.", "lars", rule=one_of(*OPTIMIZERS), group=OPTIMIZER
@@ -96,21 +105,21 @@ class TrainingSettings:
     learning_rate: float = setting(
         "Learning rate at the end of the warm-up.",
         10.0,
-        rule=above(0),
+        rule=table.positive_rate(),
         group=SCHEDULE,
         set_by_recipe=True,
     )
     initial_learning_rate: float = setting(
         "Learning rate at the first step of the warm-up.",
         0.0,
-        rule=at_least(0),
+        rule=table.rate(),
         group=SCHEDULE,
         set_by_recipe=True,
     )
     warmup_epochs: float = setting(
         "Epochs over which the learning rate rises linearly.",
         5.0,
-        rule=at_least(0),
+        rule=within(0, table.MOST_EPOCHS),
         group=SCHEDULE,
         set_by_recipe=True,
     )
@@ -124,21 +133,21 @@ class TrainingSettings:
     end_learning_rate: float = setting(
         "Learning rate at the end of training.",
         1e-4,
-        rule=at_least(0),
+        rule=table.rate(),
         group=SCHEDULE,
         set_by_recipe=True,
     )
     decay_power: float = setting(
         "Power of the polynomial decay after the warm-up.",
         2.0,
-        rule=above(0),
+        rule=above(0, 1000),
         group=SCHEDULE,
         set_by_recipe=True,
     )
     weight_decay: float = setting(
         "L2 weight decay; biases and batch normalisation are excluded.",
         5e-5,
-        rule=at_least(0),
+        rule=within(0, 1000),
         group=OPTIMIZER,
         set_by_recipe=True,
     )
@@ -153,14 +162,18 @@ class TrainingSettings:
         group=OPTIMIZER,
     )
     trust_coefficient: float = setting(
-        "Trust coefficient of LARS.", 0.001, rule=above(0), group=OPTIMIZER, set_by_recipe=True
+        "Trust coefficient of LARS.",
+        0.001,
+        rule=above(0, 1000),
+        group=OPTIMIZER,
+        set_by_recipe=True,
     )
     excluded_learning_rate_multiplier: float = setting(
         "Factor on the learning rate of variables that LARS does not adapt: biases and batch "
         "normalisation. A network without batch normalisation needs about 0.01; see "
         "docs/optimizer.md.",
         1.0,
-        rule=at_least(0),
+        rule=table.rate(),
         group=OPTIMIZER,
     )
     label_smoothing: float = setting(
@@ -171,7 +184,7 @@ class TrainingSettings:
         set_by_recipe=True,
     )
     image_size: int = setting(
-        "Side of the square images, in pixels.", 224, rule=at_least(1), group=DATA
+        "Side of the square images, in pixels.", 224, rule=table.image_size(), group=DATA
     )
     image_size_schedule: str | None = setting(
         "Sides of the training images by epoch, as epoch:size,... such as 0:128,18:160,32:224; "
@@ -197,14 +210,14 @@ class TrainingSettings:
         "--cutmix_alpha too, each example takes one of the two at random. The training accuracy is "
         "then that on the class of the larger weight.",
         0.0,
-        rule=at_least(0),
+        rule=within(0, 1000),
         group=DATA,
     )
     cutmix_alpha: float = setting(
         "Paste a box of another image, with its area from Beta(alpha, alpha), and blend the labels "
         "by area; 0: off.",
         0.0,
-        rule=at_least(0),
+        rule=within(0, 1000),
         group=DATA,
     )
     random_erasing_probability: float = setting(
@@ -225,14 +238,14 @@ class TrainingSettings:
         f"of fewer than {SHORT_RUN_STEPS:,} steps, whose moving averages are useless, and 0 "
         "otherwise.",
         None,
-        rule=at_least(0),
+        rule=within(0, 1_000_000_000),
         group=RUN,
         identifies_run=False,
     )
     epochs_between_evaluations: int = setting(
         "Evaluate after every this many epochs, and at the end.",
         1,
-        rule=at_least(1),
+        rule=table.epochs(),
         group=RUN,
         identifies_run=False,
     )
@@ -240,7 +253,7 @@ class TrainingSettings:
         "Images per evaluation step, over all devices. By default the global batch, at most 256 "
         "per device.",
         None,
-        rule=at_least(1),
+        rule=table.batch_size(),
         group=RUN,
         identifies_run=False,
         evaluation_may_override=True,
@@ -249,7 +262,7 @@ class TrainingSettings:
         "Damaged or undecodable records of a split that may be skipped; each is named in the log "
         "of the worker that meets it.",
         0,
-        rule=at_least(0),
+        rule=within(0, 1_000_000),
         group=DATA,
         identifies_run=False,
         evaluation_may_override=True,
@@ -283,7 +296,7 @@ class TrainingSettings:
     steps_per_loop: int | None = setting(
         "Steps per call of the training loop. By default as many as take about two seconds.",
         None,
-        rule=at_least(1),
+        rule=within(1, 1_000_000),
         group=LOOP,
         identifies_run=False,
     )
@@ -309,7 +322,7 @@ class TrainingSettings:
     bytes_per_pack: int = setting(
         "Gradients are all-reduced in packs of at most this many bytes; 0: in one.",
         BYTES_PER_PACK,
-        rule=at_least(0),
+        rule=within(0, 10**12),
         group=LOOP,
         identifies_run=False,
     )
@@ -317,14 +330,14 @@ class TrainingSettings:
         "A step whose gradients are not finite is skipped on all devices; after this many in a row "
         "the run ends.",
         MAX_SKIPPED_STEPS,
-        rule=at_least(1),
+        rule=within(1, 1_000_000_000),
         group=LOOP,
         identifies_run=False,
     )
     keep_checkpoints: int = setting(
         "How many of the newest checkpoints to keep.",
         3,
-        rule=at_least(1),
+        rule=within(1, 1_000_000),
         group=RUN,
         identifies_run=False,
     )
@@ -383,15 +396,13 @@ def read_arguments(path: str) -> TrainingSettings:
       InputError: The file is missing or does not hold the settings of a run.
     """
     rule = "The folder of a run must hold the flags.txt that launch.local writes."
-    try:
-        with open(path) as file:
-            pairs = [line.strip().removeprefix("--").split("=", 1) for line in file]
-    except OSError as error:
-        raise InputError(
-            f"{rule} Received: {path!r} ({error.strerror}). Name the --model_dir of a run."
-        ) from error
+    if not files.exists(path) or files.is_folder(path):
+        raise InputError(f"{rule} Received: no file {path!r}. Name the --model_dir of a run.")
     kinds = table.kinds(TrainingSettings)
     try:
+        with files.reading(path), files.open_file(path, "r") as file:
+            lines = file.read().splitlines()
+        pairs = [line.strip().removeprefix("--").split("=", 1) for line in lines]
         given: dict[str, Any] = {name: table.parse(text, kinds[name]) for name, text in pairs}
         return TrainingSettings(**given)
     except (KeyError, TypeError, ValueError) as error:

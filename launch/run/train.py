@@ -39,6 +39,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
 
     from tf_lars import Trainer
     from tf_lars.data.image_input import to_device_batch
+    from tf_lars.distribute.replicas import broadcast_from_chief
     from tf_lars.tracking.bad_records import BadRecordCount
     from tf_lars.tracking.console import ProgressLine
     from tf_lars.tracking.tensorboard import ScalarLogger
@@ -103,17 +104,18 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
             ScalarLogger(os.path.join(settings.model_dir, TENSORBOARD)),
         ]
     try:
-        history = trainer.fit(
-            training,
-            epochs=settings.epochs,
-            validation=evaluation,
-            epochs_between_evaluations=settings.epochs_between_evaluations,
-            batch_norm_examples=settings.batch_norm_examples_for(steps),
-            callbacks=watchers,
-            checkpoints=checkpoints,
-            stop_requested=job.stop_requested,
-        )
-        return outcome.finish(settings, cluster, trainer, history, bad_records.count)
+        with checkpoints.exclusive(functools.partial(broadcast_from_chief, strategy)):
+            history = trainer.fit(
+                training,
+                epochs=settings.epochs,
+                validation=evaluation,
+                epochs_between_evaluations=settings.epochs_between_evaluations,
+                batch_norm_examples=settings.batch_norm_examples_for(steps),
+                callbacks=watchers,
+                checkpoints=checkpoints,
+                stop_requested=job.stop_requested,
+            )
+            return outcome.finish(settings, cluster, trainer, history, bad_records.count)
     except tf.errors.OpError as error:
         told = outcome.explained(error)
         if isinstance(told, PeerFailure):

@@ -1,13 +1,15 @@
 """Runs a program in worker processes on this machine."""
 
+import contextlib
 import os
 import sys
+import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from launch.run.job import JOB_VARIABLE, STARTS_VARIABLE, JobSettings
 from launch.run.settings import TrainingSettings
-from tf_lars import machine
+from tf_lars import files, machine
 from tf_lars.cluster import restarts, supervisor
 from tf_lars.cluster.spec import Cluster, local_cluster
 from tf_lars.cluster.supervisor import Outcome
@@ -56,14 +58,15 @@ def run(
                 {"TF_CONFIG": view.tf_config(), **of_job, **devices[i]}
                 for i, view in enumerate(views)
             ],
-            logs,
+            local_logs,
             cpus=_shares_of_cores(len(views)),
             first_rank=views[0].rank,
             stop=stop,
         )
 
     stop = restarts.StopRequest()
-    outcome = restarts.supervise(start, max_restarts=max_restarts, stop=stop)
+    with _local_folder(logs) as local_logs:
+        outcome = restarts.supervise(start, max_restarts=max_restarts, stop=stop)
     if outcome.exit_code in (EXIT_DONE, EXIT_PREEMPTED):
         return outcome.exit_code
     if outcome.exit_code == EXIT_BAD_INPUT:  # its sentence is enough
@@ -71,6 +74,22 @@ def run(
     else:
         print(f"\n{outcome.report()}", file=sys.stderr)
     return outcome.exit_code if outcome.exit_code > 0 else 128 - outcome.exit_code
+
+
+@contextlib.contextmanager
+def _local_folder(logs: str) -> Iterator[str]:
+    """Yields a folder for log files that grow, which remote ones cannot; copies it at the end."""
+    if not files.is_remote(logs):
+        yield logs
+        return
+    local = tempfile.mkdtemp(prefix="tf_lars-logs-")  # kept, since messages name its files
+    try:
+        yield local
+    finally:
+        with files.writing(logs):
+            files.make_folder(logs)
+            for name in files.names(local):
+                files.copy(os.path.join(local, name), os.path.join(logs, name))
 
 
 def run_local(

@@ -41,6 +41,23 @@ def test_golden(config, mode):
     golden.check(config, take_step, lambda: [v.numpy() for v in variables])
 
 
+@pytest.mark.parametrize(("preset", "decay"), golden.PRESETS)
+def test_a_preset_takes_the_steps_of_the_original(preset, decay):
+    variables = _variables()
+    optimizer = LARS.preset(preset, learning_rate=0.0, weight_decay=decay, momentum=0.9)
+    optimizer._create_all_weights(variables)
+
+    @tf.function
+    def apply(*gradients):
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def take_step(gradients, rate):
+        optimizer.learning_rate = rate
+        apply(*map(tf.constant, gradients))
+
+    golden.check_preset(preset, decay, take_step, lambda: [v.numpy() for v in variables])
+
+
 @pytest.mark.parametrize("config", golden.configs())
 def test_golden_with_two_replicas(config, mirrored):
     with mirrored.scope():

@@ -149,12 +149,18 @@ def test_any_number_of_files_is_counted_exactly(tmp_path, num_images, num_files,
         example_bytes(encoded=_jpeg(i), label=i + 1, synset="", text="", filename="", **SHAPE)
         for i in range(num_images)
     ]
-    files = tuple(
-        write_shard(tmp_path / f"validation-{i:05d}-of-{num_files:05d}", examples[i::num_files])
-        for i in range(num_files)
-    )
+    splits = {
+        split: SplitInfo(
+            tuple(
+                write_shard(
+                    tmp_path / f"{split}-{i:05d}-of-{num_files:05d}", examples[i::num_files]
+                )
+                for i in range(num_files)
+            )
+        )
+        for split in ("train", "validation")
+    }
     names = tuple(f"class{i}" for i in range(num_images))
-    splits = {"validation": SplitInfo(files), "train": SplitInfo(files)}
     DatasetInfo("few", names, names, splits).save(tmp_path)
     data = EvaluationInput(str(tmp_path), 2 * num_workers, image_size=16)
     counted = [

@@ -18,12 +18,15 @@ class NumpyLars:
     momentum_form: str = "classic"
     trust_norm: str = "separate"
     clip_trust_ratio: bool = False
+    zero_norm: str = "ratio_one"
+    always_adapt: bool = True
     adapt: bool = True
 
     def __post_init__(self):
         self.weights = np.asarray(self.weights, np.float64)
         self.velocity = np.zeros_like(self.weights)
         self.trust_ratio = 1.0
+        self.adapt = self.adapt and (self.always_adapt or self.weight_decay > 0)
 
     def ratio(self, gradient, direction, rate):
         """Returns the trust ratio, one branch after the other."""
@@ -36,6 +39,8 @@ class NumpyLars:
             tested = np.sqrt((gradient**2).sum())
             denominator = tested + self.weight_decay * weight_norm
         if weight_norm == 0 or tested == 0:
+            if self.zero_norm == "plain_gradient":
+                return 1.0
             ratio = 1.0
         else:
             ratio = self.trust_coefficient * weight_norm / (denominator + self.epsilon)
@@ -46,7 +51,8 @@ class NumpyLars:
     def step(self, gradient, rate):
         """Takes one step with the learning rate `rate`, and returns the new weights."""
         g = np.asarray(gradient, np.float64)
-        u = g + self.weight_decay * self.weights
+        plain = self.adapt and self.zero_norm == "plain_gradient" and not g.any()
+        u = g if plain else g + self.weight_decay * self.weights
         m, v = self.momentum, self.velocity
         if self.momentum_form == "popular":
             v = m * v + u

@@ -26,7 +26,7 @@ def run_command(arguments, *, environment=None):
         arguments,
         cwd=ROOT,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=SECONDS,
         env={**os.environ, **(environment or {})},
     )

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers import programs
+from tests.helpers.image_files import exif_block, with_exif
 
 
 def _evaluated(*flags):
@@ -109,24 +110,27 @@ def test_pictures_are_named(finished, pictures):
 
 
 @pytest.mark.slow
-def test_pictures_are_shrunk_as_the_data_was(finished, digits_dir, pictures, tmp_path):
-    probabilities = []
-    for short_side in (None, 4):
-        data = tmp_path / str(short_side)
+def test_pictures_are_shrunk_and_turned_as_the_data_was(finished, digits_dir, pictures, tmp_path):
+    picture = tmp_path / "upside_down.jpg"
+    picture.write_bytes(with_exif(pathlib.Path(pictures[0][0]).read_bytes(), exif_block(3)))
+    probabilities = set()
+    for name, value in (("short_side", None), ("short_side", 4), ("exif", "apply")):
+        data = tmp_path / f"{name} {value}"
         shutil.copytree(digits_dir, data)
         info = json.loads((data / "dataset.json").read_text())
-        info["settings"]["short_side"] = short_side
+        info["settings"][name] = value
+        info.pop("checksum", None)
         (data / "dataset.json").write_text(json.dumps(info))
         done = programs.run(
             "launch.evaluate",
             f"--model_dir={finished[0]}",
             f"--data_dir={data}",
-            f"--predict={pictures[0][0]}",
+            f"--predict={picture}",
             "--format=json",
         )
         assert done.returncode == 0, done.stderr
-        probabilities.append(json.loads(done.stdout)[0]["classes"][0][1])
-    assert probabilities[0] != probabilities[1]
+        probabilities.add(json.loads(done.stdout)[0]["classes"][0][1])
+    assert len(probabilities) == 3
 
 
 _WITH_KERAS_ALONE = """
@@ -198,7 +202,7 @@ def test_an_exported_model_takes_plain_images_elsewhere(finished, pictures, tmp_
         (["--model_dir={run}", "--checkpoint=/nowhere"], "--checkpoint must be newest, best"),
         (["--model_dir={run}", "--predict=/etc/hostname"], "--predict takes pictures"),
         (["--model_dir={run}", "--data_dir=/nowhere"], "/nowhere"),
-        (["--model_dir={run}", "--num_workers=0"], "--num_workers must be at least 1"),
+        (["--model_dir={run}", "--num_workers=0"], "--num_workers must be from 1 to"),
     ],
 )
 def test_bad_input_is_one_sentence(flags, sentence, finished):

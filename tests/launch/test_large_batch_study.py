@@ -102,12 +102,12 @@ def test_a_dry_run_lists_the_trials_and_trains_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--preset=mnist"], "--preset must be one of digits, imagenette"),
+        (["--preset=mnist"], "--preset must be digits or imagenette"),
         (["--batch_sizes=a"], "--batch_sizes must be numbers separated by commas"),
         (["--optimizers=adam"], "--optimizers must be of lars, sgd, nesterov"),
         (["--warmup_epochs=40"], "--epochs must be at least the warm-up, 40"),
         (["--model=nonsense"], "The model must be one of"),
-        (["--augmentation=much"], "The augmentation must be one of"),
+        (["--augmentation=much"], "--augmentation must be one of"),
         (["--momentum=1"], "--momentum must be at least 0 and below 1"),
         (["--mixed_precision=float16"], "--mixed_precision must be float32 or bfloat16"),
         (["--preset=imagenette", "--data_dir=/nowhere"], "'/nowhere'"),

@@ -55,17 +55,17 @@ def test_without_a_folder_one_sentence_says_so():
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--seconds=nan", "--seconds must be above 0. Received: nan"),
-        ("--seconds=inf", "--seconds must be above 0. Received: inf"),
-        ("--seconds=-1", "--seconds must be above 0. Received: -1.0"),
-        ("--devices_per_host=0", "--devices_per_host must be at least 1. Received: 0"),
+        ("--seconds=nan", "--seconds must be above 0 and at most 86,400. Received: nan"),
+        ("--seconds=inf", "--seconds must be above 0 and at most 86,400. Received: inf"),
+        ("--seconds=-1", "--seconds must be above 0 and at most 86,400. Received: -1.0"),
+        ("--devices_per_host=0", "--devices_per_host must be from 1 to"),
         (
             "--device_images_per_second=nan",
-            "--device_images_per_second must be above 0. Received: nan",
+            "--device_images_per_second must be above 0 and at most 1e+12. Received: nan",
         ),
         (
             "--device_images_per_second=0",
-            "--device_images_per_second must be above 0. Received: 0.0",
+            "--device_images_per_second must be above 0 and at most 1e+12. Received: 0.0",
         ),
     ],
 )

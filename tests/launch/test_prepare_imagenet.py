@@ -7,6 +7,7 @@ from PIL import Image
 
 from tests.data.prepare.test_describe import write_gcs
 from tests.helpers import programs
+from tests.helpers.image_files import exif_block, with_exif
 from tf_lars.data.records.dataset_info import DatasetInfo
 
 
@@ -31,6 +32,8 @@ def folders(tmp_path_factory):
                 pixels = np.full((16, 16, 3), 40 * number, np.uint8)
                 Image.fromarray(pixels).save(images / split / name / f"{number}.jpg")
     Image.fromarray(pixels).save(images / "train" / "cat" / "4.png")
+    photo = images / "train" / "dog" / "2.jpg"
+    photo.write_bytes(with_exif(photo.read_bytes(), exif_block(6)))
     (images / "val" / "dog" / "bad.jpg").write_bytes(b"bad")
     result = run(
         f"--input_dir={images}",
@@ -48,9 +51,10 @@ def test_a_folder_is_prepared_and_counted_in_a_table(folders):
     info = DatasetInfo.load(output_dir)
     assert info.class_names == ("cat", "dog")
     header, train, validation = table(result.stdout)
-    assert header == ["split", "examples", "shards", "MB", "re-encoded", "resized", "refused"]
-    assert train == ["train", "7", "2", "0.0", "1", "0", "0"]
-    assert validation == ["validation", "6", "1", "0.0", "0", "0", "1"]
+    assert header[:4] == ["split", "examples", "shards", "MB"]
+    assert header[4:] == ["re-encoded", "resized", "oriented", "refused"]
+    assert train == ["train", "7", "2", "0.0", "1", "0", "1", "0"]
+    assert validation == ["validation", "6", "1", "0.0", "0", "0", "0", "1"]
 
 
 def test_verify_passes_a_sound_folder_and_names_a_damaged_shard(folders, tmp_path):
@@ -110,13 +114,15 @@ def test_help_needs_no_tensorflow():
         (["--output_dir=no_such_folder", "--verify"], "data folder must exist"),
         (["--output_dir=out", "--dataset=digits", "--jpeg_quality=90"], "with --dataset"),
         (["--output_dir=out", "--dataset=cifar"], "must be digits. Received: 'cifar'"),
-        (["--train_shards=0"], "--train_shards must be at least 1. Received: 0"),
-        (["--validation_shards=-1"], "--validation_shards must be at least 1. Received: -1"),
-        (["--max_bad_images=-1"], "--max_bad_images must be 0 or above. Received: -1"),
-        (["--short_side=0"], "--short_side must be at least 1. Received: 0"),
+        (["--train_shards=0"], "--train_shards must be from 1 to"),
+        (["--validation_shards=-1"], "--validation_shards must be from 1 to"),
+        (["--max_bad_images=-1"], "--max_bad_images must be from 0 to"),
+        (["--short_side=0"], "--short_side must be from 1 to"),
         (["--jpeg_quality=101"], "--jpeg_quality must be from 1 to 100. Received: 101"),
+        (["--exif=turn"], "--exif must be apply or ignore. Received: 'turn'"),
+        (["--max_image_pixels=0"], "--max_image_pixels must be from 1 to 178,956,970. Received: 0"),
         (["--label_base=2"], "--label_base must be 0 or 1. Received: 2"),
-        (["--num_classes=0"], "--num_classes must be at least 1. Received: 0"),
+        (["--num_classes=0"], "--num_classes must be from 1 to"),
         (["--num_processes=two"], "--num_processes"),
         (["--no_such_flag"], "no_such_flag"),
         (["out"], "'out'"),

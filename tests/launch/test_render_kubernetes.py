@@ -282,7 +282,7 @@ V5E = "--tpu_accelerator=tpu-v5-lite-podslice"
     ("flags", "sentence"),
     [
         ([], "--nodes, or --tpu_accelerator and --tpu_topology, must be given"),
-        (["--nodes=0"], "--nodes must be at least 1"),
+        (["--nodes=0"], "--nodes must be from 1 to"),
         (["--nodes=8", "--image="], "--image must be a container image"),
         (["--nodes=8", "--name=LARS"], "--name must be lower-case letters"),
         (
@@ -304,7 +304,7 @@ V5E = "--tpu_accelerator=tpu-v5-lite-podslice"
         (["--nodes=8", "--toleration=a b"], "--toleration must be KEY"),
         (["--nodes=8", "--node_selector=a"], "--node_selector must be LABEL=VALUE"),
         (["--nodes=8", "--resume=never"], "Use another --model_dir to start"),
-        (["--nodes=8", "--max_restarts=-1"], "--max_restarts must be 0 or above"),
+        (["--nodes=8", "--max_restarts=-1"], "--max_restarts must be from 0 to"),
         (["--nodes=8", "--output=/nowhere/x.yaml"], "--output must be a writable file"),
         ([V5E], "A TPU slice needs --tpu_accelerator and --tpu_topology"),
         ([V5E, "--tpu_topology=3x3"], "--tpu_topology for tpu-v5-lite-podslice must be one of"),
@@ -343,6 +343,13 @@ def test_a_line_break_in_a_flag_does_not_end_the_comment_with_the_command():
     manifest = yaml.safe_load(done.stdout)
     assert manifest["kind"] == "JobSet"
     assert manifests.pod(manifest)["priorityClassName"] == "a\nkind: Pod\u2028kind: Pod"
+
+
+def test_data_in_no_volume_is_remarked_on():
+    done = _render("--nodes=1", "--data_dir=/in_the_image")
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: --data_dir lies in no --volume")
+    assert "'/in_the_image'" in done.stderr
 
 
 def test_rendering_needs_no_tensorflow():

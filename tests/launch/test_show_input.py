@@ -1,5 +1,6 @@
 """`python -m launch.show_input` as a person runs it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +41,32 @@ def test_a_sheet_shows_validation_images_and_no_padding(data_dir, tmp_path):
     assert path.stat().st_size > 0
 
 
+@pytest.mark.parametrize("program", ["launch.show_input", "launch.measure_input"])
+def test_a_damaged_record_ends_either_program_with_its_name(program, data_dir, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(data_dir, data)
+    for shard in data.glob("*-of-*"):
+        content = bytearray(shard.read_bytes())
+        content[40] ^= 0xFF
+        shard.write_bytes(content)
+    own = {
+        "launch.show_input": ["--split=validation", f"--output={tmp_path / 'sheet.png'}"],
+        "launch.measure_input": ["--seconds=60", "--global_batch_size=64"],
+    }
+    done = programs.run(program, f"--data_dir={data}", "--image_size=8", *own[program])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "a record that does not match its checksum, in record" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--output is required"),
-        (["--output=sheet.jpg"], "must be a .png file"),
+        ([], "--output must be the PNG file to write"),
+        (["--output=sheet.jpg"], "must be a .png file in an existing"),
         (["--output=/nowhere/sheet.png"], "in an existing folder"),
-        (["--output={folder}/sheet.png"], "data folder"),
+        (["--output={folder}/sheet.png"], "--data_dir must be a prepared folder"),
         (["--output={folder}/sheet.png", "--data_dir={data}", "--mixup_alpha=-1"], "mixup_alpha"),
         (
             ["--output={folder}/s.png", "--data_dir={data}", "--mixup_alpha=1", "--num_images=1"],

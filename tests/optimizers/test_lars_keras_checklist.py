@@ -303,3 +303,30 @@ def test_stateless_apply_is_refused_as_by_keras():
     optimizer.build([variable])
     with pytest.raises(ValueError, match="not supported"):
         optimizer.stateless_apply(optimizer.variables, [tf.constant(ONES)], [variable])
+
+
+def test_optimizers_are_numbered_as_keras_numbers_its_own(tmp_path):
+    keras.backend.clear_session()
+    first, second = LARS(1.0), LARS(1.0)
+    assert [first.name, second.name, LARS(1.0, name="mine").name] == ["lars", "lars_1", "mine"]
+    assert LARS.from_config(second.get_config()).name == "lars_1"
+    one, other = keras.Variable(ONES), keras.Variable(ONES)
+    _train(first, one, 2)
+    second.build([other])
+    # The names of what it restores do not matter to a checkpoint.
+    path = tf.train.Checkpoint(optimizer=first, weights=one).write(str(tmp_path / "checkpoint"))
+    tf.train.Checkpoint(optimizer=second, weights=other).read(path).assert_consumed()
+    for saved, restored in zip(first.variables, second.variables, strict=True):
+        np.testing.assert_array_equal(saved, restored)
+
+
+def test_a_model_saved_with_one_name_is_loaded_beside_others(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(LARS(0.1, name="lars"), "mse")
+    model.fit(ONES, np.ones((2, 1)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    LARS(1.0)
+    loaded = keras.models.load_model(tmp_path / "model.keras").optimizer
+    assert loaded.name == "lars"
+    for saved, restored in zip(model.optimizer.variables, loaded.variables, strict=True):
+        np.testing.assert_array_equal(saved, restored)

@@ -1,5 +1,7 @@
 """Properties that hold for all weights, gradients and settings."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from tests.helpers.numpy_lars import NumpyLars
 from tf_lars.errors import InputError
 from tf_lars.optimizers.lars import LARS
-from tf_lars.optimizers.lars_rule import MOMENTUM_FORMS, TRUST_NORMS, LarsRule
+from tf_lars.optimizers.lars_rule import MOMENTUM_FORMS, TRUST_NORMS, ZERO_NORMS, LarsRule
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -33,6 +35,8 @@ rules = st.fixed_dictionaries(
         "momentum_form": st.sampled_from(MOMENTUM_FORMS),
         "trust_norm": st.sampled_from(TRUST_NORMS),
         "clip_trust_ratio": st.booleans(),
+        "zero_norm": st.sampled_from(ZERO_NORMS),
+        "always_adapt": st.booleans(),
     }
 )
 rates = st.sampled_from([0.0, 0.1, 1.0, 8.0])
@@ -143,21 +147,79 @@ def test_two_replicas_equal_one_with_the_whole_batch(
         np.testing.assert_allclose(local, alone, rtol=1e-6, atol=1e-6)
 
 
+NUMBERS = (
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "trust_coefficient",
+    "epsilon",
+    "excluded_learning_rate_multiplier",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+NO_NUMBERS = (
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    -0.1,
+    True,
+    "0.5",
+    [0.5],
+    np.float32("nan"),
+)
+
+
+@pytest.mark.parametrize("argument", NUMBERS)
+def test_what_is_no_number_in_range_is_refused_by_its_name(argument):
+    for value in (*NO_NUMBERS, 10**400):
+        with pytest.raises(InputError, match=f"`{argument}` must be .* Received: {argument}="):
+            LARS(**{argument: value})
+
+
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
         ("momentum", 1.0),
-        ("momentum", -0.1),
-        ("momentum", float("nan")),
         ("trust_coefficient", 0.0),
-        ("trust_coefficient", float("inf")),
-        ("epsilon", -1e-9),
+        ("nesterov", "yes"),
+        ("clip_trust_ratio", 1),
+        ("always_adapt", None),
         ("momentum_form", "heavy"),
         ("trust_norm", "both"),
+        ("zero_norm", "skip"),
     ],
 )
 def test_a_setting_out_of_range_is_named(argument, value):
     with pytest.raises(InputError, match=f"`{argument}` must be .* Received: {argument}="):
         LarsRule(**{argument: value})
-    with pytest.raises(InputError, match="`weight_decay` must be at least 0"):
-        LARS(weight_decay=-1.0)
+
+
+def test_numbers_of_numpy_become_pythons_so_that_json_can_hold_them():
+    numpy = LARS(
+        np.float32(0.5),
+        momentum=np.float32(0.5),
+        weight_decay=np.float64(0.25),
+        epsilon=np.int64(1),
+        nesterov=np.bool_(True),
+        excluded_learning_rate_multiplier=np.float16(2),
+        clipnorm=np.int32(3),
+        gradient_accumulation_steps=np.int64(2),
+        name="one",
+    )
+    python = LARS(
+        0.5,
+        momentum=0.5,
+        weight_decay=0.25,
+        epsilon=1.0,
+        nesterov=True,
+        excluded_learning_rate_multiplier=2.0,
+        clipnorm=3.0,
+        gradient_accumulation_steps=2,
+        name="one",
+    )
+    assert json.dumps(numpy.get_config()) == json.dumps(python.get_config())

@@ -1,4 +1,4 @@
-"""Retracing, the cost of layer statistics, and presets."""
+"""Retracing, and the cost of layer statistics."""
 
 import keras
 import numpy as np
@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from tf_lars.errors import InputError
-from tf_lars.optimizers import presets
 from tf_lars.optimizers.lars import LARS
 from tf_lars.optimizers.layer_statistics import LayerStatistics
 from tf_lars.schedules import WarmupConstant, WarmupCosine, WarmupPolynomial, WarmupStep
@@ -117,34 +116,3 @@ def test_statistics_of_the_other_norms():
         optimizer.apply([tf.constant(ONES)], [variable])
         ratio = pytest.approx(0.001 * 6 / 5)
         assert optimizer.layer_statistics()[variable.path] == LayerStatistics(ratio, 6.0, 2.0)
-
-
-@pytest.mark.parametrize("name", sorted(presets.PRESETS))
-def test_every_preset_makes_an_optimizer(name):
-    optimizer = LARS.preset(name, learning_rate=3, weight_decay=0.25)
-    assert float(optimizer.learning_rate) == 3.0
-    assert optimizer.weight_decay == 0.25
-    assert LARS.from_config(optimizer.get_config()).rule == optimizer.rule
-
-
-def test_presets_are_what_the_implementations_do():
-    forms = {name: LARS.preset(name).rule for name in presets.PRESETS}
-    classic = {name for name, rule in forms.items() if rule.momentum_form == "classic"}
-    separate = {name for name, rule in forms.items() if rule.trust_norm == "separate"}
-    assert classic == {"paper", "mlperf", "optax", "tf-models", "simclr"}
-    assert separate == {"paper", "mlperf", "timm", "apex", "bolts", "contrib"}
-    assert [name for name, rule in forms.items() if rule.clip_trust_ratio] == ["apex"]
-    assert forms["mlperf"].epsilon == 1e-7
-    assert forms["apex"].trust_coefficient == 0.02
-    assert LARS.preset("contrib").weight_decay == 1e-4
-    assert LARS.preset("paper").get_config() == LARS().get_config()
-
-
-def test_an_override_does_not_change_the_preset():
-    LARS.preset("optax", exclude_from_weight_decay=["bias"])
-    assert presets.settings("optax")["exclude_from_weight_decay"] == []
-
-
-def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(InputError, match=r"apex, bolts, .* Received: 'adam'"):
-        LARS.preset("adam")

@@ -100,7 +100,7 @@ def test_a_study_without_a_second_augmentation_has_one_only():
     ("values", "message"),
     [
         ({"batch_sizes": ()}, "--batch_sizes must be at least one"),
-        ({"batch_sizes": (0,)}, "--batch_sizes must be at least 1"),
+        ({"batch_sizes": (0,)}, "--batch_sizes must be from 1 to"),
         ({"optimizers": ("adam",)}, "--optimizers must be of lars, sgd, nesterov"),
         ({"lars_learning_rates": ()}, "--lars_learning_rates must be above 0"),
         ({"sgd_learning_rates": (-0.1,)}, "--sgd_learning_rates must be above 0"),

@@ -43,7 +43,7 @@ class Rendezvous:
       cluster: Addresses at which the workers meet, and this worker's rank.
       facts: Values that must be equal on all workers, by their name in messages.
       timeout: Seconds within which all workers must register.
-      shared_folder: Existing folder that all workers must see.
+      shared_folder: Existing folder that all workers must see; None for no check.
       is_restart: Whether the job has run before. If so, a worker that does not come back counts as
         a failed peer, not as bad input, in the exit code.
 
@@ -62,7 +62,7 @@ class Rendezvous:
         facts: Mapping[str, str],
         *,
         timeout: float = STARTUP_SECONDS,
-        shared_folder: str,
+        shared_folder: str | None,
         is_restart: bool = False,
     ):
         self._cluster = cluster
@@ -204,7 +204,7 @@ class Rendezvous:
                 "--startup_timeout.",
             ) from error
 
-    def _problem(self, token: str) -> str | None:
+    def _problem(self, token: str | None) -> str | None:
         """Returns the check that this worker fails, as the rest of a sentence about it, or None."""
         ips: dict[str, str] = {}
         deadline = time.monotonic() + REACH_SECONDS
@@ -222,6 +222,8 @@ class Rendezvous:
                     f"must reach {self._cluster.name(rank)} on any port. Received for port "
                     f"{port}: {error}. Open the ports between the hosts."
                 )
+        if token is None:
+            return None
         folder, name = os.path.split(token)
         deadline = time.monotonic() + FOLDER_SECONDS
         try:

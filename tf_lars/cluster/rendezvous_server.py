@@ -59,7 +59,7 @@ class RendezvousServer(threading.Thread):
       cluster: Addresses at which the workers meet.
       listener: Socket bound to worker 0's address.
       timeout: Seconds within which all workers must register.
-      shared_folder: Folder that all workers must see.
+      shared_folder: Folder that all workers must see; None for no check.
       timeout_code: Exit code of all workers if one has not registered in time, or fails a check
         that may succeed later.
     """
@@ -70,7 +70,7 @@ class RendezvousServer(threading.Thread):
         listener: socket.socket,
         *,
         timeout: float,
-        shared_folder: str,
+        shared_folder: str | None,
         timeout_code: int = EXIT_BAD_INPUT,
     ):
         super().__init__(name="rendezvous server", daemon=True)
@@ -79,7 +79,8 @@ class RendezvousServer(threading.Thread):
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         self._timeout_code = timeout_code
-        self._token = os.path.join(shared_folder, f".workers-{uuid.uuid4().hex}")
+        token = f".workers-{uuid.uuid4().hex}"
+        self._token = os.path.join(shared_folder, token) if shared_folder else None
         self._peers: list[_Peer] = []
         self._phase = self._admit
         self._progress = time.monotonic() + PROGRESS_SECONDS
@@ -227,8 +228,9 @@ class RendezvousServer(threading.Thread):
             self._end(EXIT_BAD_INPUT, self._problem)
         elif not missing:
             try:
-                with open(self._token, "w"):
-                    pass
+                if self._token:
+                    with open(self._token, "w", encoding="utf-8"):
+                        pass
             except OSError as error:
                 reason = f"The model folder must be writable. Received: {error}."
                 self._end(self._timeout_code, reason)
@@ -347,8 +349,9 @@ class RendezvousServer(threading.Thread):
             self._peers.remove(peer)
 
     def _remove_token(self) -> None:
-        with contextlib.suppress(OSError):
-            os.remove(self._token)
+        if self._token:
+            with contextlib.suppress(OSError):
+                os.remove(self._token)
 
 
 def _is_hello(hello: object) -> bool:

@@ -30,7 +30,12 @@ def scontrol(arguments: Sequence[str]) -> str:
     """
     try:
         return subprocess.run(
-            ["scontrol", *arguments], capture_output=True, text=True, check=True, timeout=SECONDS
+            ["scontrol", *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=SECONDS,
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", "") or str(error)).strip()

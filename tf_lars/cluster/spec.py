@@ -22,6 +22,13 @@ WORKER_HOSTS_FLAG, TF_CONFIG, JOBSET, ALONE = (
 )
 """Sources of a cluster besides `slurm.SOURCE`."""
 
+_NUMBERS_OF_PROCESSES = (
+    "SLURM_STEP_NUM_TASKS",  # srun
+    "OMPI_COMM_WORLD_SIZE",  # Open MPI
+    "PMI_SIZE",  # MPICH, Intel MPI
+    "WORLD_SIZE",  # torchrun
+)
+
 JOBSET_PORT = 2222
 """Port at which the pods of a Kubernetes JobSet meet, unless the variable JOBSET_PORT is set."""
 
@@ -70,6 +77,11 @@ class Cluster:
         return max(1, len(self.workers))
 
     @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names or IP addresses of the workers' hosts, by rank."""
+        return tuple(split_address(worker)[0] for worker in self.workers)
+
+    @property
     def is_chief(self) -> bool:
         """Whether this process writes the files that only one process may write."""
         return self.rank == 0
@@ -99,6 +111,18 @@ class Cluster:
             workers += [join_address(host, port + local) for local in range(count)]
         first = self.rank * count
         return tuple(Cluster(tuple(workers), first + local, self.source) for local in range(count))
+
+
+def processes_started_alike(environment: Mapping[str, str]) -> tuple[int, str]:
+    """Returns how many processes the environment's launcher has started with this one.
+
+    Returns:
+      Their number, 1 if nothing says otherwise, and the variable that says so.
+    """
+    for name in _NUMBERS_OF_PROCESSES:
+        if environment.get(name, "").isdecimal() and int(environment[name]) > 1:
+            return int(environment[name]), name
+    return 1, ""
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 
 from tf_lars.errors import InputError
+from tf_lars.setting import MOST_EPOCHS, image_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +25,13 @@ class ImageSizeSchedule:
     def __post_init__(self):
         epochs = [epoch for epoch, _ in self.starts]
         rising = all(a < b for a, b in itertools.pairwise(epochs))
-        if not epochs or epochs[0] != 0 or not rising or any(size < 1 for _, size in self.starts):
+        sizes = image_size()
+        if not (epochs and epochs[0] == 0 and rising and epochs[-1] < MOST_EPOCHS) or not all(
+            sizes.holds(size) for _, size in self.starts
+        ):
             raise InputError(
                 "A schedule of image sizes is epoch:size,... with rising epochs, the first of them "
-                f"0, and sizes of at least 1, such as 0:128,18:160,32:224. Received: {self}."
+                f"0, and sizes {sizes.words}, such as 0:128,18:160,32:224. Received: {self}."
             )
 
     def __str__(self) -> str:

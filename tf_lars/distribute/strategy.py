@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tf_lars.cluster import proxies
 from tf_lars.cluster.spec import Cluster, resolve_cluster
 from tf_lars.distribute.replicas import communication_options
 from tf_lars.private_api import configure_heartbeat
@@ -37,6 +38,7 @@ def create_strategy(cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """
     cluster = resolve_cluster() if cluster is None else cluster
     if cluster.workers:
+        proxies.bypass(cluster.hosts)
         resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec({"worker": list(cluster.workers)}),
             task_type="worker",

@@ -9,7 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_lars.cluster import messages
+from tf_lars.cluster import messages, proxies
+from tf_lars.cluster.spec import split_address
 from tf_lars.errors import InputError
 
 LOCAL = "local"
@@ -77,6 +78,7 @@ def _check_reachable(tpu: str) -> None:
                 f"The address of a TPU must be {_GRPC}host:port. Received: {address!r} in "
                 f"--tpu={tpu}."
             )
+        proxies.bypass([split_address(target)[0]])
         try:
             messages.connect(target).close()
         except OSError as error:

@@ -1,6 +1,5 @@
 """LARS for Keras 3 on TensorFlow."""
 
-import numbers
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,10 +14,11 @@ from tf_lars.optimizers.lars_rule import (
     l2_norm,
     velocity_dtype,
 )
-from tf_lars.optimizers.lars_settings import LarsSettings, OptimizerArguments
+from tf_lars.optimizers.lars_settings import LarsSettings, OptimizerArguments, checked
 from tf_lars.optimizers.layer_statistics import LayerRecords, LayerStatistics
 from tf_lars.optimizers.variables import native_variable, variable_path
 from tf_lars.private_api import merge_call, moving_averages
+from tf_lars.setting import at_least, number
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,9 +63,9 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
     "classic" and "torch" agree while a is constant, and differ under a schedule. "popular" uses the
     norm of its own d, regardless of `trust_norm`.
 
-    If a norm in r is zero, r = 1 and decay still applies. A variable excluded from decay has b = 0,
-    also in the ratio. Norms and velocities of 16-bit variables are float32. A sparse gradient is
-    converted to the equivalent dense one.
+    If a norm in r is zero, r = 1 and decay still applies, unless `zero_norm` says otherwise. A
+    variable excluded from decay has b = 0, also in the ratio. Norms and velocities of 16-bit
+    variables are float32. A sparse gradient is converted to the equivalent dense one.
 
     Under tf.distribute, gradients are first summed over the replicas, then clipped, then applied.
     With gradient accumulation, which needs a single replica, `iterations` and the schedule count
@@ -91,7 +91,13 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
             adaptation; 1.0 by default. These take the raw rate, which is 5 to 40 with LARS: batch
             normalisation tolerates it, but biases of a network without batch normalisation do not
             (0.01 works for them).
-        name: Name of the optimizer; "lars" by default.
+        zero_norm: Step of an adapted variable whose weights or gradient have the norm zero.
+            "ratio_one", the default, has r = 1, which `clip_trust_ratio` clips as any other, and
+            decays: MLPerf, timm. "plain_gradient" is SGD's step, neither clipped nor decayed: apex,
+            lightning-bolts.
+        always_adapt: Whether variables without weight decay are adapted, too; True by default.
+            timm and lightning-bolts adapt variables with decay only.
+        name: Name of the optimizer; by default "lars", then "lars_1" and so on, as Keras does.
         **kwargs: Arguments of `keras.optimizers.Optimizer`. `clipnorm`, `global_clipnorm` and
             `clipvalue` apply to the sum over the replicas.
 
@@ -117,17 +123,17 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
         exclude_from_weight_decay: Sequence[str] | None = None,
         exclude_from_layer_adaptation: Sequence[str] | None = None,
         excluded_learning_rate_multiplier: float = 1.0,
-        name: str = "lars",
+        zero_norm: str = "ratio_one",
+        always_adapt: bool = True,
+        name: str | None = None,
         **kwargs: "Unpack[OptimizerArguments]",
     ):
-        if isinstance(learning_rate, numbers.Real):
-            learning_rate = float(learning_rate)  # the base class rejects an int
-        weight_decay = weight_decay or 0.0
-        super().__init__(
-            learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
-        )
+        if not callable(learning_rate):  # neither a schedule nor a function
+            # The base class takes no number but a Python float.
+            learning_rate = number("`learning_rate`", learning_rate, at_least(0))
+        super().__init__(learning_rate=learning_rate, name=name, **checked(kwargs))
         self._set_lars(
-            weight_decay=weight_decay,
+            weight_decay=0.0 if weight_decay is None else weight_decay,
             excluded_learning_rate_multiplier=excluded_learning_rate_multiplier,
             exclude_from_weight_decay=exclude_from_weight_decay,
             exclude_from_layer_adaptation=exclude_from_layer_adaptation,
@@ -138,6 +144,8 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
             momentum_form=momentum_form,
             trust_norm=trust_norm,
             clip_trust_ratio=clip_trust_ratio,
+            zero_norm=zero_norm,
+            always_adapt=always_adapt,
         )
         self._records: LayerRecords | None = None
 
@@ -164,7 +172,7 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
         adaptation_excluded = self._adaptation_exclusions.resolve(variables)
         super().build(variables)
         self._weight_decays = tuple(0.0 if e else self.weight_decay for e in decay_excluded)
-        self._adapts = tuple(not e for e in adaptation_excluded)
+        self._adapts = tuple(map(self.rule.adapts, adaptation_excluded, self._weight_decays))
         if self.rule.momentum:
             self._velocities = [self._add_velocity(v) for v in variables]
         if self._records is not None:

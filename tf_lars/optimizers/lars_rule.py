@@ -8,18 +8,20 @@ gradient g, weights w, velocity v, learning rate a, momentum m, weight decay b, 
     r = k*|w| / (|u| + epsilon)                trust_norm="combined"
 
 and r = 1 if a norm in it (|w| and |g|, or |w| and |u|) is zero. `clip_trust_ratio` (LARC) replaces
-r with min(r/a, 1). A variable excluded from adaptation has r = 1.
+r with min(r/a, 1). A variable excluded from adaptation has r = 1. zero_norm="plain_gradient" gives
+a variable with a zero norm SGD's step without decay: u = g, and r = 1 is not clipped.
 """
 
 import dataclasses
-import math
 
 import tensorflow as tf
 
 from tf_lars.errors import require
+from tf_lars.setting import above, at_least, below_one, flag, number
 
 MOMENTUM_FORMS = ("classic", "torch", "contrib", "popular")
 TRUST_NORMS = ("separate", "combined")
+ZERO_NORMS = ("ratio_one", "plain_gradient")
 
 
 def velocity_dtype(dtype):
@@ -79,6 +81,8 @@ class LarsRule:
         momentum_form: "classic", "torch", "contrib" or "popular"; see `tf_lars.LARS`.
         trust_norm: "separate" or "combined"; ignored by "popular", which has its own norm.
         clip_trust_ratio: Whether to replace r with min(r/a, 1).
+        zero_norm: "ratio_one" or "plain_gradient"; see `tf_lars.LARS`.
+        always_adapt: Whether variables without decay are adapted.
 
     Raises:
         InputError: If a setting is out of its range.
@@ -91,28 +95,32 @@ class LarsRule:
     momentum_form: str = "classic"
     trust_norm: str = "separate"
     clip_trust_ratio: bool = False
+    zero_norm: str = "ratio_one"
+    always_adapt: bool = True
 
     def __post_init__(self):
-        require(0 <= self.momentum < 1, "`momentum`", "at least 0 and below 1", self.momentum)
-        require(
-            0 < self.trust_coefficient < math.inf,
-            "`trust_coefficient`",
-            "above 0 (0.001 is usual)",
-            self.trust_coefficient,
-        )
-        require(0 <= self.epsilon < math.inf, "`epsilon`", "at least 0", self.epsilon)
-        require(
-            self.momentum_form in MOMENTUM_FORMS,
-            "`momentum_form`",
-            f"one of {MOMENTUM_FORMS}",
-            self.momentum_form,
-        )
-        require(
-            self.trust_norm in TRUST_NORMS,
-            "`trust_norm`",
-            f"one of {TRUST_NORMS}",
-            self.trust_norm,
-        )
+        ranges = {"momentum": below_one(), "trust_coefficient": above(0), "epsilon": at_least(0)}
+        for name, rule in ranges.items():
+            object.__setattr__(self, name, number(f"`{name}`", getattr(self, name), rule))
+        for name in ("nesterov", "clip_trust_ratio", "always_adapt"):
+            object.__setattr__(self, name, flag(f"`{name}`", getattr(self, name)))
+        choices = {
+            "momentum_form": MOMENTUM_FORMS,
+            "trust_norm": TRUST_NORMS,
+            "zero_norm": ZERO_NORMS,
+        }
+        for name, names in choices.items():
+            chosen = getattr(self, name)
+            require(chosen in names, f"`{name}`", f"one of {', '.join(names)}", chosen)
+
+    def adapts(self, excluded: bool, weight_decay: float) -> bool:
+        """Returns whether a variable is adapted.
+
+        Args:
+            excluded: Whether it is excluded from adaptation.
+            weight_decay: b of this variable.
+        """
+        return not excluded and (self.always_adapt or weight_decay > 0)
 
     @property
     def _separate(self):
@@ -134,7 +142,12 @@ class LarsRule:
         if self._separate:
             denominator += weight_decay
         ratio = tf.math.divide_no_nan(self.trust_coefficient, denominator)
-        ratio = tf.where(tf.minimum(weight_norm, update_norm) > 0, ratio, 1.0)
+        exists = tf.minimum(weight_norm, update_norm) > 0
+        if self.zero_norm == "plain_gradient":
+            return tf.where(exists, self._clipped(ratio, learning_rate), 1.0)
+        return self._clipped(tf.where(exists, ratio, 1.0), learning_rate)
+
+    def _clipped(self, ratio, learning_rate):
         # With a = 0, as in the first step of a warm-up, r/a is infinite, and 1 is correct.
         return tf.minimum(ratio / learning_rate, 1.0) if self.clip_trust_ratio else ratio
 
@@ -156,6 +169,9 @@ class LarsRule:
         dtype = velocity_dtype(variable.dtype)
         g = tf.cast(gradient, dtype)
         a = tf.cast(learning_rate, dtype)
+        if adapt and weight_decay and self.zero_norm == "plain_gradient":
+            # Without weights there is nothing to decay, so only the gradient's norm matters.
+            weight_decay = tf.where(l2_norm(g) > 0, tf.cast(weight_decay, dtype), 0)
         if variable.dtype != dtype:  # a fused kernel needs one dtype for all its arguments
             step = self._elementwise
         elif velocity is None:
@@ -179,7 +195,7 @@ class LarsRule:
             # by m and adds g. This moves three fifths of the bytes that computing u would move.
             u = g
             r = self._ratio(w, g, u, a, b, adapt)
-            if b:
+            if _decays(b):
                 _descend(v, a * r * (b / self.momentum), w)
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=w.handle,
@@ -211,7 +227,7 @@ class LarsRule:
             d = m * v + u
         else:
             # Not m*v + (g + b*w), which is again a sum of three terms.
-            if b:
+            if _decays(b):
                 _descend(v, -b / m, w)
             v.assign(m * v + g)
             d = v
@@ -267,7 +283,11 @@ class LarsRule:
 
 
 def _decayed(g, b, w):
-    return g + b * w if b else g
+    return g + b * w if _decays(b) else g
+
+
+def _decays(b):
+    return tf.is_tensor(b) or b > 0
 
 
 def _descend(x, rate, direction):

@@ -1,13 +1,13 @@
 """Arguments, presets and configuration that LARS on Keras 3 and on Keras 2 share."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from tf_lars.errors import require
 from tf_lars.optimizers import presets
 from tf_lars.optimizers.exclusions import ExcludingOptimizer
 from tf_lars.optimizers.lars_rule import LarsRule
+from tf_lars.setting import above, at_least, number, whole_number, within
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -27,7 +27,7 @@ class OptimizerArguments(TypedDict, total=False):
 
 
 class LarsArguments(OptimizerArguments, total=False):
-    """Arguments of `tf_lars.LARS` except `name`; see there."""
+    """Arguments of `tf_lars.LARS`; see there."""
 
     learning_rate: Any
     momentum: float
@@ -38,9 +38,36 @@ class LarsArguments(OptimizerArguments, total=False):
     momentum_form: str
     trust_norm: str
     clip_trust_ratio: bool
+    zero_norm: str
+    always_adapt: bool
     exclude_from_weight_decay: Sequence[str] | None
     exclude_from_layer_adaptation: Sequence[str] | None
     excluded_learning_rate_multiplier: float
+    name: str | None
+
+
+_RANGES = {
+    "clipnorm": at_least(0),
+    "clipvalue": at_least(0),
+    "global_clipnorm": at_least(0),
+    "ema_momentum": within(0, 1),
+    "loss_scale_factor": above(0),
+}
+_WHOLE = {"ema_overwrite_frequency": at_least(1), "gradient_accumulation_steps": at_least(2)}
+
+
+def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arguments of Keras's optimizer with Python numbers; Keras itself checks few of them.
+
+    Raises:
+        InputError: If a number is out of its range.
+    """
+    found = dict(arguments)
+    for convert, ranges in ((number, _RANGES), (whole_number, _WHOLE)):
+        for name in ranges.keys() & found.keys():
+            if found[name] is not None:
+                found[name] = convert(f"`{name}`", found[name], ranges[name])
+    return found
 
 
 class LarsSettings(ExcludingOptimizer):
@@ -48,11 +75,13 @@ class LarsSettings(ExcludingOptimizer):
 
     Attributes:
         rule: Settings shared by all variables, and the step that they define.
+        weight_decay: b of variables that are not excluded from decay.
         excluded_learning_rate_multiplier: Factor on the learning rate of variables that are
             excluded from adaptation.
     """
 
     rule: LarsRule
+    weight_decay: float
     excluded_learning_rate_multiplier: float
 
     def _set_lars(
@@ -65,25 +94,25 @@ class LarsSettings(ExcludingOptimizer):
         **rule: Any,
     ) -> None:
         """Checks and sets the arguments that Keras's own class does not have."""
-        multiplier = excluded_learning_rate_multiplier
-        require(weight_decay >= 0, "`weight_decay`", "at least 0", weight_decay)
-        require(multiplier >= 0, "`excluded_learning_rate_multiplier`", "at least 0", multiplier)
+        self.weight_decay = number("`weight_decay`", weight_decay, at_least(0))
         self.rule = LarsRule(**rule)
-        self.excluded_learning_rate_multiplier = multiplier
+        self.excluded_learning_rate_multiplier = number(
+            "`excluded_learning_rate_multiplier`", excluded_learning_rate_multiplier, at_least(0)
+        )
         self._set_exclusions(exclude_from_weight_decay, exclude_from_layer_adaptation)
 
     @classmethod
-    def preset(cls, name: str, **overrides: "Unpack[LarsArguments]") -> "Self":
+    def preset(cls, preset: str, /, **overrides: "Unpack[LarsArguments]") -> "Self":
         """Returns LARS with the hyperparameters of a well-known implementation.
 
         Args:
-            name: A key of `tf_lars.optimizers.presets.PRESETS`, such as "mlperf" or "optax".
+            preset: A key of `tf_lars.optimizers.presets.PRESETS`, such as "mlperf" or "optax".
             **overrides: Arguments of the optimizer, which take precedence.
 
         Raises:
             InputError: If the name is unknown.
         """
-        return cls(**{**presets.settings(name), **overrides})
+        return cls(**{**presets.settings(preset), **overrides})
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, and the exclusions added by methods."""

@@ -27,28 +27,35 @@ PRESETS: dict[str, dict[str, Any]] = {
     # google-research/simclr tf2/lars_optimizer.py; the same switch.
     "simclr": {"momentum_form": "classic", "trust_norm": "combined", **ADAPT_ALL},
     # huggingface/pytorch-image-models timm/optim/lars.py, as created by timm's factory: momentum
-    # 0.9, and no decay, hence no adaptation, for parameters of rank 1.
-    "timm": {"momentum_form": "torch", "trust_norm": "separate", "epsilon": 1e-8},
-    # NVIDIA/apex apex/parallel/LARC.py over torch.optim.SGD, which owns the momentum. If a norm
-    # is zero, apex leaves out the decay of that step too.
+    # 0.9, and no decay, hence no adaptation, for parameters of rank 1. Without weight decay, no
+    # parameter is adapted.
+    "timm": {
+        "momentum_form": "torch",
+        "trust_norm": "separate",
+        "epsilon": 1e-8,
+        "always_adapt": False,
+    },
+    # NVIDIA/apex apex/parallel/LARC.py over torch.optim.SGD, which owns the momentum.
     "apex": {
         "momentum_form": "torch",
         "trust_norm": "separate",
         "trust_coefficient": 0.02,
         "epsilon": 1e-8,
         "clip_trust_ratio": True,
+        "zero_norm": "plain_gradient",
         **ADAPT_ALL,
     },
     # facebookresearch/moco-v3 moco/optimizer.py
     "moco-v3": {"momentum_form": "torch", "trust_norm": "combined"},
     # Lightning-Universe/lightning-bolts pl_bolts/optimizers/lars.py. Parameters of a group without
     # decay are not adapted: the rule by rank equals such a group for biases and normalisation.
-    # If a norm is zero, bolts leaves out the decay of that step too.
     "bolts": {
         "momentum_form": "torch",
         "trust_norm": "separate",
         "momentum": 0.0,
         "epsilon": 1e-8,
+        "zero_norm": "plain_gradient",
+        "always_adapt": False,
     },
     # tensorflow/tensorflow 1.15 tensorflow/contrib/opt/python/training/lars_optimizer.py
     "contrib": {

@@ -21,12 +21,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 from tf_lars.planner import communication
 from tf_lars.planner.communication import Network
 from tf_lars.planner.devices import StepTime
 from tf_lars.planner.least_squares import covariance, solve
 from tf_lars.planner.workloads import Workload, name_at
+from tf_lars.setting import above, batch_size, image_size, number, whole_number, within
 
 MEASUREMENT_DEVIATION = 0.05
 """Relative standard deviation of step times between runs, and from the model."""
@@ -48,6 +49,17 @@ RATE_DEVIATION = 3.0
 
 CORE_EXPONENT = (math.log(2 / 1.5) / math.log(2), 0.15)
 """Prior mean and deviation of g's exponent beyond one core: 1.33 times the rate on two cores."""
+
+
+_COUNTS = {
+    "replicas": within(1, 1_000_000),
+    "num_hosts": within(1, 1_000_000),
+    "global_batch_size": batch_size(),
+    "image_size": image_size(),
+    "parameters": within(0, 10**13),
+}
+_NUMBERS = {"images_per_second": within(1e-6, 1e12), "forward_flops": within(0, 1e18)}
+"""Ranges of the values of results.json."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,29 +97,38 @@ class Measurement:
         if os.path.isdir(path):
             path = os.path.join(path, "results.json")
         try:
-            with open(path) as file:
+            with open(path, encoding="utf-8") as file:
                 run = json.load(file)
-            model = name_at(run["model"], run["image_size"])
-            if not 0 < run["images_per_second"] < math.inf:
-                raise ValueError("images_per_second must be above 0")
+            for name in ("model", "device"):
+                require(isinstance(run[name], str) and run[name], name, "a name", run[name])
+            counts = {name: whole_number(name, run[name], _COUNTS[name]) for name in _COUNTS}
+            numbers = {name: number(name, run[name], _NUMBERS[name]) for name in _NUMBERS}
+            cores = run["cores_per_replica"]
+            if cores is not None:
+                cores = number("cores_per_replica", cores, above(0, 1e6))
             return cls(
                 accelerator=run["device"],
-                devices=int(run["replicas"]),
-                global_batch_size=int(run["global_batch_size"]),
-                step_seconds=run["global_batch_size"] / run["images_per_second"],
-                workload=Workload(model, float(run["forward_flops"]), int(run["parameters"])),
-                cores=run["cores_per_replica"],
-                shared_host=run["cores_per_replica"] is not None and run["num_hosts"] == 1,
+                devices=counts["replicas"],
+                global_batch_size=counts["global_batch_size"],
+                step_seconds=counts["global_batch_size"] / numbers["images_per_second"],
+                workload=Workload(
+                    name_at(run["model"], counts["image_size"]),
+                    numbers["forward_flops"],
+                    counts["parameters"],
+                ),
+                cores=cores,
+                shared_host=cores is not None and counts["num_hosts"] == 1,
             )
         except OSError as error:
             raise InputError(
                 f"A calibration reads the results.json of finished runs. Received: {path!r} "
                 f"({error.strerror}). Give the folders of finished runs."
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = str(error).rstrip(".") if isinstance(error, InputError) else repr(error)
             raise InputError(
                 "A calibration needs a results.json written by a launcher of this version. "
-                f"Received: {path!r} ({error!r}). Repeat the run."
+                f"Received: {path!r} ({reason}). Repeat the run."
             ) from error
 
 

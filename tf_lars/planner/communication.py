@@ -73,7 +73,7 @@ def network(text: str) -> Network:
     except ValueError:
         latency = gigabits = math.nan
     require(
-        0 <= latency < math.inf and 0 < gigabits < math.inf,
+        0 <= latency <= 1e9 and 1e-6 <= gigabits <= 1e9,
         "The network",
         f"one of {', '.join(networks())}, or LATENCY_US:GIGABITS, such as 1.5:200 for 1.5 "
         "microseconds and 200 Gb/s",

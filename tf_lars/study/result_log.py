@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tf_lars.errors import InputError
+from tf_lars.setting import at_least, number, within
 from tf_lars.study.trials import Result, Trial
 
 _TRIAL: dict[str, Callable[[str], Any]] = {
@@ -23,11 +24,11 @@ _RESULT: dict[str, Callable[[str], Any]] = {
     "steps": int,
     "diverged": lambda text: text == "True",
     "training_loss": float,
-    "held_out_top1": float,
+    "held_out_top1": lambda text: number("held_out_top1", float(text), within(0, 1)),
     "held_out_loss": float,
-    "test_top1": float,
+    "test_top1": lambda text: number("test_top1", float(text), within(0, 1)),
     "test_loss": float,
-    "seconds": float,
+    "seconds": lambda text: number("seconds", float(text), at_least(0)),
 }
 
 
@@ -78,7 +79,7 @@ class ResultLog:
         if not os.path.exists(self.path) or not os.path.getsize(self.path):
             table.writeheader()
         table.writerow({name: _as_text(value) for name, value in values.items()})
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
@@ -93,13 +94,19 @@ class ResultLog:
                     f"{self.path!r} without {self.settings_path!r}. Name another --output."
                 )
             temporary = f"{self.settings_path}.{os.getpid()}"
-            with open(temporary, "w") as file:
+            with open(temporary, "w", encoding="utf-8") as file:
                 json.dump(settings, file, indent=1)
                 file.write("\n")
             os.replace(temporary, self.settings_path)
             return
-        with open(self.settings_path) as file:
-            before = json.load(file)
+        try:
+            with open(self.settings_path, encoding="utf-8") as file:
+                before = dict(json.load(file))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(
+                "The settings must be those of a study. Received: "
+                f"{self.settings_path!r} ({error}). Name another --output."
+            ) from error
         others = [
             f"{name}={before.get(name)} (now {settings.get(name)})"
             for name in dict.fromkeys([*before, *settings])
@@ -117,16 +124,18 @@ class ResultLog:
             whole = content.rpartition(b"\n")[0] + b"\n" if b"\n" in content else b""
             if len(whole) < len(content):
                 file.truncate(len(whole))
-        for number, row in enumerate(csv.DictReader(whole.decode().splitlines()), start=2):
-            try:
+        line = 1
+        try:
+            for row in csv.DictReader(whole.decode().splitlines()):
+                line += 1
                 trial = Trial(**{name: read(row[name]) for name, read in _TRIAL.items()})
                 values = {name: read(row[name]) for name, read in _RESULT.items()}
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(
-                    "The results must be those of a study. Received: "
-                    f"{self.path!r}, line {number} ({error!r}). Name another --output."
-                ) from error
-            self.results[trial] = Result(trial, **values)
+                self.results[trial] = Result(trial, **values)
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise InputError(
+                "The results must be those of a study. Received: "
+                f"{self.path!r}, line {line} ({error!r}). Name another --output."
+            ) from error
 
 
 def _as_text(value: object) -> object:

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from tf_lars import setting as table
 from tf_lars.defaults import PRECISIONS, SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS
 from tf_lars.errors import require
-from tf_lars.setting import above, at_least, below_one, fraction, one_of, setting
+from tf_lars.setting import above, below_one, fraction, one_of, setting, within
 from tf_lars.study.trials import Study
 
 
@@ -24,11 +25,11 @@ class StudySettings(Study):
         "Folder written by launch.prepare_imagenet; the digits are prepared if it is missing."
     )
     image_size: int = setting(
-        "Side of the square images that the network sees, in pixels.", rule=at_least(1)
+        "Side of the square images that the network sees, in pixels.", rule=table.image_size()
     )
     stored_size: int = setting(
         "Side of the images in memory from which augmentation takes its boxes, in pixels.",
-        rule=at_least(1),
+        rule=table.image_size(),
     )
     crop_fraction: float = setting(
         "Side of the evaluation's centre crop over the image's short side.",
@@ -37,22 +38,22 @@ class StudySettings(Study):
     held_out_examples: int = setting(
         "Training examples that no trial trains on; learning rates are chosen on them, never on "
         "the test set.",
-        rule=at_least(1),
+        rule=within(1, 1_000_000_000),
     )
-    epochs: int = setting("Passes over the training data in each trial.", rule=at_least(1))
+    epochs: int = setting("Passes over the training data in each trial.", rule=table.epochs())
     weight_decay: float = setting(
-        "L2 weight decay; biases and batch normalisation are excluded.", rule=at_least(0)
+        "L2 weight decay; biases and batch normalisation are excluded.", rule=within(0, 1000)
     )
     decay_power: float = setting(
-        "Power of the polynomial decay to 0 after the warm-up.", 2.0, rule=above(0)
+        "Power of the polynomial decay to 0 after the warm-up.", 2.0, rule=above(0, 1000)
     )
     momentum: float = setting("Momentum of all optimizers.", 0.9, rule=below_one())
-    trust_coefficient: float = setting("Trust coefficient of LARS.", 0.001, rule=above(0))
+    trust_coefficient: float = setting("Trust coefficient of LARS.", 0.001, rule=above(0, 1000))
     excluded_learning_rate_multiplier: float = setting(
         "Factor on the learning rate of variables that LARS does not adapt: biases and batch "
         "normalisation. A network without batch normalisation needs about 0.01.",
         1.0,
-        rule=at_least(0),
+        rule=table.rate(),
     )
     label_smoothing: float = setting(
         "Share of each label that is spread over all classes.", 0.0, rule=below_one()
@@ -72,14 +73,14 @@ class StudySettings(Study):
         "Minutes after the start by which the last trial should end; the same command continues "
         "with the remaining trials. At least one trial is run. 0: no limit.",
         None,
-        rule=at_least(0),
+        rule=within(0, 1_000_000),
     )
 
     def __post_init__(self):
         super().__post_init__()
-        for epochs in (self.warmup_epochs, *self.longer_warmup_epochs):
-            rule = f"at least the warm-up, {epochs:g}"
-            require(epochs <= self.epochs, "--epochs", rule, self.epochs)
+        for warmup in (self.warmup_epochs, *self.longer_warmup_epochs):
+            rule = f"at least the warm-up, {warmup:g}"
+            require(warmup <= self.epochs, "--epochs", rule, self.epochs)
 
     def of_all_trials(self) -> dict[str, object]:
         """Returns the settings that must be unchanged when a study is continued."""

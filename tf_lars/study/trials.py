@@ -11,7 +11,17 @@ from tf_lars.data.augmentation_names import AUGMENTATIONS
 from tf_lars.defaults import OPTIMIZERS
 from tf_lars.errors import require
 from tf_lars.scaling import lars_scaling, linear_scaling
-from tf_lars.setting import Rule, above, at_least, check, seed, setting
+from tf_lars.setting import (
+    MOST_EPOCHS,
+    Rule,
+    batch_size,
+    check,
+    one_of,
+    positive_rate,
+    seed,
+    setting,
+    within,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +90,7 @@ class Study:
     """
 
     batch_sizes: tuple[int, ...] = setting(
-        "Global batches to compare.", rule=at_least(1), group=TRIALS
+        "Global batches to compare.", rule=batch_size(), group=TRIALS
     )
     optimizers: tuple[str, ...] = setting(
         f"Optimizers to compare, of {', '.join(OPTIMIZERS)}.",
@@ -89,57 +99,69 @@ class Study:
         group=TRIALS,
     )
     sgd_learning_rates: tuple[float, ...] = setting(
-        "Grid of learning rates for SGD and Nesterov.", rule=above(0), group=TRIALS
+        "Grid of learning rates for SGD and Nesterov.", rule=positive_rate(), group=TRIALS
     )
     lars_learning_rates: tuple[float, ...] = setting(
-        "Grid of learning rates for LARS.", rule=above(0), group=TRIALS
+        "Grid of learning rates for LARS.", rule=positive_rate(), group=TRIALS
     )
     seeds: tuple[int, ...] = setting(
         "Seeds of the baseline and of the results at the main batch.", rule=seed(), group=TRIALS
     )
     few_seeds: int = setting(
-        "Number of --seeds, counted from the first, for all other results.", group=TRIALS
+        "Number of --seeds, counted from the first, for all other results.",
+        rule=within(1, 1_000_000),
+        group=TRIALS,
     )
     grid_seeds: int = setting(
         "Number of --seeds, counted from the first, that choose a learning rate from the grid.",
+        rule=within(1, 1_000_000),
         group=TRIALS,
     )
     main_batch_size: int = setting(
         "Batch with all seeds, whose accuracy is shown against the learning rate.",
-        rule=at_least(1),
+        rule=batch_size(),
         group=TRIALS,
     )
     baseline_batch_size: int = setting(
-        "Small batch of the baseline, SGD.", rule=at_least(1), group=TRIALS
+        "Small batch of the baseline, SGD.", rule=batch_size(), group=TRIALS
     )
     baseline_learning_rate: float = setting(
         "Learning rate of the baseline, from which the linear rule scales.",
-        rule=above(0),
+        rule=positive_rate(),
         group=TRIALS,
     )
-    lars_batch_size: int = setting("Batch of --lars_learning_rate.", rule=at_least(1), group=TRIALS)
+    lars_batch_size: int = setting(
+        "Batch of --lars_learning_rate.", rule=batch_size(), group=TRIALS
+    )
     lars_learning_rate: float = setting(
         "Learning rate from which the rule of LARS, the square root of the batch, scales.",
-        rule=above(0),
+        rule=positive_rate(),
         group=TRIALS,
     )
     warmup_epochs: float = setting(
-        "Epochs over which the learning rate rises linearly.", rule=at_least(0), group=TRIALS
+        "Epochs over which the learning rate rises linearly.",
+        rule=within(0, MOST_EPOCHS),
+        group=TRIALS,
     )
     longer_warmup_epochs: tuple[float, ...] = setting(
         "Longer warm-ups for SGD at the linear rule's learning rate.",
-        rule=at_least(0),
+        rule=within(0, MOST_EPOCHS),
         group=TRIALS,
     )
     longer_warmup_batch_sizes: tuple[int, ...] = setting(
-        "Batches of --longer_warmup_epochs.", rule=at_least(1), group=TRIALS
+        "Batches of --longer_warmup_epochs.", rule=batch_size(), group=TRIALS
     )
     augmentation: str = setting(
-        f"Augmentation of all trials: one of {', '.join(AUGMENTATIONS)}.", group=TRIALS
+        f"Augmentation of all trials: one of {', '.join(AUGMENTATIONS)}.",
+        rule=one_of(*AUGMENTATIONS),
+        group=TRIALS,
     )
     other_augmentation: str = setting(
         "Augmentation to compare --augmentation with, at the learning rates chosen for the "
         "latter; empty for none.",
+        rule=Rule(
+            f"empty or one of {', '.join(AUGMENTATIONS)}", lambda name: name in ("", *AUGMENTATIONS)
+        ),
         group=TRIALS,
     )
 

@@ -49,8 +49,12 @@ class BadRecordCount(keras.callbacks.Callback):
             logs["bad_records"] = self.count
 
     def _count(self, split: str, reader: ExampleReader) -> int:
-        own = np.full(self._max_bad_records, -1, np.int32)
-        bad = sorted(reader.bad)[: self._max_bad_records]
+        bad = np.array(sorted(reader.bad), np.int32)
+        # Every worker gathers as many numbers as the one that has found most.
+        most = int(gather(self._strategy, np.array([len(bad)], np.int32)).max())
+        if not most:
+            return 0
+        own = np.full(most, -1, np.int32)
         own[: len(bad)] = bad
         count = len(set(gather(self._strategy, own).ravel().tolist()) - {-1})
         if count > self._max_bad_records:

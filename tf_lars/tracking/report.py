@@ -1,6 +1,9 @@
 """Plots a run: loss, accuracy and learning rate over the epochs."""
 
+import io
 from collections.abc import Sequence
+
+from tf_lars import files
 
 
 def draw(history: Sequence[dict[str, float]], path: str, title: str) -> None:
@@ -8,7 +11,7 @@ def draw(history: Sequence[dict[str, float]], path: str, title: str) -> None:
 
     Args:
       history: Logs of each epoch, as returned by `Trainer.fit`.
-      path: Path of the file.
+      path: Path of the file, local or remote.
       title: Title above the panels.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -52,7 +55,10 @@ def draw(history: Sequence[dict[str, float]], path: str, title: str) -> None:
         axes.grid(alpha=0.3)
     loss.legend()
     accuracy.legend(loc="lower right")
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    with files.open_file(path, "wb") as file:
+        file.write(picture.getvalue())
 
 
 def _plot(axes, history: Sequence[dict[str, float]], name: str, **style) -> None:

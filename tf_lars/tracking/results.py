@@ -1,13 +1,13 @@
 """results.json: the results of a run for other programs."""
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tf_lars import files
 
 
 def weights_sha256(model: keras.Model) -> str:
@@ -60,8 +60,4 @@ def table(results: Mapping[str, object]) -> str:
 
 def write(path: str, results: Mapping[str, object]) -> None:
     """Writes the results as JSON, atomically."""
-    partial = f"{path}.partial"
-    with open(partial, "w") as file:
-        json.dump(dict(results), file, indent=2)
-        file.write("\n")
-    os.replace(partial, path)
+    files.write_json(path, results)

@@ -1,10 +1,12 @@
 """Names of checkpoints, without importing TensorFlow."""
 
-import os
+import re
 
+from tf_lars import files
 from tf_lars.errors import InputError
 
 _PREFIX = "step-"
+_NAME = re.compile(rf"{_PREFIX}\d{{8,}}")
 
 
 def name_of(step: int) -> str:
@@ -18,10 +20,10 @@ def step_of(name: str) -> int:
 
 
 def checkpoint_names(directory: str) -> list[str]:
-    """Returns the names of the checkpoints in a folder, oldest first."""
-    if not os.path.isdir(directory):
+    """Returns the names of the checkpoints in a folder, oldest first; others' files are ignored."""
+    if not files.is_folder(directory):
         return []
-    return sorted(name for name in os.listdir(directory) if name.startswith(_PREFIX))
+    return sorted(filter(_NAME.fullmatch, files.names(directory)), key=step_of)
 
 
 def nothing_to_resume(directory: str) -> InputError:

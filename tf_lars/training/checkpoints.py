@@ -1,78 +1,40 @@
-"""Atomic checkpoints, tied to the settings of their run.
+"""The checkpoints of a run, which only that run restores, and one process at a time writes."""
 
-A checkpoint is a folder such as `step-00000084`. It holds all variables of the model, including
-random states, and the optimizer's state, written by `tf.train.Checkpoint`, and `state.json`: the
-step, the history, the run's settings and the SHA-256 of each file. It is written under a temporary
-name and renamed once it is complete.
-"""
-
-import dataclasses
-import glob
-import hashlib
+import contextlib
 import itertools
 import json
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 import tensorflow as tf
 from absl import logging
 
+from tf_lars import files
 from tf_lars.errors import InputError, PeerFailure
+from tf_lars.training import checkpoint_folder
+from tf_lars.training.checkpoint_folder import (
+    Checkpoint,
+    best_step,
+    complete_checkpoints,
+    open_checkpoint,
+)
 from tf_lars.training.checkpoint_names import (
     checkpoint_names,
     name_of,
     nothing_to_resume,
     step_of,
 )
+from tf_lars.training.run_lock import RunLock
 
 _PARTIAL = ".writing-"
-_STATE = "state.json"
 _JOB = ".job"
-_NONE = -1
+_NONE, _IN_USE = -1, -2
 
 VISIBLE_SECONDS = 60.0
 """Time limit for a network file system to show a checkpoint that another host has found."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint.
-
-    Attributes:
-      path: Path of the folder.
-      step: Number of global batches trained on.
-      settings: Settings of the run, by name.
-      history: History of the run, one entry per epoch.
-    """
-
-    path: str
-    step: int
-    settings: Mapping[str, object]
-    history: list[dict[str, float]]
-
-    def read_into(self, model: keras.Model) -> None:
-        """Restores the model's variables and the optimizer's state.
-
-        Args:
-          model: Built model with a built optimizer.
-
-        Raises:
-          InputError: If the checkpoint was saved from another model or optimizer.
-        """
-        checkpoint = _checkpoint(model)
-        try:
-            status = checkpoint.read(os.path.join(self.path, "checkpoint"))
-            status.assert_existing_objects_matched().expect_partial()
-        except (ValueError, AssertionError) as error:
-            raise InputError(
-                "A checkpoint fits only the model and optimizer that it was saved from. Received: "
-                f"{self.path}, saved from another model or optimizer ({error}). Use that one, "
-                "another folder, or --resume=never to start afresh."
-            ) from error
 
 
 class CheckpointStore:
@@ -80,7 +42,7 @@ class CheckpointStore:
 
     Args:
       directory: Folder for the checkpoints, created if missing, on a file system that all workers
-        share.
+        share; local, or remote such as `gs://bucket/run`.
       settings: Settings, by name, that a run and the checkpoint it resumes from must share.
       is_chief: Whether this process writes the checkpoints.
       keep: Number of newest checkpoints to keep.
@@ -116,9 +78,41 @@ class CheckpointStore:
         self._keep_best = keep_best
         self._resume = resume
         self._job = job
+        self._lock: RunLock | None = None
         self.started_afresh = False
         self.resumed_from: str | None = None
         self.resumed_step: int | None = None
+
+    @contextlib.contextmanager
+    def exclusive(self, broadcast_from_chief: Callable[[int], int] = int) -> Iterator[None]:
+        """Within this context, no other run writes to the folder; contexts may be nested.
+
+        Args:
+          broadcast_from_chief: See `restore`.
+
+        Raises:
+          InputError: If another run is using the folder; on the other workers, `PeerFailure`.
+        """
+        if self._lock:
+            yield
+            return
+        self._lock = RunLock(self._directory, self._job)
+        try:
+            self._acquire(self._lock, broadcast_from_chief)
+            yield
+        finally:
+            self._lock.release()
+            self._lock = None
+
+    def _acquire(self, lock: RunLock, broadcast_from_chief: Callable[[int], int]) -> None:
+        refusal = None
+        if self._is_chief:
+            try:
+                lock.acquire()
+            except InputError as error:
+                refusal = error
+        if broadcast_from_chief(_IN_USE if refusal else 0) == _IN_USE:
+            raise refusal or PeerFailure(f"worker 0 may not write to {self._directory}")
 
     def restore(
         self, model: keras.Model, broadcast_from_chief: Callable[[int], int] = int
@@ -152,26 +146,27 @@ class CheckpointStore:
 
     def _newest(self) -> Checkpoint | None:
         """Removes partial checkpoints, and returns the one that the chief resumes from."""
-        partial = os.path.join(self._directory, f"{_PARTIAL}*")
-        for path in glob.glob(partial):  # left by a process that was killed while writing
-            shutil.rmtree(path, ignore_errors=True)
+        if files.is_folder(self._directory):
+            for name in files.names(self._directory, hidden=True):
+                if name.startswith(_PARTIAL):  # left by a process that was killed while writing
+                    _remove_folder(os.path.join(self._directory, name))
         if self._resume == "never" and not self._is_of_this_job():
             self.started_afresh = True
             if checkpoint_names(self._directory):
                 move_aside(self._directory)
             if self._job:
-                os.makedirs(self._directory, exist_ok=True)
-                with open(os.path.join(self._directory, _JOB), "w") as file:
+                files.make_folder(self._directory)
+                with files.open_file(os.path.join(self._directory, _JOB), "w") as file:
                     file.write(self._job)
         return next(complete_checkpoints(self._directory), None)
 
     def _is_of_this_job(self) -> bool:
         """Returns whether an earlier start of this job has already started afresh."""
-        try:
-            with open(os.path.join(self._directory, _JOB)) as file:
-                return file.read() == self._job
-        except FileNotFoundError:
+        path = os.path.join(self._directory, _JOB)
+        if not files.exists(path):
             return False
+        with files.open_file(path, "r") as file:
+            return file.read() == self._job
 
     def _of_step(self, step: int) -> Checkpoint:
         """Waits until this worker sees the checkpoint that the chief has found, and returns it."""
@@ -194,17 +189,25 @@ class CheckpointStore:
         Returns:
           Whether this worker has done its part.
         """
-        checkpoint = _checkpoint(model)
+        variables = checkpoint_folder.variables_of(model)
         partial = os.path.join(self._directory, f"{_PARTIAL}{os.getpid()}")
         try:
             if not self._is_chief:
                 with tempfile.TemporaryDirectory() as unused:
-                    checkpoint.write(os.path.join(unused, "checkpoint"))
+                    checkpoint_folder.write_variables(variables, unused)
                 return True
-            self._write(checkpoint, partial, step, history)
+            checkpoint_folder.write(
+                variables,
+                os.path.join(self._directory, name_of(step)),
+                partial,
+                step=step,
+                settings=self._settings,
+                history=history,
+            )
+            self._remove_old(history)
             return True
-        except (OSError, tf.errors.OpError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
+        except (OSError, InputError, tf.errors.OpError) as error:
+            _remove_folder(partial)
             print(
                 f"warning: no checkpoint of step {step:,} could be written to {self._directory} "
                 f"({' '.join(str(error).split())[:200]}); training continues. Free some space, or "
@@ -213,35 +216,13 @@ class CheckpointStore:
             )
             return False
 
-    def _write(
-        self,
-        checkpoint: tf.train.Checkpoint,
-        partial: str,
-        step: int,
-        history: list[dict[str, float]],
-    ) -> None:
-        """Writes the folder `partial`, renames it, and deletes checkpoints that are not kept."""
-        os.makedirs(self._directory, exist_ok=True)
-        path = os.path.join(self._directory, name_of(step))
-        os.mkdir(partial)  # tempfile.mkdtemp would bar all other users from it
-        checkpoint.write(os.path.join(partial, "checkpoint"))
-        state = {
-            "step": step,
-            "settings": self._settings,
-            "history": history,
-            "sha256": {name: _sha256(os.path.join(partial, name)) for name in os.listdir(partial)},
-        }
-        with open(os.path.join(partial, _STATE), "w") as file:
-            json.dump(state, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.rmtree(path, ignore_errors=True)
-        os.rename(partial, path)
+    def _remove_old(self, history: list[dict[str, float]]) -> None:
+        """Removes the checkpoints that are not kept."""
         names = checkpoint_names(self._directory)
         best = best_step(history, self._keep_best, map(step_of, names)) if self._keep_best else None
         for name in names[: -self._keep]:
             if step_of(name) != best:
-                shutil.rmtree(os.path.join(self._directory, name), ignore_errors=True)
+                _remove_folder(os.path.join(self._directory, name))
 
     def _check_settings(self, checkpoint: Checkpoint) -> None:
         path, saved = checkpoint.path, checkpoint.settings
@@ -258,82 +239,17 @@ class CheckpointStore:
             )
 
 
-def _checkpoint(model: keras.Model) -> tf.train.Checkpoint:
-    """Returns the object that saves and restores a model, its random states and its optimizer."""
-    # With Keras 3, TensorFlow finds neither random states nor the layers in a layer's lists and
-    # dictionaries. Most variables are listed twice here; TensorFlow writes each of them once.
-    state = list(model.variables)
-    return tf.train.Checkpoint(model=model, optimizer=model.optimizer, state=state)
-
-
 def move_aside(directory: str) -> None:
     """Renames a folder, if it is not empty, by appending the time to its name."""
-    if os.path.isdir(directory) and os.listdir(directory):
+    if files.is_folder(directory) and files.names(directory, hidden=True):
         name = f"{directory}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-        aside = next(name for name in names if not os.path.exists(name))
-        os.rename(directory, aside)
+        aside = next(name for name in names if not files.exists(name))
+        files.rename_folder(directory, aside)
         logging.info("%s is now %s.", directory, aside)
 
 
-def complete_checkpoints(directory: str) -> Iterator[Checkpoint]:
-    """Yields the complete checkpoints in a folder, newest first; warns about the others."""
-    for name in reversed(checkpoint_names(directory)):
-        path = os.path.join(directory, name)
-        checkpoint = open_checkpoint(path)
-        if checkpoint:
-            yield checkpoint
-        else:
-            logging.warning("Skipping the checkpoint %s: it is incomplete or damaged.", path)
-
-
-def open_checkpoint(path: str) -> Checkpoint | None:
-    """Returns a checkpoint, or None if any part of it is missing or damaged.
-
-    Raises:
-      InputError: If it may not be read.
-    """
-    try:
-        with open(os.path.join(path, _STATE)) as file:
-            state = json.load(file)
-        checkpoint = Checkpoint(path, state["step"], state["settings"], state["history"])
-        whole = all(
-            _sha256(os.path.join(path, name)) == digest for name, digest in state["sha256"].items()
-        )
-    except PermissionError as error:
-        raise InputError(
-            f"Checkpoints must be readable. Received: {error}. Change the permissions, use another "
-            "folder, or run as the user who wrote it."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return checkpoint if whole else None
-
-
-def best_step(
-    history: Iterable[Mapping[str, float]], metric: str, steps: Iterable[int]
-) -> int | None:
-    """Returns the step after which a metric was highest; on a tie, the last one.
-
-    Args:
-      history: History of the run.
-      metric: Name of a history entry.
-      steps: Steps to choose from, such as those of the existing checkpoints.
-
-    Returns:
-      The best step, or None if the metric was not evaluated at any of the steps.
-    """
-    values = {entry["step"]: entry[metric] for entry in history if metric in entry}
-    return max(
-        (step for step in steps if step in values),
-        key=lambda step: (values[step], step),
-        default=None,
-    )
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _remove_folder(path: str) -> None:
+    """Removes a folder, or as much of it as can be removed."""
+    with contextlib.suppress(OSError, InputError, tf.errors.OpError):
+        files.remove_folder(path)

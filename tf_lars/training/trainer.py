@@ -6,7 +6,6 @@ one process on the whole global batch.
 """
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -160,48 +159,54 @@ class Trainer:
 
         Raises:
           InputError: If the batch does not divide among the replicas, the checkpoint belongs to
-            another run, or replicas cannot wait for each other in synchronized batch normalisation.
+            another run, another run is using the folder, or replicas cannot wait for each other in
+            synchronized batch normalisation.
           DivergedError: If too many steps had gradients that were not finite.
           Preempted: If a worker was asked to stop.
         """
-        share = self._prepare(data)
-        history = self._restore(checkpoints)
-        self._step.micro_batch_size = self._chosen_micro_batch(data, share)
-        random_state.differ_by_replica(self.model, self.strategy)
-        self.model.stop_training = False
-        ends = order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
-        run = RunState(
-            model=self.model,
-            data=data,
-            epoch_ends=ends,
-            step=self.step,
-            history=history,
-            callbacks=keras.callbacks.CallbackList(
-                list(callbacks), add_history=True, model=self.model, epochs=epochs, steps=ends[-1]
-            ),
-            checkpoints=checkpoints,
-            stop_requested=stop_requested,
-            epochs_between_evaluations=epochs_between_evaluations,
-        )
-        run.callbacks.on_train_begin()
-        validate = self._validation(data, validation, batch_norm_examples)
-        with gradients_reduced_by_caller(self.model.optimizer):
-            for epoch, end in run.epochs_left():
-                start = time.perf_counter()
-                self._open_batches(run)
-                run.callbacks.on_epoch_begin(epoch - 1)
-                logs = self._loop.run_epoch(run, end)
-                if run.evaluation_is_due(epoch, end):
-                    logs |= validate()
-                self._batch_norm.average()  # a callback may save the model
-                logs["seconds"] = time.perf_counter() - start
-                run.callbacks.on_epoch_end(epoch - 1, logs)
-                if run.ended_by_callback(end) and "val_loss" not in logs:
-                    logs |= validate()
-                run.record(logs, epoch, end)
-        run.callbacks.on_train_end(run.history[-1] if run.history else {})
-        run.raise_if_preempted()
-        return run.history
+        with self._alone_in(checkpoints):
+            share = self._prepare(data)
+            history = self._restore(checkpoints)
+            self._step.micro_batch_size = self._chosen_micro_batch(data, share)
+            random_state.differ_by_replica(self.model, self.strategy)
+            self.model.stop_training = False
+            ends = order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
+            run = RunState(
+                model=self.model,
+                data=data,
+                epoch_ends=ends,
+                step=self.step,
+                history=history,
+                callbacks=keras.callbacks.CallbackList(
+                    list(callbacks),
+                    add_history=True,
+                    model=self.model,
+                    epochs=epochs,
+                    steps=ends[-1],
+                ),
+                checkpoints=checkpoints,
+                stop_requested=stop_requested,
+                epochs_between_evaluations=epochs_between_evaluations,
+            )
+            run.callbacks.on_train_begin()
+            validate = self._validation(data, validation, batch_norm_examples)
+            with gradients_reduced_by_caller(self.model.optimizer):
+                for epoch, end in run.epochs_left():
+                    start = time.perf_counter()
+                    self._open_batches(run)
+                    run.callbacks.on_epoch_begin(epoch - 1)
+                    logs = self._loop.run_epoch(run, end)
+                    if run.evaluation_is_due(epoch, end):
+                        logs |= validate()
+                    self._batch_norm.average()  # a callback may save the model
+                    logs["seconds"] = time.perf_counter() - start
+                    run.callbacks.on_epoch_end(epoch - 1, logs)
+                    if run.ended_by_callback(end) and "val_loss" not in logs:
+                        logs |= validate()
+                    run.record(logs, epoch, end)
+            run.callbacks.on_train_end(run.history[-1] if run.history else {})
+            run.raise_if_preempted()
+            return run.history
 
     def evaluate(self, data: EvaluationData) -> dict[str, float]:
         """Returns the loss and metrics over the data, counting each example once."""
@@ -262,12 +267,18 @@ class Trainer:
         )
         return share
 
+    def _alone_in(self, checkpoints: CheckpointStore | None) -> contextlib.AbstractContextManager:
+        """Returns a context in which no other run uses the checkpoints."""
+        return checkpoints.exclusive(self._from_chief) if checkpoints else contextlib.nullcontext()
+
+    def _from_chief(self, value: int) -> int:
+        return broadcast_from_chief(self.strategy, value)
+
     def _restore(self, checkpoints: CheckpointStore | None) -> list[dict[str, float]]:
         """Restores the newest checkpoint, if any, and returns its history."""
         if checkpoints is None:
             return []
-        from_chief = functools.partial(broadcast_from_chief, self.strategy)
-        history = checkpoints.restore(self.model, from_chief)
+        history = checkpoints.restore(self.model, self._from_chief)
         if checkpoints.resumed_step is not None:
             self._loop.skipped_steps += checkpoints.resumed_step - self.step
         return history

@@ -135,7 +135,8 @@ def test_files_of_tensorflow_datasets_train_with_labels_from_0(tmp_path):
         ({"num_classes": 3}, "from 1 to 3, for 3 classes.*labels from 1 to 4"),
         ({"label_base": 0, "num_classes": 4}, "from 0 to 3.*labels from 1 to 4"),
         ({"label_base": 0}, "without 1 of those below, the first 0. Give num_classes"),
-        ({"label_base": 2}, "label_base=2"),
+        ({"label_base": 2}, "label_base must be 0 or 1"),
+        ({"num_classes": 10**11}, "num_classes must be from 1 to 1,000,000"),
     ],
 )
 def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path, arguments, message):
@@ -157,7 +158,9 @@ def test_a_missing_shard_is_refused(tmp_path):
     folder = write_gcs(tmp_path)
     (tmp_path / "train" / "train-00001-of-00003").unlink()
     assert is_undescribed(folder)
-    with pytest.raises(InputError, match=r"All 3 train shards must exist.*the first number 1"):
+    with pytest.raises(
+        InputError, match=r"train shards must exist.* without number 1 of the 3 like train/"
+    ):
         describe(folder, num_processes=1)
 
 
@@ -181,11 +184,12 @@ def test_an_image_of_another_kind_is_refused_by_name_or_accepted_by_number(tmp_p
         describe(folder, num_processes=1)
     info = describe(folder, num_processes=1, max_bad_images=1)
     assert info.report["train"]["refused"]["count"] == 1
+    assert verify.verify(folder) == info  # which knows of it
 
 
 def test_a_folder_without_shards_is_refused(tmp_path):
     assert not is_undescribed(str(tmp_path))
-    with pytest.raises(InputError, match="without such files"):
+    with pytest.raises(InputError, match="with no shards"):
         describe(str(tmp_path))
     with pytest.raises(InputError, match="which is not a folder"):
         describe(str(tmp_path / "nowhere"))

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_lars.data.prepare import digits
+from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import InputError
 
 # Positions of the first validation images, as first published.
@@ -75,7 +77,6 @@ def test_without_scikit_learn_the_extra_is_named(tmp_path, monkeypatch):
 
 
 def test_a_folder_with_another_data_set_is_refused(data_dir, tmp_path):
-    text = (data_dir / "dataset.json").read_text()
-    (tmp_path / "dataset.json").write_text(text.replace('"digits"', '"letters"'))
+    dataclasses.replace(DatasetInfo.load(data_dir), name="letters").save(tmp_path)
     with pytest.raises(InputError, match="with the data set 'letters'"):
         digits.prepare(tmp_path)

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import InputError
 
 PHOTOS = SHARED / "data/imagenet_photos.tar"
+CASES = SHARED / "cases/images"
 
 
 def made_picture(number):
@@ -60,12 +62,13 @@ def prepared(tmp_path, monkeypatch):
 
     monkeypatch.setattr(preparation, "run_tasks", run_here)
 
-    def prepare_beside(name, data):
+    def prepare_beside(name, data, **changes):
         for split in ("train", "val"):
             (tmp_path / "images" / split / "class").mkdir(parents=True, exist_ok=True)
             (tmp_path / "images" / split / "class" / "good.JPEG").write_bytes(photos(1)[0])
         (tmp_path / "images/train/class" / name).write_bytes(data)
-        return prepare_images(PrepareConfig(str(tmp_path / "images"), str(tmp_path / "out")))[0]
+        folders = str(tmp_path / "images"), str(tmp_path / "out")
+        return prepare_images(PrepareConfig(*folders, **changes))[0]
 
     return prepare_beside
 
@@ -110,6 +113,22 @@ def test_a_damaged_file_is_refused_by_name(photo, prepared, kind):
     damage, reason = REFUSED[kind]
     with pytest.raises(InputError, match=rf"train/class/bad\.JPEG .{reason}"):
         prepared("bad.JPEG", damage(photo))
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="needs ../shared/cases/images")
+def test_files_that_were_handled_wrongly_are_refused_by_name(photo, prepared, tmp_path):
+    reasons = {path.name: "truncated or damaged JPEG" for path in CASES.iterdir()}
+    reasons |= {
+        "anim.webp": "animated WebP",
+        "bomb_prog_20000.jpg": "20000 x 20000 pixels, more than max_image_pixels=178956970",
+    }
+    shutil.copytree(CASES, tmp_path / "images/train/class")
+    info = prepared("fine.JPEG", photo, max_bad_images=len(reasons))
+    assert info.report["train"]["refused"] == {
+        "count": len(reasons),
+        "files": [[f"train/class/{name}", reasons[name]] for name in sorted(reasons)],
+    }
+    assert info.splits["train"].num_examples == 2
 
 
 REENCODED = {
@@ -268,7 +287,9 @@ def test_killed_at_20_random_points_a_rerun_ends_with_the_bytes_of_an_undisturbe
         out, result, _ = run(f"out{number}", victim, last, with_caller="and" in role)
         where = f"{role} killed at step {last} of {counts[victim]}: {result.stderr}"
         assert result.returncode == (1 if role == "worker" else -signal.SIGKILL), where
-        assert not (out / "dataset.json").exists(), where
+        # The caller's last steps only tidy up.
+        finished = (out / "dataset.json").exists()
+        assert not finished or all((out / name).exists() for name in expected), where
         # Immediately, while a worker of the killed caller may still be running.
         out, result, _ = run(f"out{number}")
         assert result.returncode == 0, f"{where}\n{result.stderr}"

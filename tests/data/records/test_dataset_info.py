@@ -1,10 +1,12 @@
 import dataclasses
 import hashlib
+import io
 import json
 import shutil
 
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tf_lars.data.prepare import verify
 from tf_lars.data.records.dataset_info import SPLITS, DatasetInfo, ShardInfo, SplitInfo
@@ -27,13 +29,19 @@ def example(number=1, **changes):
     return example_bytes(**{**fields, **changes})
 
 
+def jpeg(number):
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), (60 * number, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
 @pytest.fixture
 def data_dir(tmp_path):
     """A folder with two training shards and one validation shard."""
     folder = tmp_path / "data"
     folder.mkdir()
     shards = {
-        name: write_shard(folder / name, [example(n) for n in range(1, count + 1)])
+        name: write_shard(folder / name, [example(n, encoded=jpeg(n)) for n in range(1, count + 1)])
         for name, count in (
             ("train-00000-of-00002", 2),
             ("train-00001-of-00002", 1),
@@ -58,6 +66,7 @@ NAMES = (
 def edit(data_dir, change):
     path = data_dir / "dataset.json"
     content = json.loads(path.read_text())
+    del content["checksum"]
     change(content)
     path.write_text(json.dumps(content))
 
@@ -153,7 +162,8 @@ def test_a_data_set_loads_from_a_remote_file_system(data_dir):
     for file in data_dir.iterdir():
         tf.io.gfile.copy(str(file), f"{remote}/{file.name}", overwrite=True)
     assert verify.verify(remote) == DatasetInfo.load(data_dir)
-    shard = write_shard(f"{remote}/again", [example(1), example(2)])
+    examples = [example(n, encoded=jpeg(n)) for n in (1, 2)]
+    shard = write_shard(f"{remote}/again", examples)
     assert shard.sha256 == DatasetInfo.load(data_dir).splits["train"].shards[0].sha256
 
 
@@ -181,9 +191,8 @@ DAMAGE = {
     "a list": (lambda d: (d / "dataset.json").write_text("[]"), "version None"),
     "no version": (lambda d: edit(d, lambda c: c.pop("version")), "version None"),
     "later version": (lambda d: edit(d, lambda c: c.update(version=2)), "Received: version 2"),
-    "no classes": (lambda d: edit(d, lambda c: c.pop("class_names")), "KeyError: 'class_names'"),
-    "no split": (lambda d: edit(d, lambda c: c["splits"].pop("train")), "KeyError: 'train'"),
-    "other type": (lambda d: edit(d, lambda c: c.update(splits=[])), "TypeError"),
+    "no classes": (lambda d: edit(d, lambda c: c.pop("class_names")), "class_names is missing"),
+    "no split": (lambda d: edit(d, lambda c: c["splits"].pop("train")), "not an object of train"),
     "no examples": (lambda d: edit(d, no_examples), "no validation examples"),
     "shard missing": (
         lambda d: (d / "train-00001-of-00002").unlink(),
@@ -212,5 +221,7 @@ def test_verify_names_the_shard_in_which_a_bit_changed(data_dir):
     data[40] ^= 1
     path.write_bytes(data)
     DatasetInfo.load(data_dir)
-    with pytest.raises(InputError, match=r"1 of 3 .*: train-00001-of-00002\."):
+    with pytest.raises(
+        InputError, match=r"1 of 3 .*: train-00001-of-00002 \(a record that.*record 0 "
+    ):
         verify.verify(data_dir)

@@ -1,6 +1,7 @@
 """Random access to records, also of damaged shards."""
 
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -16,10 +17,14 @@ def shards(tmp_path):
     records = [bytes([i]) * (10 * i + 1) for i in range(12)]
     paths = [str(tmp_path / f"shard-{i}") for i in range(3)]
     for i, path in enumerate(paths):
-        with tf.io.TFRecordWriter(path) as writer:
-            for record in records[4 * i : 4 * i + 4]:
-                writer.write(record)
+        _write(path, records[4 * i : 4 * i + 4])
     return paths, records
+
+
+def _write(path, records):
+    with tf.io.TFRecordWriter(path) as writer:
+        for record in records:
+            writer.write(record)
 
 
 def _damage(path, position, data=None):
@@ -77,3 +82,17 @@ def test_a_file_that_is_no_tfrecord_is_refused(tmp_path):
     path.write_bytes(b"not a TFRecord file at all")
     with pytest.raises(InputError, match="complete TFRecord file"):
         RecordReader([str(path)], [1])
+
+
+def test_more_shards_than_a_process_may_usually_open_are_read(tmp_path):
+    """As ImageNet's 1,152 are, where the usual limit is 1,024."""
+    paths = [str(tmp_path / f"shard-{i}") for i in range(100)]
+    for path in paths:
+        _write(path, [path.encode()])
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, usual[1]))
+    try:
+        reader = RecordReader(paths, [1] * len(paths))
+        assert [reader.read(i) for i in range(100)] == [path.encode() for path in paths]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)

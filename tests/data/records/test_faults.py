@@ -151,13 +151,17 @@ def test_a_flipped_byte_in_a_record_is_found(tmp_path):
     _epoch(TrainingInput(data_dir, EXAMPLES, 16, max_bad_records=1))
 
 
-def test_two_workers_count_a_record_once(tmp_path, mirrored):
+def test_two_workers_count_a_record_once_whatever_the_budget(tmp_path, mirrored):
     data_dir = _write(tmp_path / "data", BAD_RECORDS["PNG"][1]())
     reader = open_split(data_dir, "train", 2)
     reader.read(range(EXAMPLES))
     logs = {}
-    BadRecordCount({"train": reader}, mirrored, 2).on_epoch_end(0, logs)
-    assert logs == {"bad_records": 1}
+    for most in (2, 10**11):
+        BadRecordCount({"train": reader}, mirrored, most).on_epoch_end(0, logs)
+        assert logs == {"bad_records": 1}
+    good = open_split(data_dir, "validation", 2)
+    BadRecordCount({"validation": good}, mirrored, 2).on_epoch_end(0, logs)
+    assert logs == {"bad_records": 0}
 
 
 @pytest.mark.parametrize(
@@ -191,13 +195,10 @@ def test_a_read_that_hangs_is_named_and_then_ended(tmp_path, monkeypatch, caplog
     """A read that waits stands for storage that does not answer."""
     released, ended = threading.Event(), threading.Event()
     monkeypatch.setattr("os._exit", lambda code: (ended.set(), threading.Event().wait()))
-    monkeypatch.setattr("os.pread", lambda *_: (released.wait(60), b"")[1])
-    monkeypatch.setattr(
-        "tf_lars.data.records.tfrecord._record_offsets", lambda *_: np.array([0, 9])
-    )
-    monkeypatch.setattr("tf_lars.data.records.tfrecord._STALL_WATCH", StallWatch(0.05, 2.0))
-    (tmp_path / "shard").touch()
+    monkeypatch.setattr("tf_lars.data.records.tfrecord.STALL_WATCH", StallWatch(0.05, 2.0))
+    write_shard(tmp_path / "shard", [b"record"])
     reader = RecordReader([str(tmp_path / "shard")], [1])
+    monkeypatch.setattr("os.pread", lambda *_: (released.wait(60), b"")[1])
 
     def read():
         with contextlib.suppress(BadRecord):  # the read finally returns nothing

@@ -17,7 +17,7 @@ def data_dir(tmp_path):
         splits = {}
         for split, count in (("train", examples), ("validation", 10)):
             shard = ShardInfo(
-                f"{split}-00000-of-00001", num_examples=count, num_bytes=1, sha256="0"
+                f"{split}-00000-of-00001", num_examples=count, num_bytes=1, sha256="0" * 64
             )
             (tmp_path / shard.name).write_bytes(b"x")
             splits[split] = SplitInfo((shard,))

@@ -4,20 +4,19 @@ TensorFlow's fused `decode_and_crop_jpeg` accepts only grey and colour JPEG file
 truncated file only if the crop reaches the damage; both are settled once, at preparation.
 """
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 
-from tf_lars.data.records.jpeg_markers import JpegHeader, is_plain, read_header
+from tf_lars.data.prepare import decoders, exif, image_header
+from tf_lars.data.prepare.image_header import BadImage
+from tf_lars.data.records.example import MOST_PIXELS
+from tf_lars.data.records.jpeg_markers import LARGEST_SIDE, JpegHeader, is_plain
 from tf_lars.errors import require
 
-_SIGNATURES = {
-    "PNG": (0, b"\x89PNG\r\n\x1a\n"),
-    "GIF": (0, b"GIF8"),
-    "BMP": (0, b"BM"),
-    "WebP": (8, b"WEBP"),
-}
+APPLY, IGNORE = "apply", "ignore"
+"""What to do with an EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,30 @@ class EncodingSettings:
             images stay as they are. None: no image is resized.
         jpeg_quality: Quality of re-encoded images, 1 to 100. Chroma is stored at half the
             resolution (4:2:0).
+        exif: "apply" turns images as their EXIF orientation says and re-encodes them; "ignore"
+            leaves them as they are, as is usual with ImageNet: the published accuracies belong to
+            images as stored, since the decoders of the usual pipelines ignore the orientation.
+        max_image_pixels: Largest number of pixels of an image, by its header; images with more are
+            refused undecoded. The default is the decoders' own limit.
     """
 
     short_side: int | None = None
     jpeg_quality: int = 95
+    exif: str = IGNORE
+    max_image_pixels: int = MOST_PIXELS
+
+    def recorded(self) -> dict[str, object]:
+        """Returns the settings to record with a data set, those of the first version always.
+
+        Later ones are left out at their defaults, so that a data set of an earlier version is still
+        that of the same command.
+        """
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name in ("short_side", "jpeg_quality")
+            or getattr(self, field.name) != field.default
+        }
 
     def __post_init__(self) -> None:
         require(
@@ -49,10 +68,14 @@ class EncodingSettings:
             self.jpeg_quality,
             "Use 90 to 95.",
         )
-
-
-class BadImage(ValueError):
-    """A file that is not an image, or a damaged one; the message is the reason in a few words."""
+        require(self.exif in (APPLY, IGNORE), "exif", f"{APPLY} or {IGNORE}", self.exif)
+        require(
+            1 <= self.max_image_pixels <= MOST_PIXELS,
+            "max_image_pixels",
+            f"from 1 to {MOST_PIXELS:,}",
+            self.max_image_pixels,
+            "Leave it out for the decoders' limit.",
+        )
 
 
 class EncodedImage(NamedTuple):
@@ -63,111 +86,96 @@ class EncodedImage(NamedTuple):
         header: Header of the file.
         reencoded_from: Original format, if it had to be changed.
         resized: Whether the image was made smaller.
+        oriented: Whether the original has an EXIF orientation other than upright.
     """
 
     data: bytes
     header: JpegHeader
     reencoded_from: str | None = None
     resized: bool = False
+    oriented: bool = False
 
 
 def to_jpeg(data: bytes, settings: EncodingSettings = EncodingSettings()) -> EncodedImage:
     """Checks an image file and returns it as a grey or colour JPEG.
 
-    Grey and three-component JPEG files that need no resizing pass unchanged after a check that
+    Grey and three-component JPEG files that need no change pass as they are, after a check that
     rejects every file that a full decode rejects (`_check_whole`). CMYK and unusual JPEG, PNG, GIF
-    (the first frame), BMP and, where TensorFlow decodes it, WebP are re-encoded as RGB JPEG; an
-    alpha channel is dropped. An EXIF orientation is ignored, as is usual with ImageNet.
+    and BMP (of an animation, the first image) and WebP are re-encoded as RGB JPEG; an alpha channel
+    is dropped.
 
     Neither the check nor a decoder detects damage that keeps the file's structure intact, such as
     flipped bits in the scan or a missing middle: libjpeg warns and continues. Only a checksum of
     the source finds it.
 
     Raises:
-        BadImage: The file is not an image of these formats, or cannot be decoded to its end.
+        BadImage: The file is not an image of these formats, is too large, or cannot be decoded to
+            its end.
     """
-    header = read_header(data)
-    if header is not None and header.is_common:
-        if not _is_larger(header.height, header.width, settings):
+    header = image_header.read(data)
+
+    def check_size(width: int, height: int) -> None:
+        _check_size(width, height, settings.max_image_pixels)
+
+    check_size(header.width, header.height)
+    orientation = exif.orientation(data, header.kind)
+    oriented = orientation != exif.UPRIGHT
+    if settings.exif == IGNORE:
+        orientation = exif.UPRIGHT
+    kind: str | None = None
+    if header.jpeg is not None and header.jpeg.is_common:
+        resized = _is_larger(header.height, header.width, settings)
+        if not resized and orientation == exif.UPRIGHT:
             _check_whole(data)
-            return EncodedImage(data, header)
-        pixels = _decode_towards(data, header, settings)
-        kind = None
+            return EncodedImage(data, header.jpeg, oriented=oriented)
+        pixels = _decode_towards(data, header.jpeg, settings)
     else:
-        kind = _kind(data, header)
-        pixels = _pixels(data, kind)
-    height, width, channels = pixels.shape
-    resized = _is_larger(height, width, settings)
+        pixels, kind = decoders.decode_other(data, header, check_size)
+        resized = _is_larger(pixels.shape[0], pixels.shape[1], settings)
     if resized:
         pixels = _resize(pixels, settings)
-        height, width, channels = pixels.shape
+    pixels = exif.turned(pixels, orientation)
+    height, width, channels = pixels.shape
     encoded = _encode(pixels, settings.jpeg_quality)
-    return EncodedImage(encoded, JpegHeader(width, height, channels, 8, 0xC0), kind, resized)
+    new_header = JpegHeader(width, height, channels, 8, 0xC0)
+    return EncodedImage(encoded, new_header, kind, resized, oriented)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if max(width, height) > LARGEST_SIDE:
+        raise BadImage(f"{width} x {height} pixels, more than {LARGEST_SIDE} on a side")
+    if width * height > max_pixels:
+        raise BadImage(f"{width} x {height} pixels, more than max_image_pixels={max_pixels}")
 
 
 def _check_whole(data: bytes) -> None:
     """Raises BadImage if a full decode would fail.
 
     A file whose structure does not settle this, such as a progressive one, is decoded at 1/8 scale,
-    which reads every coefficient.
+    which reads every coefficient of every channel.
     """
     if not is_plain(data):
-        _decode(data, "JPEG", ratio=8, channels=1)
+        decoders.decode_jpeg(data, ratio=8, channels=3)
 
 
 def _is_larger(height: int, width: int, settings: EncodingSettings) -> bool:
     return settings.short_side is not None and min(height, width) > settings.short_side
 
 
-def _kind(data: bytes, header: JpegHeader | None) -> str:
-    if header is not None:
-        return "CMYK JPEG" if header.channels == 4 else "unusual JPEG"
-    for kind, (offset, signature) in _SIGNATURES.items():
-        if data.startswith(signature, offset):
-            return kind
-    if not data:
-        raise BadImage("empty file")
-    raise BadImage("truncated or damaged JPEG" if data[:2] == b"\xff\xd8" else "not an image")
-
-
-def _pixels(data: bytes, kind: str) -> np.ndarray:
-    """Returns the image as uint8 RGB of shape [height, width, 3]."""
-    if kind.endswith("JPEG"):
-        return _decode(data, kind, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-    pixels = _decode(data, kind).numpy()
-    if kind == "BMP" and pixels.shape[-1] == 1:
-        # TensorFlow returns the palette's indices as if they were grey levels.
-        return _bmp_palette(data)[pixels[..., 0]]
-    if pixels.shape[-1] < 3:
-        return np.repeat(pixels[..., :1], 3, axis=-1)
-    return pixels[..., :3]
-
-
-def _bmp_palette(data: bytes) -> np.ndarray:
-    """Returns the colour table of an 8-bit BMP as uint8 RGB of shape [256, 3]."""
-    start = 14 + int.from_bytes(data[14:18], "little")
-    end = int.from_bytes(data[10:14], "little")
-    table = np.frombuffer(data[start:end][:1024], np.uint8)
-    palette = np.zeros((256, 3), np.uint8)
-    entries = table[: len(table) // 4 * 4].reshape(-1, 4)
-    palette[: len(entries)] = entries[:, 2::-1]
-    return palette
-
-
 def _decode_towards(data: bytes, header: JpegHeader, settings: EncodingSettings) -> np.ndarray:
-    """Returns the pixels of a JPEG to be resized, at full size or at 1/2 or 1/4 of each side.
+    """Returns the pixels of a JPEG at full size or, if to be resized, at 1/2 or 1/4 of each side.
 
     The decoder's own reduction is used as long as its result has at least twice the wanted sides.
     Measured on photos with a short side of 864 to 1124, such images are within 40 dB (PSNR) of
     those without it. A reduction to 1/8 would shift images whose sides are not divisible by eight,
     and one to less than twice the wanted sides would blur.
     """
-    assert settings.short_side is not None
-    spare = min(header.height, header.width) // (2 * settings.short_side)
+    short_side = min(header.height, header.width)
+    spare = short_side // (2 * (settings.short_side or short_side))
     ratio = next((ratio for ratio in (4, 2) if ratio <= spare), 1)
-    return _decode(
-        data, "JPEG", channels=header.channels, ratio=ratio, dct_method="INTEGER_ACCURATE"
-    ).numpy()
+    return decoders.decode_jpeg(
+        data, channels=header.channels, ratio=ratio, dct_method="INTEGER_ACCURATE"
+    )
 
 
 def _resize(pixels: np.ndarray, settings: EncodingSettings) -> np.ndarray:
@@ -183,17 +191,6 @@ def _resize(pixels: np.ndarray, settings: EncodingSettings) -> np.ndarray:
     size = [max(round(height * scale), 1), max(round(width * scale), 1)]
     resized = tf.image.resize(pixels, size, method="area")
     return tf.saturate_cast(tf.round(resized), tf.uint8).numpy()
-
-
-def _decode(data: bytes, kind: str, **options: Any) -> Any:
-    import tensorflow as tf
-
-    try:
-        if kind.endswith("JPEG"):
-            return tf.io.decode_jpeg(data, **options)
-        return tf.io.decode_image(data, expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
-        raise BadImage(f"truncated or damaged {kind}") from error
 
 
 def _encode(pixels: np.ndarray, quality: int) -> bytes:

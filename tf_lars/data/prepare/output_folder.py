@@ -1,7 +1,9 @@
 """State of an output folder: empty, unfinished, finished, or in use for something else.
 
 While a data set is written, the folder holds finished shards and a folder `.prepare` with a note on
-the plan and one on each shard; at the end, `dataset.json` appears and the notes are removed.
+the plan and one on each shard; at the end, `dataset.json` appears and the notes are removed. Notes
+have checksums: a damaged one, or one of an earlier version, counts as absent, and its shard is
+written again.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ from typing import Any
 from tf_lars import files
 from tf_lars.data.records.dataset_info import DATASET_FILE, DatasetInfo
 from tf_lars.errors import InputError
+from tf_lars.sealed_json import CHECKSUM, is_intact, seal
 
 _NOTES = ".prepare"
 _PLAN = "plan"
@@ -104,45 +107,60 @@ class OutputFolder:
 
     def begin(self) -> None:
         """Notes the plan that is being executed."""
-        files.make_folder(os.path.join(self.path, _NOTES))
+        files.make_folder(self._notes)
         self.write_note(_PLAN, {})
 
     def finish(self, info: DatasetInfo) -> None:
         """Writes `dataset.json` and removes the notes."""
         info.save(self.path)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes the notes of a data set that is finished."""
         self._remove(_UNFINISHED_NAME)
-        files.remove_folder(os.path.join(self.path, _NOTES))
+        files.remove_folder(self._notes)
 
     def write_note(self, name: str, content: Mapping[str, Any]) -> None:
         """Notes something about the shard `name`."""
-        files.write_json(self._note_path(name), {"plan": self.plan_hash, **content})
+        note = seal({"plan": self.plan_hash, **content})
+        files.write_json(self._note_path(name), note)
 
     def read_note(self, name: str) -> Mapping[str, Any] | None:
         """Returns the note on the shard `name` for this plan, if there is one."""
-        content = self._read_note(name)
-        return content if content is not None and content["plan"] == self.plan_hash else None
+        note = _read_note(self._note_path(name))
+        is_ours = note.get("plan") == self.plan_hash and CHECKSUM in note
+        return note if is_ours else None
 
     @property
     def _dataset_file(self) -> str:
         return os.path.join(self.path, DATASET_FILE)
 
-    def _note_path(self, name: str) -> str:
-        return os.path.join(self.path, _NOTES, f"{name}.json")
+    @property
+    def _notes(self) -> str:
+        return os.path.join(self.path, _NOTES)
 
-    def _read_note(self, name: str) -> Any:
-        path = self._note_path(name)
-        return files.read_json(path) if files.exists(path) else None
+    def _note_path(self, name: str) -> str:
+        return os.path.join(self._notes, f"{name}.json")
 
     def _unfinished_plan(self) -> str | None:
-        note = self._read_note(_PLAN)
-        return None if note is None else note["plan"]
+        """Returns the plan of an interrupted preparation, if there is one.
+
+        Any note tells it. If all are damaged, no shard can be kept, and it may as well be this one.
+        """
+        if not files.is_folder(self._notes):
+            return None
+        for name in (f"{_PLAN}.json", *files.names(self._notes)):
+            plan = _read_note(os.path.join(self._notes, name)).get("plan")
+            if isinstance(plan, str):
+                return plan
+        return self.plan_hash
 
     def _clear(self) -> None:
         # First the file that makes the folder look complete.
         files.remove(self._dataset_file)
         self._remove(_SHARD_NAME)
         self._remove(_UNFINISHED_NAME)
-        files.remove_folder(os.path.join(self.path, _NOTES))
+        files.remove_folder(self._notes)
 
     def _remove(self, pattern: re.Pattern) -> None:
         for name in files.names(self.path, hidden=True):
@@ -154,3 +172,13 @@ class OutputFolder:
             f"{_RULE} Received: {self.path!r} with {content}. Choose another folder, or set "
             "overwrite."
         )
+
+
+def _read_note(path: str) -> Mapping[str, Any]:
+    """Returns a note; an empty one if it is absent or damaged."""
+    try:
+        note = files.read_json(path) if files.exists(path) else {}
+    except (ValueError, RecursionError):
+        return {}
+    is_note = isinstance(note, dict)
+    return note if is_note and (CHECKSUM not in note or is_intact(note)) else {}

@@ -8,7 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from tf_lars.data.prepare import ilsvrc2012
@@ -45,7 +45,7 @@ class PrepareConfig:
         overwrite: Whether to replace prepared data in the output folder: a finished data set, or an
             unfinished one of other images or settings. Other files are never touched.
         shuffle_seed: Seed of the order of the training images.
-        encoding: Settings of resizing and re-encoding.
+        encoding: Settings of what is accepted, resized, turned and re-encoded.
     """
 
     input_dir: str
@@ -84,9 +84,10 @@ class PrepareReport:
 def prepare_images(config: PrepareConfig) -> tuple[DatasetInfo, PrepareReport]:
     """Writes images as TFRecord shards with a `dataset.json`.
 
-    JPEG files are stored byte for byte unless they are to be resized, other images as described in
-    `tf_lars.data.prepare.encode.to_jpeg`. Another call continues after an interruption, or returns
-    immediately if everything is done. Calls for the same local folder wait for each other.
+    JPEG files are stored byte for byte unless they are to be resized or turned, other images as
+    described in `tf_lars.data.prepare.encode.to_jpeg`. Another call continues after an
+    interruption, or returns immediately if everything is done. Calls for the same local folder wait
+    for each other.
 
     Raises:
         InputError: The input has another layout, more than `max_bad_images` files are not images,
@@ -101,7 +102,7 @@ def prepare_images(config: PrepareConfig) -> tuple[DatasetInfo, PrepareReport]:
         {"train": config.train_shards, "validation": config.validation_shards},
     )
     name = config.name or source.name
-    settings = {"shuffle_seed": config.shuffle_seed, **asdict(config.encoding)}
+    settings = {"shuffle_seed": config.shuffle_seed, **config.encoding.recorded()}
     plan_hash = plan.fingerprint(FORMAT_VERSION, name, sorted(settings.items()))
     folder = OutputFolder(config.output_dir, plan_hash)
     folder.create()
@@ -109,6 +110,7 @@ def prepare_images(config: PrepareConfig) -> tuple[DatasetInfo, PrepareReport]:
     with folder.exclusive() as lock:
         info = folder.finished_dataset(config.overwrite)
         if info is not None:
+            folder.tidy()  # a call that was killed at its very end may have left its notes
             _check_refused(info, config.max_bad_images)
         else:
             folder.begin()
@@ -171,7 +173,10 @@ def _dataset_info(
         names = {shard.name for shard in shard_plans}
         mine = [result for result in results if result.shard.name in names]
         splits[split] = SplitInfo(tuple(result.shard for result in mine))
-        report[split] = {"resized": {"count": sum(result.num_resized for result in mine)}}
+        report[split] = {
+            "resized": {"count": sum(result.num_resized for result in mine)},
+            "oriented": {"count": sum(result.num_oriented for result in mine)},
+        }
         report[split] |= {
             kind: {"count": len(notes), "files": [list(note) for note in notes[:LISTED_FILES]]}
             for kind, notes in (

@@ -1,15 +1,17 @@
 """Writes images into one shard: the task of a worker process of the preparation."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from tf_lars import files
-from tf_lars.data.prepare import encode
-from tf_lars.data.prepare.encode import EncodingSettings
+from tf_lars.data.prepare.encode import EncodedImage, EncodingSettings, to_jpeg
+from tf_lars.data.prepare.image_header import BadImage
 from tf_lars.data.prepare.output_folder import OutputFolder
-from tf_lars.data.prepare.sharding import ImageSource, ShardPlan
+from tf_lars.data.prepare.process_pool import working_on
+from tf_lars.data.prepare.sharding import ImageFile, ImageSource, ShardPlan
 from tf_lars.data.records.dataset_info import ShardInfo
 from tf_lars.data.records.example import example_bytes
 from tf_lars.data.records.tfrecord import write_shard
@@ -26,7 +28,7 @@ class FileNote(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to write, and everything needed to do so.
+    """A shard to write, and everything needed to do so; a `process_pool.Separable` task.
 
     Args:
         source: Source of the images.
@@ -35,6 +37,7 @@ class ShardTask:
         synsets: Identifiers of the classes.
         class_names: Names of the classes.
         shard: Name and images of the shard.
+        deadly: Paths of files whose decoding ends the process, to be refused.
     """
 
     source: ImageSource
@@ -43,6 +46,32 @@ class ShardTask:
     synsets: tuple[str, ...]
     class_names: tuple[str, ...]
     shard: ShardPlan
+    deadly: tuple[str, ...] = ()
+
+    def try_alone(self, path: str) -> None:
+        """Encodes one image; its result does not matter."""
+        (file,) = (file for file in self.shard.files if file.path == path)
+        with contextlib.suppress(BadImage):
+            to_jpeg(self.source.read(file), self.encoding)
+
+    def without(self, path: str) -> "ShardTask":
+        """Returns the task with one more deadly file."""
+        return replace(self, deadly=(*self.deadly, path))
+
+    def encoded(self, file: ImageFile) -> EncodedImage:
+        """Reads and encodes an image.
+
+        Raises:
+            BadImage: It cannot be decoded.
+        """
+        if file.path in self.deadly:
+            raise BadImage("crashes the decoder")
+        data = self.source.read(file)
+        working_on(file.path)
+        try:
+            return to_jpeg(data, self.encoding)
+        finally:
+            working_on("")
 
 
 @dataclass(frozen=True)
@@ -54,6 +83,7 @@ class ShardResult:
         reencoded: Images whose format was changed.
         refused: Files that are not intact images, and so not in the shard.
         num_resized: Number of images made smaller.
+        num_oriented: Number of images with an EXIF orientation other than upright.
         kept: Whether an earlier call wrote the shard.
     """
 
@@ -61,6 +91,7 @@ class ShardResult:
     reencoded: tuple[FileNote, ...]
     refused: tuple[FileNote, ...]
     num_resized: int
+    num_oriented: int
     kept: bool = False
 
 
@@ -77,21 +108,22 @@ def write_task(task: ShardTask, advance: Callable[[int], None]) -> ShardResult:
         return result
     reencoded: list[FileNote] = []
     refused: list[FileNote] = []
-    num_resized = 0
+    num_resized = num_oriented = 0
 
     def examples() -> Iterator[bytes]:
-        nonlocal num_resized
+        nonlocal num_resized, num_oriented
         for done, file in enumerate(task.shard.files, start=1):
             if done % _IMAGES_PER_MESSAGE == 0:
                 advance(_IMAGES_PER_MESSAGE)
             try:
-                image = encode.to_jpeg(task.source.read(file), task.encoding)
-            except encode.BadImage as bad:
+                image = task.encoded(file)
+            except BadImage as bad:
                 refused.append(FileNote(file.path, str(bad)))
                 continue
             if image.reencoded_from is not None:
                 reencoded.append(FileNote(file.path, image.reencoded_from))
             num_resized += image.resized
+            num_oriented += image.oriented
             yield example_bytes(
                 encoded=image.data,
                 label=file.label,
@@ -105,7 +137,7 @@ def write_task(task: ShardTask, advance: Callable[[int], None]) -> ShardResult:
         advance(len(task.shard.files) % _IMAGES_PER_MESSAGE)
 
     shard = write_shard(os.path.join(task.output.path, task.shard.name), examples())
-    result = ShardResult(shard, tuple(reencoded), tuple(refused), num_resized)
+    result = ShardResult(shard, tuple(reencoded), tuple(refused), num_resized, num_oriented)
     task.output.write_note(task.shard.name, asdict(result))
     return result
 
@@ -122,4 +154,5 @@ def _kept_shard(task: ShardTask) -> ShardResult | None:
     reencoded, refused = (
         tuple(FileNote(*entry) for entry in note[kind]) for kind in ("reencoded", "refused")
     )
-    return ShardResult(shard, reencoded, refused, note["num_resized"], kept=True)
+    counts = note["num_resized"], note["num_oriented"]
+    return ShardResult(shard, reencoded, refused, *counts, kept=True)

@@ -1,41 +1,108 @@
-"""Checks every shard of a prepared data set against its SHA-256."""
+"""Checks a prepared data set as training does, and every shard against its SHA-256."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tf_lars import files
+from tf_lars.data.prepare import shard_contents
 from tf_lars.data.prepare.progress_bar import Progress
+from tf_lars.data.prepare.shard_contents import ShardContents
 from tf_lars.data.records.dataset_info import DATASET_FILE, DatasetInfo, ShardInfo
+from tf_lars.data.records.tfrecord import DamagedShard
 from tf_lars.errors import InputError
+from tf_lars.machine import available_cores
+
+_NAMED = 10
 
 
 def verify(data_dir: str | os.PathLike[str]) -> DatasetInfo:
-    """Reads every shard and compares its SHA-256 with `dataset.json`.
+    """Reads every record, and compares the shards with `dataset.json`.
 
     Raises:
-        InputError: A shard differs (the message names the first ten), or `DatasetInfo.load` fails.
+        InputError: `DatasetInfo.load` fails; a shard has another SHA-256 or number of records; a
+            label is not that of a class; a class of a prepared data set has no example; or more
+            records are bad than when the data set was described.
     """
     data_dir = os.fspath(data_dir)
     info = DatasetInfo.load(data_dir)
     shards = [shard for split in info.splits.values() for shard in split.shards]
 
-    def is_whole(shard: ShardInfo) -> bool:
-        return files.hash_file(os.path.join(data_dir, shard.name))[1] == shard.sha256
+    def read(shard: ShardInfo) -> ShardContents | DamagedShard:
+        try:
+            return shard_contents.read((data_dir, shard.name, info.form), lambda count: None)
+        except DamagedShard as error:
+            return error
 
-    damaged = []
-    # Hashing releases the interpreter lock, so threads use every core.
+    contents: list[ShardContents] = []
+    different = []
+    # Hashing and decoding release the interpreter lock, so threads use more than one core.
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(available_cores()) as pool,
         Progress("verify", len(shards), "shards") as progress,
     ):
-        for shard, whole in zip(shards, pool.map(is_whole, shards), strict=True):
+        for shard, found in zip(shards, pool.map(read, shards), strict=True):
             progress.advance(1)
-            if not whole:
-                damaged.append(shard.name)
-    if damaged:
+            if isinstance(found, DamagedShard):
+                different.append(f"{shard.name} (damaged at its record {found.record}, from 0)")
+            elif found.info.sha256 != shard.sha256:
+                different.append(" ".join([shard.name, *(f"({bad})" for bad in found.bad[:1])]))
+            else:
+                contents.append(found)
+    if different:
         raise InputError(
             f"Every shard must have the SHA-256 recorded in {DATASET_FILE}. Received: "
-            f"{len(damaged)} of {len(shards)} that differ in {data_dir!r}: "
-            f"{', '.join(damaged[:10])}. Copy the data set again, or prepare it with overwrite."
+            f"{len(different)} of {len(shards)} that differ in {data_dir!r}: "
+            f"{_some(different)}. Copy the data set again, or prepare it with overwrite."
         )
+    _check_counts(shards, contents)
+    _check_bad(info, contents)
+    _check_labels(info, contents)
     return info
+
+
+def _check_counts(shards: Sequence[ShardInfo], contents: Sequence[ShardContents]) -> None:
+    wrong = [
+        f"{shard.name} with {found.info.num_examples} instead of {shard.num_examples}"
+        for shard, found in zip(shards, contents, strict=True)
+        if found.info.num_examples != shard.num_examples
+    ]
+    if wrong:
+        raise InputError(
+            f"{DATASET_FILE} must count the records of every shard. Received: {_some(wrong)}. "
+            "Correct it, or prepare the data set again."
+        )
+
+
+def _check_bad(info: DatasetInfo, contents: Sequence[ShardContents]) -> None:
+    """Checks the number of bad records: those of a described data set stay in its shards."""
+    allowed = info.num_refused if info.settings.get("described") else 0
+    bad = [fault for found in contents for fault in found.bad]
+    if len(bad) > allowed:
+        raise InputError(
+            "Every record must hold a decodable image and its label, except those listed in "
+            f"{DATASET_FILE}. Received: {len(bad)} instead of {allowed} that do not: "
+            f"{_some(bad)}. Prepare the data set again, or train with "
+            f"--max_bad_records={len(bad)}."
+        )
+
+
+def _check_labels(info: DatasetInfo, contents: Sequence[ShardContents]) -> None:
+    labels = {label for found in contents for label in found.labels}
+    wrong = sorted(labels.difference(info.labels))
+    if wrong:
+        raise InputError(
+            f"Labels must be from {info.labels[0]} to {info.labels[-1]}, for the "
+            f"{info.num_classes} classes in {DATASET_FILE}. Received: records with {_some(wrong)}. "
+            "Correct it, or prepare the data set again."
+        )
+    absent = [info.class_names[i] for i, label in enumerate(info.labels) if label not in labels]
+    # A described data set may have been given more classes than it has examples of.
+    if absent and "plan" in info.settings and not info.num_refused:
+        raise InputError(
+            f"Every class in {DATASET_FILE} must have an example. Received: {len(absent)} without "
+            f"one: {_some(absent)}. Correct it, or prepare the data set again."
+        )
+
+
+def _some(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items[:_NAMED])) + (", ..." if len(items) > _NAMED else "")

@@ -3,22 +3,27 @@
 A prepared data set is a folder with `train-00000-of-000NN`, `validation-00000-of-000NN` and a
 `dataset.json`, which is written last: a folder without it is unfinished. Every path may be local or
 remote (`gs://`), as supported by TensorFlow's file systems.
+
+`dataset.json` holds a checksum of its own content (`tf_lars.data.records.sealed_json`). One without
+a checksum, written by an earlier version or changed by hand, is accepted if its content is sound.
 """
 
 import hashlib
 import os
+import reprlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tf_lars import files
+from tf_lars import files, sealed_json
+from tf_lars.data.records import dataset_schema
+from tf_lars.data.records.dataset_schema import SPLITS
 from tf_lars.data.records.example import FORMATS, RecordFormat
 from tf_lars.errors import InputError
 
 DATASET_FILE = "dataset.json"
 FORMAT_VERSION = 1
-SPLITS = ("train", "validation")
 
 # Concurrent requests for the sizes of shards; matters only on remote storage.
 _PARALLEL_REQUESTS = 32
@@ -93,6 +98,11 @@ class DatasetInfo:
         return len(self.class_names)
 
     @property
+    def num_refused(self) -> int:
+        """Number of images that the preparation left out, or of bad records when described."""
+        return sum(self.report[split]["refused"]["count"] for split in SPLITS if self.report)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of 16 hexadecimal digits that changes with any byte of any shard."""
         digest = hashlib.sha256()
@@ -106,8 +116,9 @@ class DatasetInfo:
         """Reads `dataset.json` and checks the sizes of the shards against it.
 
         Raises:
-            InputError: The folder is missing or empty; `dataset.json` is missing, is not JSON or
-                has another version; a shard is missing or has another size; or a split is empty.
+            InputError: The folder is missing or empty; `dataset.json` is missing, is not JSON, has
+                another version, was changed, or does not fit together; a shard is missing or has
+                another size; or a split is empty.
         """
         data_dir = os.fspath(data_dir)
         info = cls.read(data_dir)
@@ -117,7 +128,8 @@ class DatasetInfo:
                     f"Every split must hold examples. Received: no {split} examples in "
                     f"{data_dir!r}. Prepare the data set again."
                 )
-        _check_sizes(data_dir, info)
+        with files.reading(data_dir):
+            _check_sizes(data_dir, info)
         return info
 
     @classmethod
@@ -144,24 +156,32 @@ class DatasetInfo:
             )
         try:
             content = files.read_json(path)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{DATASET_FILE} must be JSON. Received: {path!r} ({error}). Prepare the data set "
                 "again."
             ) from error
         version = content.get("version") if isinstance(content, dict) else None
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version != FORMAT_VERSION:
             raise InputError(
                 f"{DATASET_FILE} must have version {FORMAT_VERSION}. Received: version "
-                f"{version!r} in {path!r}. Prepare the data set again."
+                f"{reprlib.repr(version)} in {path!r}. Prepare the data set again."
             )
         try:
-            return cls._from_json(content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            dataset_schema.check(content)
+        except ValueError as error:
             raise InputError(
                 f"{DATASET_FILE} must hold the classes and shards as written. Received: "
-                f"{path!r} ({type(error).__name__}: {error}). Prepare the data set again."
+                f"{path!r}, where {error}. Correct it, or prepare the data set again."
             ) from error
+        if sealed_json.CHECKSUM in content and not sealed_json.is_intact(content):
+            raise InputError(
+                f"{DATASET_FILE} must be as it was written. Received: {path!r}, which does not "
+                "match its checksum. Copy it again; or, to keep a change made by hand, delete its "
+                f'"{sealed_json.CHECKSUM}" entry, then check the data with python -m '
+                f"launch.prepare_imagenet --verify --output_dir={data_dir}."
+            )
+        return cls._from_json(content)
 
     @classmethod
     def _from_json(cls, content: Mapping[str, Any]) -> "DatasetInfo":
@@ -185,7 +205,7 @@ class DatasetInfo:
         """Writes `dataset.json`, atomically."""
         files.write_json(
             os.path.join(os.fspath(data_dir), DATASET_FILE),
-            {"version": FORMAT_VERSION, **asdict(self)},
+            sealed_json.seal({"version": FORMAT_VERSION, **asdict(self)}),
         )
 
 

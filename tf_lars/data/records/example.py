@@ -1,7 +1,9 @@
 """Records as `tf.train.Example`: writing, parsing, and checks that training can use them.
 
 TensorFlow notices many faults of an example late or never: a truncated JPEG decodes if the crop
-ends before the damage, and a label out of range becomes a row of zeros.
+ends before the damage, and a label out of range becomes a row of zeros. What it does notice, such
+as a damaged table in a JPEG, ends the pipeline without the name of the file. So each example is
+checked before it enters the pipeline.
 """
 
 import os
@@ -25,6 +27,13 @@ FORMATS: Mapping[str, RecordFormat] = {
     # tensorflow/datasets image_classification/imagenet.py
     "tfds": RecordFormat("image", "label"),
 }
+
+MOST_PIXELS = 178_956_970
+"""Number of pixels above which TensorFlow refuses a colour image: three per pixel make 2^29 bytes.
+Pillow's limit, twice its `MAX_IMAGE_PIXELS`, is the same.
+
+A file of a few kilobytes can claim that many, and takes gigabytes of memory to decode.
+"""
 
 
 class Example(NamedTuple):
@@ -77,19 +86,41 @@ def check_example(example: Example, labels: range) -> None:
 
 
 def check_image(encoded: bytes) -> None:
-    """Checks the markers of a JPEG file.
+    """Checks that a JPEG file decodes, whichever part of it is read at whichever scale.
 
     Raises:
       BadRecord: The image is not a JPEG, is of a kind that `tf.image.decode_and_crop_jpeg` rejects,
-        or is cut short.
+        is too large or cut short, or cannot be decoded.
     """
+    if not encoded.startswith(b"\xff\xd8"):
+        raise BadRecord("not a JPEG" if encoded else "an empty image")
     header = jpeg_markers.read_header(encoded)
     if header is None:
-        raise BadRecord("not a JPEG" if encoded else "an empty image")
+        raise BadRecord("a JPEG without a header")
     if not header.is_common:
         raise BadRecord(f"a JPEG of {header.channels} channels, frame type {header.frame:#x}")
+    if header.width * header.height > MOST_PIXELS:
+        raise BadRecord(f"a JPEG of {header.width} x {header.height} pixels, above {MOST_PIXELS:,}")
+    if jpeg_markers.is_plain(encoded):
+        return
     if jpeg_markers.is_cut_short(encoded):
-        raise BadRecord("a JPEG that is cut short")
+        raise BadRecord("a JPEG that is cut short or damaged")
+    if not decodes(encoded):
+        raise BadRecord("a JPEG that cannot be decoded")
+
+
+def decodes(encoded: bytes) -> bool:
+    """Returns whether TensorFlow decodes a JPEG file.
+
+    At 1/8 of its size, in grey, the decoder still reads every coefficient.
+    """
+    import tensorflow as tf
+
+    try:
+        tf.io.decode_jpeg(encoded, channels=1, ratio=8)
+    except tf.errors.InvalidArgumentError:
+        return False
+    return True
 
 
 _COLORSPACES = {1: b"Grayscale", 3: b"RGB"}

@@ -1,9 +1,11 @@
 """Random access to the examples of a split, with checks and replacement of bad records."""
 
+import collections
 import functools
 import itertools
 import os
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from absl import logging
@@ -15,10 +17,16 @@ from tf_lars.data.records.example import (
     Example,
     RecordFormat,
     check_example,
+    decodes,
     parse_example,
 )
 from tf_lars.data.records.tfrecord import RecordReader
 from tf_lars.errors import InputError
+
+# Calls of `read` whose images may still be on their way through a pipeline.
+_RECENT_CALLS = 256
+
+_READERS: "weakref.WeakSet[ExampleReader]" = weakref.WeakSet()
 
 
 @functools.lru_cache(maxsize=8)
@@ -44,6 +52,24 @@ def open_split(data_dir: str, split: str, max_bad_records: int = 0) -> "ExampleR
     paths = [os.path.join(data_dir, shard.name) for shard in shards]
     records = RecordReader(paths, [shard.num_examples for shard in shards])
     return ExampleReader(records, info.record_format, info.labels, max_bad_records)
+
+
+def undecodable() -> InputError | None:
+    """Returns the error that names the images which a decoder has just rejected, in any pipeline.
+
+    TensorFlow's own error does not. The check of an example is meant to find every such image
+    before it enters a pipeline; this names one that it has let pass.
+    """
+    problems = [problem for reader in list(_READERS) for problem in reader.undecodable()]
+    return _bad_records(problems) if problems else None
+
+
+def _bad_records(problems: Sequence[str]) -> InputError:
+    return InputError(
+        "Every record must hold a decodable image and its label. Received: "
+        f"{'; '.join(problems[:10])}. Copy or prepare the file again, or skip some with "
+        "--max_bad_records."
+    )
 
 
 class ExampleReader:
@@ -72,7 +98,9 @@ class ExampleReader:
         self._labels = labels
         self._max_bad_records = max_bad_records
         self._looked_at = np.zeros(len(records), bool)
+        self._recent: collections.deque[list[int]] = collections.deque(maxlen=_RECENT_CALLS)
         self.bad: dict[int, str] = {}
+        _READERS.add(self)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -89,12 +117,30 @@ class ExampleReader:
             and positions.
         """
         encoded, labels, own = [], [], []
+        numbers: list[int] = []
+        self._recent.append(numbers)
         for index in map(int, indices):
             image, label, found = self._good_one(index)
             encoded.append(image)
             labels.append(label)
             own.append(found == index)
+            numbers.append(found)
         return encoded, labels, own
+
+    def undecodable(self) -> list[str]:
+        """Returns the faults of the recently read images that TensorFlow does not decode."""
+        recent = sorted({number for numbers in list(self._recent) for number in numbers})
+        return [
+            f"a JPEG that cannot be decoded, in {self._records.place(number)}"
+            for number in recent
+            if not self._decodes(number)
+        ]
+
+    def _decodes(self, number: int) -> bool:
+        try:
+            return decodes(parse_example(self._records.read(number), self._form).encoded)
+        except BadRecord:  # since it was read
+            return False
 
     def _good_one(self, index: int) -> tuple[bytes, int, int]:
         for candidate in itertools.chain(range(index, len(self)), range(index)):
@@ -119,9 +165,5 @@ class ExampleReader:
     def _note(self, index: int, problem: str) -> None:
         self.bad[index] = problem
         if len(self.bad) > self._max_bad_records:
-            raise InputError(
-                "Every record must hold a decodable image and its label. Received: "
-                f"{'; '.join(list(self.bad.values())[:10])}. Copy or prepare the file again, or "
-                "skip some with --max_bad_records."
-            )
+            raise _bad_records(list(self.bad.values()))
         logging.warning("Skipping a bad record: %s.", problem)

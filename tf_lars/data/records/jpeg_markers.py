@@ -11,19 +11,22 @@ from typing import NamedTuple
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _HUFFMAN_TABLES = 0xC4
 _NOT_FRAMES = (_HUFFMAN_TABLES, 0xC8, 0xCC)
-_START_OF_IMAGE = b"\xff\xd8"
+_START_OF_IMAGE = 0xD8
 _END_OF_IMAGE = 0xD9
 _START_OF_SCAN = 0xDA
 _QUANTIZATION_TABLES = 0xDB
 _RESTART_INTERVAL = 0xDD
+_EXIF, _EXIF_SIGNATURE = 0xE1, b"Exif\0\0"
 _COMMENTS = (*range(0xE0, 0xF0), 0xFE)
-_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))
+_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
 # In a scan, 0xFF is followed by zero (the value itself), a fill byte or a restart; otherwise by the
 # marker that ends it.
 _SCAN_END = re.compile(rb"\xff([^\x00\xff])")
 _SCAN_END_AFTER_RESTARTS = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-# Beyond these sizes, decoders have different limits.
-_LARGEST_SIDE, _MOST_PIXELS = 65500, 1 << 27
+LARGEST_SIDE = 65500
+"""Largest side in pixels that libjpeg reads and writes."""
+# Beyond this size, decoders have different limits.
+_MOST_PIXELS = 1 << 27
 
 
 class JpegHeader(NamedTuple):
@@ -61,6 +64,14 @@ def read_header(data: bytes) -> JpegHeader | None:
                 return None
             return JpegHeader(width, height, channels, precision, marker)
     return None
+
+
+def exif(data: bytes) -> bytes:
+    """Returns the EXIF block of a JPEG file, which has the structure of a TIFF; empty if none."""
+    for marker, start, end in _segments(data):
+        if marker == _EXIF and data.startswith(_EXIF_SIGNATURE, start):
+            return data[start + len(_EXIF_SIGNATURE) : end]
+    return b""
 
 
 def is_plain(data: bytes) -> bool:
@@ -109,14 +120,19 @@ def is_cut_short(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yields the markers up to the first scan, with the start and end of each one's content."""
-    position = 2 if data[:2] == _START_OF_IMAGE else len(data)
+    """Yields the markers up to the first scan, with the start and end of each one's content.
+
+    Ends early at what is not a marker, and at a second start of image, which no decoder accepts.
+    """
+    position = 2 if data[:2] == b"\xff\xd8" else len(data)
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte before a marker
             position += 1
         elif marker in _WITHOUT_LENGTH:
             position += 2
+        elif marker == _START_OF_IMAGE:
+            return
         else:
             end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
             yield marker, position + 4, end
@@ -171,8 +187,8 @@ def _components(segment: bytes) -> dict[int, int]:
     if (
         precision == 8
         and 6 + 3 * count == len(segment)
-        and 0 < height <= _LARGEST_SIDE
-        and 0 < width <= _LARGEST_SIDE
+        and 0 < height <= LARGEST_SIDE
+        and 0 < width <= LARGEST_SIDE
         and height * width <= _MOST_PIXELS
         # Each factor is at most four and divides the largest; a block holds at most ten units.
         and all(1 <= h <= 4 and 1 <= v <= 4 for h, v in samplings)

@@ -63,3 +63,7 @@ class StallWatch:
                 if start + seconds >= next_warning:
                     read[2] += self._warning_seconds
                     logging.warning("No data for %.0f s: still reading %s.", seconds, path)
+
+
+STALL_WATCH = StallWatch()
+"""The watchdog of this process."""
