@@ -6,7 +6,7 @@ python -m launch.measure_input --data_dir=DATA --image_size=224 --devices_per_ho
 import dataclasses
 
 from launch.cli import app, flags
-from launch.run import build_input, outcome
+from launch.run import build_input
 from launch.run.settings import INPUT_SETTINGS, TrainingSettings
 from tf_lars.data import order
 from tf_lars.errors import EXIT_DONE, require
@@ -64,6 +64,7 @@ def main() -> int:
     import tensorflow as tf
 
     from tf_lars.data import throughput
+    from tf_lars.data.input_errors import told_by_input
 
     batch = settings.global_batch_size
     training = build_input.training(settings, batch)
@@ -71,13 +72,11 @@ def main() -> int:
     alone = tf.distribute.InputContext(1, 0, 1)
     steps = order.evaluation_steps(training.num_examples, batch)
     seconds = measurement.seconds
-    try:
+    with told_by_input():
         rates = {
             "training": throughput.measure(training.dataset(alone, 0, steps), seconds),
             "evaluation": throughput.measure(evaluation.dataset(alone), seconds),
         }
-    except tf.errors.OpError as error:
-        raise outcome.explained(error) from error
     print(throughput.table(rates))
     print(
         throughput.verdict(

@@ -8,7 +8,7 @@ The picture is that of a training step on one device with a batch of --num_image
 import dataclasses
 
 from launch.cli import app, flags
-from launch.run import build_input, outcome
+from launch.run import build_input
 from launch.run.settings import INPUT_SETTINGS, TrainingSettings
 from tf_lars import files
 from tf_lars.data import order
@@ -56,15 +56,12 @@ def main() -> int:
     build_input.describe_once(settings.data_dir)
     info = DatasetInfo.load(settings.data_dir)
 
-    import tensorflow as tf
-
     from tf_lars.data import contact_sheet
     from tf_lars.data.image_input import to_device_batch
+    from tf_lars.data.input_errors import told_by_input
 
-    try:
+    with told_by_input():
         batch = next(iter(_batches(settings, sheet)))
-    except tf.errors.OpError as error:
-        raise outcome.explained(error) from error
     images, targets, weights = to_device_batch(batch, info.num_classes)
     images, targets = images.numpy(), targets.numpy()
     if weights is not None:  # padding

@@ -6,6 +6,7 @@ name up and says which one has moved when a new release changes it.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,11 @@ KERAS_NAMES = {
     "keras.src.backend.tensorflow.trainer": ("reduce_per_replica",),
     "keras.src.backend.tensorflow.trainer.TensorFlowTrainer": ("fit", "_maybe_symbolic_build"),
     "keras.src.backend.tensorflow.trainer.TFEpochIterator": ("__init__",),
+    "keras.src.losses.loss": (
+        "reduce_weighted_values",
+        "scale_loss_for_distribution",
+        "unscale_loss_for_distribution",
+    ),
     "keras.src.trainers.data_adapters.array_data_adapter": ("ArrayDataAdapter",),
     "keras.src.trainers.data_adapters.tf_dataset_adapter": ("TFDatasetAdapter",),
 }
@@ -94,13 +100,60 @@ def random_states(model: keras.Model) -> list[keras.Variable]:
 def compute_loss(
     model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool
 ) -> tf.Tensor:
-    """Returns a model's loss, divided by the number of replicas, as Keras's `fit` computes it.
+    """Returns a model's loss, as Keras's `fit` computes it.
 
     It also serves models whose own `compute_loss` does not take `training`.
     """
     return model._compute_loss(
         x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
     )
+
+
+@functools.cache
+def replace_loss_reduction(
+    is_active: Callable[[], bool],
+    mean: Callable[[Any, Any, Any, Any], tf.Tensor],
+    per_batch: Callable[[tf.Tensor], tf.Tensor],
+) -> None:
+    """Makes Keras's losses call other functions where these are active, from now on.
+
+    Where they are not, losses are Keras's own. The replacement stays, since replicas may be traced
+    in several threads at once.
+
+    Args:
+      is_active: Function that returns whether this thread uses the others.
+      mean: Function from values, sample weights, mask and type of a loss to its mean.
+      per_batch: Function from a mean to what the tracker of an output's loss adds, times the number
+        of examples.
+    """
+    from keras.src.losses import loss as module
+
+    own = {
+        name: getattr(module, name)
+        for name in (
+            "reduce_weighted_values",
+            "scale_loss_for_distribution",
+            "unscale_loss_for_distribution",
+        )
+    }
+
+    def reduce_weighted_values(
+        values, sample_weight=None, mask=None, reduction="sum_over_batch_size", dtype=None
+    ):
+        is_mean = reduction in ("sum_over_batch_size", "mean")
+        if is_active() and is_mean and tf.convert_to_tensor(values).shape.rank != 0:
+            return mean(values, sample_weight, mask, dtype)
+        return own["reduce_weighted_values"](values, sample_weight, mask, reduction, dtype)
+
+    def scale_loss_for_distribution(value):
+        return value if is_active() else own["scale_loss_for_distribution"](value)
+
+    def unscale_loss_for_distribution(value):
+        return per_batch(value) if is_active() else own["unscale_loss_for_distribution"](value)
+
+    module.reduce_weighted_values = reduce_weighted_values
+    module.scale_loss_for_distribution = scale_loss_for_distribution
+    module.unscale_loss_for_distribution = unscale_loss_for_distribution
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
@@ -117,15 +170,36 @@ def losses_of(model: keras.Model) -> list[Any]:
     return [getattr(entry, "loss", entry) for entry in entries or ()]
 
 
-def output_loss_metrics(model: keras.Model) -> list[keras.metrics.Mean]:
-    """Returns the metrics that average the losses of single outputs, where there are several."""
-    return list(getattr(model._compile_loss, "metrics", ()))
+def compiled_parts(model: keras.Model) -> list[Any]:
+    """Returns what `compile` sets anew: the optimizer, the losses and the metrics."""
+    return [model.optimizer, model._compile_loss, model._compile_metrics]
 
 
-def update_metrics(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> None:
-    """Adds a batch to all compiled metrics, weighted.
+def results_of(model: keras.Model) -> dict[str, tf.Tensor]:
+    """Returns the values of a model's metrics, the losses of single outputs among them.
 
-    Keras ignores weights in what `compile(metrics=...)` names, and would count padding there.
+    These are divided by the number of examples that the loss of all outputs counts: Keras would
+    count padding.
+    """
+    count = tf.convert_to_tensor(loss_tracker(model).count)
+    outputs = {
+        metric.name: tf.math.divide_no_nan(tf.convert_to_tensor(metric.total), count)
+        for metric in getattr(model._compile_loss, "metrics", ())
+    }
+    return model.get_metrics_result() | outputs
+
+
+def update_metrics(
+    model: keras.Model, y: Any, y_pred: Any, sample_weight: Any, real: tf.Tensor | None
+) -> None:
+    """Adds a batch to all compiled metrics.
+
+    Args:
+      model: compiled.
+      y: Targets.
+      y_pred: Outputs of the model.
+      sample_weight: Weights for what `compile(weighted_metrics=...)` names.
+      real: 1 for each example that counts and 0 for padding, or None.
     """
     compiled = model._compile_metrics
     if compiled is None:
@@ -133,11 +207,23 @@ def update_metrics(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) 
     if not compiled.built:
         compiled.build(y, y_pred)
     targets, outputs = compiled._flatten_y(y), compiled._flatten_y(y_pred)
-    for metrics in (compiled._flat_metrics, compiled._flat_weighted_metrics):
+    weights = [None] if sample_weight is None else compiled._flatten_y(sample_weight)
+    if len(weights) < len(outputs):
+        weights = [weights[0]] * len(outputs)
+    for metrics, weighted in (
+        (compiled._flat_metrics, False),
+        (compiled._flat_weighted_metrics, True),
+    ):
         # Keras up to 3.12 lists fewer entries than outputs where there are no metrics.
-        for metric, target, output in zip(metrics, targets, outputs, strict=False):
-            if metric is not None:
-                metric.update_state(target, output, sample_weight)
+        for metric, target, output, weight in zip(metrics, targets, outputs, weights, strict=False):
+            if metric is None:
+                continue
+            if not weighted or weight is None:
+                weight = real
+            elif real is not None:
+                weight *= tf.reshape(real, [-1] + [1] * (weight.shape.rank - 1))
+            # Without weights, so that a metric need not take any.
+            metric.update_state(target, output, *([] if weight is None else [weight]))
 
 
 def strategy_of(model: keras.Model) -> tf.distribute.Strategy | None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import statistics
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from launch.run.layout import CHECKPOINTS, FLAGS, REPORT, RESULTS, checkpoints_i
 from launch.run.settings import TrainingSettings
 from tf_lars import files
 from tf_lars.cluster.spec import Cluster
-from tf_lars.data.records import example_reader
 from tf_lars.errors import EXIT_DONE, InputError, PeerFailure
 from tf_lars.machine import available_cores
 from tf_lars.setting import as_arguments
@@ -22,11 +20,6 @@ def explained(error) -> Exception:
     """Returns the error to report to the user for an error from TensorFlow's runtime."""
     import tensorflow as tf
 
-    told = re.search(r"InputError: (.+)", error.message)  # raised by the input pipeline
-    if told:
-        return InputError(told[1])
-    if "JPEG" in error.message and (named := example_reader.undecodable()):
-        return named
     if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
         return PeerFailure(f"another worker was lost: {error.message.splitlines()[0]}")
     return error

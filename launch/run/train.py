@@ -108,8 +108,9 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
             history = trainer.fit(
                 training,
                 epochs=settings.epochs,
-                validation=evaluation,
-                epochs_between_evaluations=settings.epochs_between_evaluations,
+                validation_data=evaluation,
+                validation_freq=settings.epochs_between_evaluations,
+                verbose=0,
                 batch_norm_examples=settings.batch_norm_examples_for(steps),
                 callbacks=watchers,
                 checkpoints=checkpoints,

@@ -119,7 +119,7 @@ def averaged(strategy, directory):
     """Takes 20 LARS steps; returns the weights, their average and the average's evaluation."""
     t = trainer(strategy, plain_model, _averaging, evaluate_average=True)
     validation = ArrayEvaluationInput(*images(50, seed=1), BATCH)
-    history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4, validation=validation)
+    history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4, validation_data=validation)
     trained = weights(t.model)
     with t.averaged_weights():
         average = {f"average {name}": value for name, value in weights(t.model).items()}
@@ -178,7 +178,7 @@ def fitted_micro_batch(strategy, directory):
     half = BATCH // strategy.num_replicas_in_sync // 2
     t = trainer(strategy, lambda: limited_model(half), micro_batch_size="auto")
     t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
-    return weights(t.model) | {"halved": t._step.micro_batch_size == half}
+    return weights(t.model) | {"halved": t._now.step.micro_batch_size == half}
 
 
 def limited_model(most):
@@ -217,10 +217,10 @@ def batch_norm(strategy, directory):
     t = trainer(strategy, small_resnet)
     data = ArrayTrainingInput(*images(256), BATCH)
     validation = ArrayEvaluationInput(*images(50, seed=1), BATCH)
-    t.fit(data, epochs=1, validation=validation)
+    t.fit(data, epochs=1, validation_data=validation)
     result = {f"averaged {k}": v for k, v in weights(t.model).items() if "moving" in k}
     before = weights(t.model)
-    t._batch_norm_settler(data, 256)()
+    t._now._batch_norm_settler(data, 256)()
     after = weights(t.model)
     result |= {f"estimated {k}": v for k, v in after.items() if "moving" in k}
     result["weights stay"] = all(
@@ -256,7 +256,7 @@ def resumption(strategy, directory):
         history = t.fit(
             data,
             epochs=4,
-            validation=validation,
+            validation_data=validation,
             batch_norm_examples=128,
             callbacks=[stop],
             checkpoints=store,

@@ -91,7 +91,7 @@ def test_a_trial_after_others_ends_with_the_weights_of_a_run_of_its_own(data):
         "", 64, image_size=8, augmentation="none", seed=1, images=data.plain
     )
     history = trainer.fit(
-        training, epochs=EPOCHS, validation=runner._held_out, batch_norm_examples=8192
+        training, epochs=EPOCHS, validation_data=runner._held_out, batch_norm_examples=8192
     )
     assert result.held_out_top1 == history[-1]["val_top1"]
     for ours, fresh in zip(ended, _weights(model), strict=True):
@@ -111,7 +111,7 @@ def test_the_same_trial_twice_gives_the_same_bits_and_traces_once(data):
     for one, other in zip(ended, _weights(trainer.model), strict=True):
         np.testing.assert_array_equal(one, other)
     runner.run(Trial("lars", 64, 4.0, 2.0, "reference", seed=1))  # the same batches, augmented
-    assert trainer._loop.tracing_count == 1
+    assert trainer._now.loop.tracing_count == 1
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def _fit(directory, epochs, **options):
     history = trainer.fit(
         ArrayTrainingInput(X, Y, 8),
         epochs=epochs,
-        validation=ArrayEvaluationInput(X, Y, 8),
+        validation_data=ArrayEvaluationInput(X, Y, 8),
         checkpoints=store,
     )
     return [w.numpy() for w in model.weights], [entry["epoch"] for entry in history], store

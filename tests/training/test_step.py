@@ -12,8 +12,8 @@ from tf_lars.training.step import TrainingStep
 
 def _trainer(strategy, in_one_program):
     trainer = training_cases.trainer(strategy, training_cases.plain_model, steps_per_loop=3)
-    trainer._step = trainer._loop._step = TrainingStep(
-        trainer.model, trainer.strategy, trainer._prepare_batch, in_one_program=in_one_program
+    trainer._now.step = trainer._now.loop._step = TrainingStep(
+        trainer.model, trainer.strategy, trainer._unpack, in_one_program=in_one_program
     )
     return trainer
 

@@ -104,7 +104,7 @@ def test_keras_callbacks_see_epochs_loops_and_metrics(tmp_path):
 def test_the_loop_is_traced_once():
     t = training_cases.trainer(tf.distribute.get_strategy(), training_cases.plain_model)
     t.fit(ArrayTrainingInput(*training_cases.images(300), training_cases.BATCH), epochs=5)
-    assert t._loop.tracing_count == 1
+    assert t._now.loop.tracing_count == 1
 
 
 def test_the_optimizer_reduces_by_itself_again_after_fit():
@@ -118,7 +118,7 @@ def test_epochs_may_be_shorter_than_a_batch():
     history = t.fit(
         ArrayTrainingInput(*training_cases.images(20), training_cases.BATCH),
         epochs=8,
-        validation=ArrayEvaluationInput(*training_cases.images(10), 10),
+        validation_data=ArrayEvaluationInput(*training_cases.images(10), 10),
     )
     assert [(h["epoch"], h["step"]) for h in history] == [(3, 1), (6, 2), (8, 3)]
     assert all("val_loss" in entry for entry in history)
@@ -151,8 +151,8 @@ def test_a_run_that_a_callback_stops_is_evaluated_at_its_end():
     history = t.fit(
         ArrayTrainingInput(*training_cases.images(64), training_cases.BATCH),
         epochs=9,
-        validation=ArrayEvaluationInput(*training_cases.images(10), 10),
-        epochs_between_evaluations=3,
+        validation_data=ArrayEvaluationInput(*training_cases.images(10), 10),
+        validation_freq=3,
         callbacks=[training_cases.StopAt(epoch=4)],
     )
     assert [h["epoch"] for h in history if "val_loss" in h] == [3, 4]

@@ -24,7 +24,7 @@ def fit(callbacks, strategy=None, build=training_cases.plain_model, optimizer=No
     )
     defaults = {
         "epochs": 3,
-        "validation": ArrayEvaluationInput(*training_cases.images(50, seed=1), 32),
+        "validation_data": ArrayEvaluationInput(*training_cases.images(50, seed=1), 32),
     }
     data = ArrayTrainingInput(*training_cases.images(320), training_cases.BATCH)
     return trainer, trainer.fit(data, callbacks=callbacks, **{**defaults, **arguments})
@@ -57,7 +57,7 @@ def test_model_checkpoint_saves_averaged_statistics_without_an_evaluation(mirror
         [keras.callbacks.ModelCheckpoint(tmp_path / "last.keras")],
         mirrored,
         training_cases.small_resnet,
-        validation=None,
+        validation_data=None,
     )
     saved = keras.models.load_model(tmp_path / "last.keras")
     for weight, mine in zip(saved.weights, trainer.model.weights, strict=True):

@@ -127,7 +127,7 @@ def test_statistics_of_frozen_layers_stay_when_others_are_estimated(mirrored):
     t.fit(
         ArrayTrainingInput(*training_cases.images(64), 64),
         epochs=1,
-        validation=ArrayEvaluationInput(*training_cases.images(10), 10),
+        validation_data=ArrayEvaluationInput(*training_cases.images(10), 10),
         batch_norm_examples=64,
     )
     np.testing.assert_allclose(frozen.moving_mean.numpy(), 7.0)
@@ -153,7 +153,7 @@ def test_statistics_are_estimated_of_the_parts_that_training_normalises(strategy
     t.fit(
         ArrayTrainingInput(x, y, training_cases.BATCH),
         epochs=1,
-        validation=validation,
+        validation_data=validation,
         batch_norm_examples=256,
     )
     # The variance within parts of 8 examples is the total less the variance of their means.
@@ -206,7 +206,7 @@ def test_batches_may_change_their_shape_between_epochs(tmp_path):
         history = t.fit(
             Data(*training_cases.images(320), training_cases.BATCH),
             epochs=4,
-            validation=ArrayEvaluationInput(*training_cases.images(10), 10),
+            validation_data=ArrayEvaluationInput(*training_cases.images(10), 10),
             batch_norm_examples=128,
             callbacks=callbacks,
             checkpoints=CheckpointStore(str(tmp_path / name), {}),
@@ -214,7 +214,7 @@ def test_batches_may_change_their_shape_between_epochs(tmp_path):
         return t, history
 
     undisturbed, history = run("undisturbed")
-    assert undisturbed._loop.tracing_count == 3
+    assert undisturbed._now.loop.tracing_count == 3
     assert [h["step"] for h in history] == [5, 10, 15, 20]
     run("stopped", [training_cases.StopAt(epoch=2)])
     resumed, _ = run("stopped")

@@ -146,6 +146,52 @@ def evaluation_positions(
     return _in_chunks(0, stop, locate)
 
 
+def fit_positions(
+    context: "tf.distribute.InputContext",
+    *,
+    num_examples: int,
+    global_batch_size: int,
+    seed: int | None,
+    first_step: int,
+    last_step: int,
+) -> "tf.data.Dataset":
+    """Returns the examples of one worker where an epoch is a whole number of steps, as in Keras.
+
+    The last global batch of an epoch is filled up with examples that do not count.
+
+    Args:
+      context: Number of this worker and of all workers.
+      num_examples: Number of examples, N.
+      global_batch_size: Examples per step over all workers, B.
+      seed: Seed of the permutations; None for stored order.
+      first_step: First step.
+      last_step: Step after the last one.
+
+    Returns:
+      A dataset of `(index, real, fill)`, an int64 and two float32 vectors of up to `CHUNK`
+      examples: the example, 1 if it counts or else 0, and the share of its batch that counts.
+    """
+    import tensorflow as tf
+
+    worker, share = _share(context, global_batch_size)
+    steps = evaluation_steps(num_examples, global_batch_size)
+    stop = last_step * share
+
+    def locate(chunk_start):
+        mine = tf.range(chunk_start, tf.minimum(chunk_start + CHUNK, stop))
+        step, place = mine // share, mine % share
+        epoch, start = step // steps, step % steps * global_batch_size
+        position = start + worker * share + place
+        real = tf.minimum(tf.constant(global_batch_size, tf.int64), num_examples - start)
+        index = start + (position - start) % real
+        if seed is not None:
+            index = permute(index, seed, epoch, num_examples)
+        fill = tf.cast(real, tf.float32) / global_batch_size
+        return index, tf.cast(position < num_examples, tf.float32), fill
+
+    return _in_chunks(first_step * share, stop, locate)
+
+
 def evaluation_steps(num_examples: int, global_batch_size: int) -> int:
     """Returns the number of global batches that hold every example once."""
     return -(-num_examples // global_batch_size)

@@ -7,6 +7,7 @@ with statistics estimated from the final weights.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -21,16 +22,18 @@ class BatchNormStatistics:
     Args:
       model: Built model; its trainable weights are never changed.
       strategy: Strategy in whose scope the model was created.
-      prepare_batch: Function that turns an element of the training data into
-        `(x, y, sample_weight)`.
+      inputs_of: Function that turns an element of the training data into the model's inputs.
     """
 
     def __init__(
-        self, model: keras.Model, strategy: tf.distribute.Strategy, prepare_batch: Callable
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        inputs_of: Callable[[Any], Any],
     ):
         self._model = model
         self._strategy = strategy
-        self._prepare_batch = prepare_batch
+        self._inputs_of = inputs_of
         self._average = tf.function(lambda: strategy.run(self._average_in_replica))
         self._estimate = tf.function(self._estimate_in_graph)
 
@@ -76,7 +79,7 @@ class BatchNormStatistics:
                     variable.assign(tf.where(tf.math.is_finite(value), value, start))
 
         def forward(batch, i):
-            x = self._prepare_batch(batch)[0]
+            x = self._inputs_of(batch)
             if parts > 1:
                 x = slice_batch(x, i, tf.nest.flatten(x)[0].shape[0] // parts)
             call_model(self._model, x, training=True)

@@ -47,6 +47,13 @@ class _Batches:
             return iter(self._dataset)
 
 
+def is_first_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process is the first worker, or the only one."""
+    resolver = strategy.cluster_resolver
+    is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return not is_multi_worker or resolver is None or resolver.task_id in (None, 0)
+
+
 def mean_over_workers(strategy: tf.distribute.Strategy, values: Sequence[float]) -> list[float]:
     """Returns the mean of each number over the workers, bit for bit the same on all of them."""
     if strategy.num_replicas_in_sync == 1:
@@ -59,8 +66,8 @@ def broadcast_from_chief(strategy: tf.distribute.Strategy, value: int) -> int:
     if strategy.num_replicas_in_sync == 1:
         return value
 
-    run = tf.function(lambda own: strategy.run(broadcast_from_first_replica, args=([own],)))
-    return int(strategy.experimental_local_results(run(tf.constant(value))[0])[0])
+    results = _of_first_replica(strategy, tf.constant(value))
+    return int(strategy.experimental_local_results(results)[0])
 
 
 def broadcast_from_first_replica(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -68,6 +75,11 @@ def broadcast_from_first_replica(values: Sequence[tf.Tensor]) -> list[tf.Tensor]
     context = tf.distribute.get_replica_context()
     is_first = tf.cast(context.replica_id_in_sync_group == 0, tf.int32)
     return context.all_reduce("SUM", [value * is_first for value in values])
+
+
+@tf.function
+def _of_first_replica(strategy, value):
+    return strategy.run(broadcast_from_first_replica, args=([value],))[0]
 
 
 @tf.function

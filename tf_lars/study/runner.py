@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -133,13 +133,15 @@ class StudyRunner:
         trainer = self.prepare(trial)
         training = self._training_data(trial)
         steps = self._steps(trial)
-        diverged, history = False, []
+        diverged = False
+        history: Sequence[dict[str, float]] = []
         try:
             history = trainer.fit(
                 training,
                 epochs=self._epochs,
-                validation=self._held_out,
-                epochs_between_evaluations=self._epochs,
+                validation_data=self._held_out,
+                validation_freq=self._epochs,
+                verbose=0,
                 batch_norm_examples=(
                     self._batch_norm_examples if self._reestimate_batch_norm(steps) else 0
                 ),

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 import keras
@@ -13,6 +14,7 @@ class ProgressLine(keras.callbacks.Callback):
     Args:
       total_steps: Steps of the whole run.
       epochs: Epochs of the whole run.
+      metrics: Names of the metrics to print beside the loss.
       stream: Stream to print to; standard output by default.
       seconds_between_lines: Minimum seconds between lines within an epoch, in a file.
     """
@@ -22,12 +24,14 @@ class ProgressLine(keras.callbacks.Callback):
         *,
         total_steps: int,
         epochs: int,
+        metrics: Sequence[str] = ("top1",),
         stream: TextIO | None = None,
         seconds_between_lines: float = 30.0,
     ):
         super().__init__()
         self._total_steps = total_steps
         self._epochs = epochs
+        self._metrics = metrics
         self._stream = stream or sys.stdout
         self._interval = seconds_between_lines
         self._epoch = 0
@@ -58,7 +62,7 @@ class ProgressLine(keras.callbacks.Callback):
         if logs.get("skipped_steps"):
             line += f"  {logs['skipped_steps']} steps skipped"
         if "val_loss" in logs:
-            line += f"  | validation: {_metrics(logs, 'val_')}"
+            line += f"  | validation: {self._values(logs, 'val_')}"
         if self._stream.isatty():
             line = "\r\x1b[K" + line
         print(line, file=self._stream, flush=True)
@@ -66,23 +70,23 @@ class ProgressLine(keras.callbacks.Callback):
     def _line(self, step: int, now: float, logs: dict) -> str:
         return (
             f"epoch {self._epoch}/{self._epochs}  step {step:.0f}/{self._total_steps}  "
-            f"{_metrics(logs)}  lr {logs['learning_rate']:.4g}  "
+            f"{self._values(logs)}  lr {logs['learning_rate']:.4g}  "
             f"{logs['images_per_second']:,.0f} images/s  ETA {self._eta(step, now)}"
         )
+
+    def _values(self, logs: dict, prefix: str = "") -> str:
+        parts = []
+        for name in ("loss", *self._metrics):
+            label, form = ("top-1", ".2%") if name == "top1" else (name, ".4f")
+            if prefix + name in logs:
+                parts.append(f"{label} {logs[prefix + name]:{form}}")
+        return "  ".join(parts)
 
     def _eta(self, step: int, now: float) -> str:
         if self._first is None or step <= self._first[1]:
             return "--:--"
         start, first_step = self._first
         return clock((now - start) / (step - first_step) * (self._total_steps - step))
-
-
-def _metrics(logs: dict, prefix: str = "") -> str:
-    parts = []
-    for name, label, form in (("loss", "loss", ".4f"), ("top1", "top-1", ".2%")):
-        if prefix + name in logs:
-            parts.append(f"{label} {logs[prefix + name]:{form}}")
-    return "  ".join(parts)
 
 
 def clock(seconds: float) -> str:

@@ -34,12 +34,14 @@ class Checkpoint:
       step: Number of global batches trained on.
       settings: Settings of the run, by name.
       history: History of the run, one entry per epoch.
+      skipped_steps: Number of these steps whose gradients were not finite; None if not recorded.
     """
 
     path: str
     step: int
     settings: Mapping[str, object]
     history: list[dict[str, float]]
+    skipped_steps: int | None = None
 
     def read_into(self, model: keras.Model) -> None:
         """Restores the model's variables and the optimizer's state.
@@ -83,6 +85,7 @@ def write(
     step: int,
     settings: Mapping[str, object],
     history: list[dict[str, float]],
+    skipped_steps: int,
 ) -> None:
     """Writes a checkpoint, replacing one of the same name.
 
@@ -94,6 +97,7 @@ def write(
       step: Number of global batches trained on.
       settings: Settings of the run.
       history: History of the run.
+      skipped_steps: Number of steps whose gradients were not finite.
     """
     if files.is_remote(path):
         files.remove_folder(path)
@@ -104,6 +108,7 @@ def write(
         "step": step,
         "settings": settings,
         "history": history,
+        "skipped_steps": skipped_steps,
         "sha256": {
             name: files.hash_file(os.path.join(partial, name))[1] for name in files.names(partial)
         },
@@ -127,9 +132,7 @@ def open_checkpoint(path: str) -> Checkpoint | None:
             files.hash_file(os.path.join(path, os.path.basename(name)))[1] == digest
             for name, digest in sha256.items()
         )
-        return (
-            Checkpoint(path, state["step"], state["settings"], state["history"]) if whole else None
-        )
+        return _checkpoint(path, state) if whole else None
     except PermissionError as error:
         raise InputError(
             f"Checkpoints must be readable. Received: {error}. Change the permissions, use another "
@@ -176,6 +179,12 @@ def best_step(
     )
 
 
+def _checkpoint(path: str, state: Mapping[str, Any]) -> Checkpoint:
+    return Checkpoint(
+        path, state["step"], state["settings"], state["history"], state.get("skipped_steps")
+    )
+
+
 def _is_state(state: Mapping[str, Any]) -> bool:
     """Returns whether the content of `state.json` is as written."""
     step, history = state["step"], state["history"]
@@ -183,6 +192,7 @@ def _is_state(state: Mapping[str, Any]) -> bool:
         (CHECKSUM not in state or is_intact(state))  # version 0.1.0 wrote none
         and type(step) is int
         and step >= 0
+        and type(state.get("skipped_steps", 0)) is int
         and isinstance(state["settings"], dict)
         and isinstance(state["sha256"], dict)
         and bool(state["sha256"])

@@ -56,6 +56,7 @@ class CheckpointStore:
     Attributes:
       resumed_from: Path of the restored checkpoint, or None.
       resumed_step: Step of the restored checkpoint, or None.
+      resumed_skipped_steps: How many of its steps were skipped; None if that is not known.
       started_afresh: Whether the run started afresh and moved older checkpoints, if any, aside; set
         on the chief only.
     """
@@ -82,6 +83,7 @@ class CheckpointStore:
         self.started_afresh = False
         self.resumed_from: str | None = None
         self.resumed_step: int | None = None
+        self.resumed_skipped_steps: int | None = None
 
     @contextlib.contextmanager
     def exclusive(self, broadcast_from_chief: Callable[[int], int] = int) -> Iterator[None]:
@@ -139,6 +141,7 @@ class CheckpointStore:
             self._check_settings(newest)
             newest.read_into(model)
             self.resumed_from, self.resumed_step = newest.path, newest.step
+            self.resumed_skipped_steps = newest.skipped_steps
             return newest.history
         if self._resume == "must":
             raise nothing_to_resume(self._directory)
@@ -181,7 +184,13 @@ class CheckpointStore:
             time.sleep(1.0)
         return checkpoint
 
-    def save(self, model: keras.Model, step: int, history: list[dict[str, float]]) -> bool:
+    def save(
+        self,
+        model: keras.Model,
+        step: int,
+        history: list[dict[str, float]],
+        skipped_steps: int = 0,
+    ) -> bool:
         """Writes a checkpoint; all workers must call this, because all must read their variables.
 
         On a full or read-only disk, this checkpoint is lost with a warning, and the run continues.
@@ -203,6 +212,7 @@ class CheckpointStore:
                 step=step,
                 settings=self._settings,
                 history=history,
+                skipped_steps=skipped_steps,
             )
             self._remove_old(history)
             return True

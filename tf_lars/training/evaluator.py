@@ -1,27 +1,24 @@
 """Exact evaluation: counts every example once, on any number of replicas, with static shapes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 import keras
 import tensorflow as tf
 
+from tf_lars.data.input_errors import told_by_input
 from tf_lars.distribute.replicas import distribute
-from tf_lars.private_api import (
-    call_model,
-    compute_loss,
-    loss_tracker,
-    output_loss_metrics,
-    update_metrics,
-)
+from tf_lars.private_api import call_model, loss_tracker, results_of, update_metrics
+from tf_lars.training.batch import Batch, Unpack
+from tf_lars.training.mean_loss import averaged_over, mean_loss
 
 
 class EvaluationData(Protocol):
     """Data for an `Evaluator`, such as `tf_lars.data.image_input.EvaluationInput`."""
 
     @property
-    def num_examples(self) -> int:
-        """Number of examples to count."""
+    def num_examples(self) -> int | None:
+        """Number of examples to count; None if it is unknown."""
 
     @property
     def max_bad_records(self) -> int:
@@ -44,15 +41,13 @@ class Evaluator:
     Args:
       model: Compiled Keras model.
       strategy: Strategy in whose scope the model was created.
-      prepare_batch: Function that turns an element of the data into `(x, y, sample_weight)`.
+      unpack: Function that turns an element of the data into a `Batch`.
     """
 
-    def __init__(
-        self, model: keras.Model, strategy: tf.distribute.Strategy, prepare_batch: Callable
-    ):
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, unpack: Unpack):
         self._model = model
         self._strategy = strategy
-        self._prepare_batch = prepare_batch
+        self._unpack = unpack
         self._loop = tf.function(self._loop_in_graph)
         self._data: EvaluationData | None = None
         self._dataset: Iterable = ()
@@ -67,9 +62,12 @@ class Evaluator:
         if data is not self._data:  # building the pipeline takes longer than a small evaluation
             self._data, self._dataset = data, distribute(self._strategy, data.dataset)
         self._model.reset_metrics()
-        results = self._loop(iter(self._dataset), tf.constant(data.steps))
+        with told_by_input():
+            results = self._loop(iter(self._dataset), tf.constant(data.steps))
         logs = {name: float(value) for name, value in results.items()}
         logs["examples"] = round(logs["examples"])
+        if data.num_examples is None:
+            return logs
         missing = data.num_examples - logs["examples"]
         if not 0 <= missing <= data.max_bad_records:
             raise RuntimeError(
@@ -84,27 +82,30 @@ class Evaluator:
             self._strategy.run(self._step, args=(next(iterator),))
         # float32 counts exactly up to 16.7 million examples.
         count = tf.convert_to_tensor(loss_tracker(self._model).count)
-        # Losses of the outputs of a model with several: Keras would count padding in them.
-        outputs = {
-            metric.name: tf.convert_to_tensor(metric.total) / count
-            for metric in output_loss_metrics(self._model)
-        }
-        return self._model.get_metrics_result() | outputs | {"examples": count}
+        return results_of(self._model) | {"examples": count}
 
-    def _step(self, batch) -> None:
+    def _step(self, element) -> None:
         model = self._model
-        x, y, sample_weight = self._prepare_batch(batch)
-        batch_size = tf.shape(tf.nest.flatten(x)[0])[0]
-        if sample_weight is None:
-            sample_weight = tf.ones([batch_size])
-        y_pred = call_model(model, x, training=False)
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        loss = replicas * compute_loss(model, x, y, y_pred, sample_weight, training=False)
-        # Keras divides the weighted sum by the batch size; the mean over the real examples needs
-        # their number instead. Penalties of layers are not sums over examples.
-        penalties = tf.add_n(model.losses) if model.losses else 0.0
-        real = tf.reduce_sum(sample_weight)
-        data_loss = (loss - penalties) * tf.cast(batch_size, loss.dtype)
-        mean = tf.math.divide_no_nan(data_loss, tf.cast(real, loss.dtype)) + penalties
-        loss_tracker(model).update_state(mean, sample_weight=real)
-        update_metrics(model, y, y_pred, sample_weight)
+        batch = _with_padding(self._unpack(element))
+        with averaged_over(batch, one_pass=True):
+            y_pred = call_model(model, batch.x, training=False)
+            loss = mean_loss(model, batch, y_pred, training=False)
+        loss_tracker(model).update_state(loss, sample_weight=batch.counted)
+        update_metrics(model, batch.y, y_pred, batch.sample_weight, batch.real)
+
+
+def _with_padding(batch: Batch) -> Batch:
+    """Returns a batch that says which examples count.
+
+    The data of this package mark padding by a sample weight of 0. Each replica's part counts by
+    itself then.
+    """
+    if batch.fill is not None:
+        return batch
+    examples = tf.shape(tf.nest.flatten(batch.x)[0])[0]
+    if batch.sample_weight is None:
+        real = tf.ones([examples])
+    else:
+        real = tf.cast(batch.sample_weight, tf.float32)
+    fill = tf.fill([examples], tf.reduce_mean(real))
+    return batch._replace(sample_weight=None, real=real, fill=fill)

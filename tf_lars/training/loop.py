@@ -6,8 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_lars.data.input_errors import told_by_input
 from tf_lars.distribute.replicas import mean_over_workers
 from tf_lars.errors import DivergedError
+from tf_lars.private_api import results_of
 from tf_lars.training.run_state import RunState
 from tf_lars.training.step import TrainingStep
 
@@ -102,7 +104,8 @@ class TrainingLoop:
         count = min(self._next_length(batch), end - run.step)
         traces = self.tracing_count
         start = time.perf_counter()
-        results, done, finite = self._call(run.iterator, tf.constant(count))
+        with told_by_input():
+            results, done, finite = self._call(run.iterator, tf.constant(count))
         logs = {name: float(value) for name, value in results.items()}
         seconds_here = time.perf_counter() - start
         # All workers agree on the time, hence on the length of the next call, and on stopping.
@@ -132,7 +135,7 @@ class TrainingLoop:
     def _loop_in_graph(self, iterator, steps):
         done, finite = self._step.repeat(iterator, steps)
         rate = keras.ops.convert_to_tensor(self._model.optimizer.learning_rate)
-        return self._model.get_metrics_result() | {"learning_rate": rate}, done, finite
+        return results_of(self._model) | {"learning_rate": rate}, done, finite
 
     def _not_finite(self, run: RunState, finite: np.ndarray) -> str:
         variables = self._model.trainable_variables

@@ -7,8 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_lars.distribute.replicas import broadcast_from_chief, mean_over_workers
 from tf_lars.errors import InputError
-from tf_lars.private_api import call_model, compute_loss, layers_of, losses_of
+from tf_lars.private_api import call_model, layers_of, losses_of, strategy_of
+from tf_lars.training.batch import Batch
+from tf_lars.training.mean_loss import averaged_over, mean_loss
 
 
 def check_compiled(model: keras.Model) -> None:
@@ -45,7 +48,55 @@ def check_compiled(model: keras.Model) -> None:
         )
 
 
-def check_losses(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None:
+def strategy_for(
+    model: keras.Model, strategy: tf.distribute.Strategy | None
+) -> tf.distribute.Strategy:
+    """Returns the strategy to train a model under: the one in whose scope it was made.
+
+    Args:
+      model: Model to train.
+      strategy: Strategy that the caller asks for; None for the model's.
+
+    Raises:
+      InputError: If the model was not made in the scope of the strategy that is asked for.
+    """
+    own = strategy_of(model)
+    if strategy is None:
+        return own or tf.distribute.get_strategy()
+    if strategy is not own and (own is not None or strategy.num_replicas_in_sync > 1):
+        where = "another one" if own else "none"
+        raise InputError(
+            "A model must be made in the scope of the strategy that trains it. Received: "
+            f"{type(strategy).__name__}, and a model made in that of {where}. Create and compile "
+            "the model within `with strategy.scope():`."
+        )
+    return strategy
+
+
+def check_same_data(strategy: tf.distribute.Strategy, *sources: Any) -> None:
+    """Checks that all workers were given the same data, of which each takes its part.
+
+    Args:
+      strategy: Strategy of the workers, each of which must call this.
+      *sources: Data that have a `fingerprint`; others, of this package, are not checked.
+
+    Raises:
+      InputError: If the data differ.
+    """
+    for source in sources:
+        if not hasattr(source, "fingerprint") or strategy.num_replicas_in_sync == 1:
+            continue
+        own = source.fingerprint()
+        same = own == broadcast_from_chief(strategy, own)
+        if mean_over_workers(strategy, [float(same)]) != [1.0]:
+            raise InputError(
+                "All workers must be given the same data in the same order, of which each takes "
+                "its part. Received: data that differ between workers. Give shuffle and random "
+                "operations a seed, or call keras.utils.set_random_seed first."
+            )
+
+
+def check_losses(model: keras.Model, batch: Batch) -> None:
     """Checks that each loss returns one value per example, not one number for the whole batch.
 
     Keras passes such a number on unchanged: it would not be divided by the number of replicas, and
@@ -53,7 +104,7 @@ def check_losses(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None
 
     Args:
       model: Compiled and built model.
-      x, y, sample_weight: Tensors like those of a replica's batch; their values are not used.
+      batch: Tensors like those of a replica's batch; their values are not used.
 
     Raises:
       InputError: If a loss returns a single number.
@@ -64,14 +115,16 @@ def check_losses(model: keras.Model, x: Any, y: Any, sample_weight: Any) -> None
     if not unknown:
         return
 
-    def once(*batch):
-        y_pred = call_model(model, batch[0], training=False)
-        compute_loss(model, batch[0], batch[1], y_pred, batch[2], training=False)
+    def once(x, y, sample_weight):
+        one = Batch(x, y, sample_weight)
+        with averaged_over(one, one_pass=False):
+            y_pred = call_model(model, x, training=False)
+            mean_loss(model, one, y_pred, training=False)
 
     with contextlib.ExitStack() as stack:
         for loss in unknown:
             stack.enter_context(_one_value_per_example(loss))
-        tf.function(once, autograph=False).get_concrete_function(x, y, sample_weight)
+        tf.function(once, autograph=False).get_concrete_function(*batch[:3])
 
 
 def check_batch_norm(

@@ -1,7 +1,7 @@
 """State of one call of `Trainer.fit`: its epochs, its step and its history."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -9,12 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from tf_lars.data import order
+from tf_lars.distribute.replicas import distribute
 from tf_lars.errors import Preempted
 from tf_lars.training.checkpoints import CheckpointStore
 
 
 class TrainingData(Protocol):
-    """Data for `Trainer.fit`, such as `tf_lars.data.image_input.TrainingInput`."""
+    """Data of this package for `Trainer.fit`, such as `tf_lars.data.image_input.TrainingInput`.
+
+    Data whose epochs are a whole number of steps have this number as `steps`.
+    """
 
     @property
     def num_examples(self) -> int:
@@ -50,7 +54,8 @@ class RunState:
       callbacks: Keras callbacks.
       checkpoints: Store in which the run is saved, or None.
       stop_requested: Function that returns whether this process has been asked to stop.
-      epochs_between_evaluations: Interval of evaluations in epochs; the last is always evaluated.
+      evaluations: Interval of evaluations in epochs, or numbers of epochs from 1; the last is
+        always evaluated.
       iterator: Iterator over the training batches.
       skipped_in_a_row: Number of consecutive steps whose gradients were not finite.
       preempted: Whether a worker has been asked to stop.
@@ -65,15 +70,14 @@ class RunState:
     callbacks: keras.callbacks.CallbackList
     checkpoints: CheckpointStore | None
     stop_requested: Callable[[], bool]
-    epochs_between_evaluations: int
+    evaluations: int | Sequence[int]
     iterator: Any = None
     skipped_in_a_row: int = 0
     preempted: bool = False
     saved: bool = False
 
     def __post_init__(self):
-        data = self.data
-        self._epochs_done = order.whole_epochs(self.step, data.num_examples, data.global_batch_size)
+        self._epochs_done = int(passes(self.data, self.step))
 
     @property
     def last_step(self) -> int:
@@ -95,9 +99,11 @@ class RunState:
         """Returns whether to evaluate the model after the steps of an epoch."""
         if self.stopped_within(end):
             return False
-        interval = self.epochs_between_evaluations
-        crossed = epoch // interval > self._epochs_done // interval
-        return crossed or end == self.last_step or self.model.stop_training
+        if isinstance(self.evaluations, int):
+            due = epoch // self.evaluations > self._epochs_done // self.evaluations
+        else:
+            due = any(self._epochs_done < chosen <= epoch for chosen in self.evaluations)
+        return due or end == self.last_step or self.model.stop_training
 
     def stopped_within(self, end: int) -> bool:
         """Returns whether a stop request has cut an epoch short, with no time to evaluate."""
@@ -112,18 +118,18 @@ class RunState:
         later = (change for change in self.data.shape_changes if change > self.step)
         return min([*later, self.last_step])
 
-    def record(self, logs: dict[str, float], epoch: int, end: int) -> None:
+    def record(self, logs: dict[str, float], epoch: int, end: int, skipped_steps: int) -> None:
         """Adds an epoch, or its part before a stop, to the history, and saves a checkpoint.
 
         The history in a checkpoint holds complete epochs only; diverged weights are never saved.
         """
         whole = self.step == end
-        passes = self.step * self.data.global_batch_size / self.data.num_examples
-        self.history.append(logs | {"epoch": epoch if whole else passes})
+        done = epoch if whole else passes(self.data, self.step)
+        self.history.append(logs | {"epoch": done})
         self.saved = False
         if self.checkpoints and np.isfinite(logs["loss"]):
             history = self.history if whole else self.history[:-1]
-            self.saved = self.checkpoints.save(self.model, self.step, history)
+            self.saved = self.checkpoints.save(self.model, self.step, history, skipped_steps)
 
     def raise_if_preempted(self) -> None:
         """Raises `Preempted` if a request has stopped the run before its end."""
@@ -132,3 +138,24 @@ class RunState:
                 f"stopped after step {self.step:,} of {self.last_step:,}"
                 + ("" if self.saved else ", not saved")
             )
+
+
+def epoch_ends(data: TrainingData, epochs: int) -> list[int]:
+    """Returns the last step of each epoch."""
+    steps = getattr(data, "steps", None)
+    if steps is None:
+        return order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
+    return [steps * epoch for epoch in range(1, epochs + 1)]
+
+
+def passes(data: TrainingData, step: int) -> float:
+    """Returns the number of passes over the data that a number of steps makes."""
+    steps = getattr(data, "steps", None)
+    return step * data.global_batch_size / data.num_examples if steps is None else step / steps
+
+
+def distributed(
+    strategy: tf.distribute.Strategy, data: TrainingData, first_step: int, last_step: int
+) -> Iterable:
+    """Returns the batches of some steps, each worker's own part of them."""
+    return distribute(strategy, lambda context: data.dataset(context, first_step, last_step))

@@ -1,6 +1,6 @@
 """Synchronous training steps: gradients of the global batch, one all-reduce, one update."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -11,10 +11,9 @@ from tf_lars.distribute.replicas import communication_options, slice_batch
 from tf_lars.errors import InputError, require
 from tf_lars.optimizers.lars_rule import densify
 from tf_lars.optimizers.variables import native_variable
-from tf_lars.private_api import call_model, compute_loss, loss_tracker, update_metrics
-
-Batch = tuple[Any, Any, Any]
-"""`(x, y, sample_weight)`; the last two may be None."""
+from tf_lars.private_api import call_model, loss_tracker, update_metrics
+from tf_lars.training.batch import Batch, Unpack
+from tf_lars.training.mean_loss import averaged_over, mean_loss
 
 
 class TrainingStep:
@@ -31,8 +30,7 @@ class TrainingStep:
     Args:
       model: Compiled model, built before the first call.
       strategy: Strategy in whose scope the model was created.
-      prepare_batch: Function that turns an element of the data into `(x, y, sample_weight)` on the
-        device.
+      unpack: Function that turns an element of the data into a `Batch` on the device.
       micro_batch_size: Number of examples that a replica processes at a time; None for all.
       reduction_dtype: Type of the gradients during the all-reduce: "bfloat16" halves the bytes and
         rounds each summand to 8 bits of precision; None keeps the gradients' own type.
@@ -47,7 +45,7 @@ class TrainingStep:
         self,
         model: keras.Model,
         strategy: tf.distribute.Strategy,
-        prepare_batch: Callable[[Any], Batch],
+        unpack: Unpack,
         *,
         micro_batch_size: int | None = None,
         reduction_dtype: str | None = None,
@@ -64,7 +62,8 @@ class TrainingStep:
         self.micro_batch_size = micro_batch_size
         self._model = model
         self._strategy = strategy
-        self._prepare_batch = prepare_batch
+        self._unpack = unpack
+        self._jit_compile = jit_compile
         self._reduction_dtype = reduction_dtype
         self._options = communication_options(bytes_per_pack)
         self.scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -123,8 +122,8 @@ class TrainingStep:
 
         Must be called in a replica. Updates the model's metrics with the batch.
         """
-        batch = self._prepare_batch(batch)
-        size = tf.nest.flatten(batch[0])[0].shape[0]
+        batch = self._unpack(batch)
+        size = batch.size
         parts = size // (self.micro_batch_size or size)
         if parts == 1:
             return self._gradients(batch, 1)
@@ -191,24 +190,26 @@ class TrainingStep:
 
     def _gradients(self, batch: Batch, parts: int) -> list:
         """Returns the gradients of one part of the replica's batch, as its share of the mean."""
-        loss, y_pred, gradients = self._forward_and_backward(*batch, parts)
-        loss *= tf.distribute.get_strategy().num_replicas_in_sync
+        loss, y_pred, gradients = self._forward_and_backward(batch, parts)
         # A loss that is not finite would hide all others of the epoch, and its step is skipped.
         finite = tf.math.is_finite(loss)
         loss_tracker(self._model).update_state(
-            tf.where(finite, loss, 0.0), sample_weight=tf.cast(finite, tf.float32)
+            tf.where(finite, loss, 0.0),
+            sample_weight=tf.cast(finite, tf.float32) * batch.counted,
         )
-        _, y, sample_weight = batch
-        update_metrics(self._model, y, y_pred, sample_weight)
+        update_metrics(self._model, batch.y, y_pred, batch.sample_weight, batch.real)
         return gradients
 
-    def _run_network(self, x, y, sample_weight, parts):
+    def _run_network(self, batch, parts):
         model = self._model
-        with tf.GradientTape() as tape:
-            y_pred = call_model(model, x, training=True)
-            # Keras divides by the number of replicas: the sum over replicas is the global mean.
-            loss = compute_loss(model, x, y, y_pred, sample_weight, training=True)
-            scaled = model.optimizer.scale_loss(loss / parts)
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        one_pass = parts == 1 and not self._jit_compile
+        with tf.GradientTape() as tape, averaged_over(batch, one_pass=one_pass):
+            y_pred = call_model(model, batch.x, training=True)
+            loss = mean_loss(model, batch, y_pred, training=True)
+            # The sum over replicas is the mean over the global batch.
+            summand = loss if replicas == 1 else loss * tf.cast(1.0 / replicas, loss.dtype)
+            scaled = model.optimizer.scale_loss(summand / parts)
         return loss, y_pred, tape.gradient(scaled, model.trainable_variables)
 
     def _all_reduce(self, gradients: list) -> list:

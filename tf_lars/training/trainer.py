@@ -7,25 +7,30 @@ one process on the whole global batch.
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_lars.data import order
+from tf_lars.data.fit_inputs import choose
 from tf_lars.defaults import BYTES_PER_PACK, MAX_SKIPPED_STEPS
-from tf_lars.distribute.batch_norm import BatchNormStatistics
-from tf_lars.distribute.replicas import broadcast_from_chief, distribute
+from tf_lars.distribute.replicas import (
+    broadcast_from_chief,
+    is_first_worker,
+)
 from tf_lars.errors import InputError, require
 from tf_lars.private_api import build_model, gradients_reduced_by_caller
+from tf_lars.tracking.console import ProgressLine
 from tf_lars.training import micro_batch, model_checks, random_state
+from tf_lars.training.batch import unpacker
 from tf_lars.training.checkpoints import CheckpointStore
-from tf_lars.training.evaluator import EvaluationData, Evaluator
-from tf_lars.training.loop import TrainingLoop
-from tf_lars.training.run_state import RunState, TrainingData
-from tf_lars.training.step import Batch, TrainingStep
-from tf_lars.training.weight_average import WeightAverage
+from tf_lars.training.evaluator import EvaluationData
+from tf_lars.training.history import TrainingHistory
+from tf_lars.training.machinery import Machinery, ModelState
+from tf_lars.training.mean_loss import averaged_over
+from tf_lars.training.run_state import RunState, TrainingData, distributed, epoch_ends
 
 
 class Trainer:
@@ -74,7 +79,7 @@ class Trainer:
         model: keras.Model,
         strategy: tf.distribute.Strategy | None = None,
         *,
-        prepare_batch: Callable[[Any], Batch] | None = None,
+        prepare_batch: Callable[[Any], tuple[Any, Any, Any]] | None = None,
         micro_batch_size: int | str | None = None,
         steps_per_loop: int | None = None,
         max_skipped_steps: int = MAX_SKIPPED_STEPS,
@@ -83,7 +88,6 @@ class Trainer:
         bytes_per_pack: int = BYTES_PER_PACK,
         jit_compile: bool = False,
     ):
-        model_checks.check_compiled(model)
         for name, value in (
             ("steps_per_loop", steps_per_loop),
             ("micro_batch_size", None if micro_batch_size == "auto" else micro_batch_size),
@@ -92,58 +96,81 @@ class Trainer:
             is_count = isinstance(value, int) and value >= 1
             require(value is None or is_count, name, "at least 1", value)
         self.model = model
-        self.strategy = strategy or tf.distribute.get_strategy()
-        self._prepare_batch = prepare_batch or keras.utils.unpack_x_y_sample_weight
+        self.strategy = model_checks.strategy_for(model, strategy)
+        self._unpack = unpacker(prepare_batch or keras.utils.unpack_x_y_sample_weight)
         self._micro_batch_size = micro_batch_size
         self._jit_compile = jit_compile
-        self._evaluator = Evaluator(model, self.strategy, self._prepare_batch)
-        self._batch_norm = BatchNormStatistics(model, self.strategy, self._prepare_batch)
-        self._average = WeightAverage(model.optimizer, self.strategy) if evaluate_average else None
-        self._step = TrainingStep(
-            model,
-            self.strategy,
-            self._prepare_batch,
-            reduction_dtype=reduction_dtype,
-            bytes_per_pack=bytes_per_pack,
-            jit_compile=jit_compile,
-        )
-        self._loop = TrainingLoop(
-            model,
-            self.strategy,
-            self._step,
-            steps_per_loop=steps_per_loop,
-            max_skipped_steps=max_skipped_steps,
-        )
+        self._options: dict[str, Any] = {
+            "steps_per_loop": steps_per_loop,
+            "max_skipped_steps": max_skipped_steps,
+            "evaluate_average": evaluate_average,
+            "reduction_dtype": reduction_dtype,
+            "bytes_per_pack": bytes_per_pack,
+            "jit_compile": jit_compile,
+        }
+        self._fits = 0
+        self._state: ModelState | None = None
+        self._follow_model()
 
     def fit(
         self,
-        data: TrainingData,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
         *,
-        epochs: int,
-        validation: EvaluationData | None = None,
-        epochs_between_evaluations: int = 1,
         batch_norm_examples: int = 0,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
         checkpoints: CheckpointStore | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
-    ) -> list[dict[str, float]]:
-        """Trains to the end of the last epoch, resuming from the newest checkpoint if there is one.
+    ) -> TrainingHistory:
+        """Trains from `initial_epoch` to the end of the last epoch, as Keras's `fit` does.
 
-        Training starts at `step`: a model already trained for two epochs continues with the third.
-        If a callback stops training within an epoch, the last entry of the history covers that part
-        of the epoch, with a fractional `epoch`; checkpoints record complete epochs only.
+        Every worker is given the same data, and trains on its own part of each global batch. With
+        `checkpoints`, training resumes from the newest one if there is one. If a callback stops
+        training within an epoch, the last entry of the history covers that part of the epoch, with
+        a fractional `epoch`; checkpoints record complete epochs only.
 
         Args:
-          data: Training data; its `global_batch_size` must be divisible by the number of replicas.
-          epochs: Number of passes over the data. The run takes `ceil(epochs * N / B)` steps.
-          validation: Data to evaluate at the end of an epoch, each example once.
-          epochs_between_evaluations: Interval of evaluations in epochs; the last epoch is always
-            evaluated.
+          x: Inputs: NumPy arrays, tensors, pandas frames, or lists, tuples and dictionaries of
+            them; or a `tf.data.Dataset` of batches, a `keras.utils.PyDataset` or a generator; or
+            training data of this package, such as `tf_lars.data.image_input.TrainingInput`. The
+            batches of a dataset are global batches. A generator is read again from its beginning
+            where training resumes, a dataset passes over what has been used.
+          y: Targets, if `x` are arrays.
+          batch_size: Global batch size of arrays; 32 by default. It must be divisible by the number
+            of replicas. The last batch of an epoch may be smaller.
+          epochs: Number of the last epoch.
+          verbose: 0 prints nothing; otherwise the first worker prints a line per epoch.
+          callbacks: Keras callbacks, for which one call of the loop is a batch. A callback that may
+            stop training must run on every worker.
+          validation_split: Share of the arrays, at their end, that is only evaluated.
+          validation_data: `(x, y)`, `(x, y, sample_weight)` or any other source, to evaluate at the
+            end of an epoch, each example once.
+          shuffle: Whether the arrays' examples, or a `PyDataset`'s batches, come in another order
+            in each epoch, the same on all workers. It has no effect on other sources.
+          class_weight: Weight of each class.
+          sample_weight: Weights of the examples, if `x` are arrays.
+          initial_epoch: Number of epochs to pass over, from 0.
+          steps_per_epoch: Batches in an epoch of a dataset or a generator; by default all.
+          validation_steps: Batches to evaluate; by default all.
+          validation_batch_size: Batch size of arrays in evaluation; `batch_size` by default.
+          validation_freq: Interval of evaluations in epochs, or the numbers of the epochs, from 1.
+            The last epoch is always evaluated.
           batch_norm_examples: Approximate number of training examples from which the statistics of
             batch normalisation are estimated before each evaluation. 0 keeps the moving averages,
             which are accurate after a few hundred steps and useless before.
-          callbacks: Keras callbacks, for which one call of the loop is a batch. A callback that may
-            stop training must run on every worker.
           checkpoints: Store for a checkpoint at the end of each epoch; its newest is restored
             first.
           stop_requested: Function called on each worker after each call of the loop. If it returns
@@ -151,92 +178,157 @@ class Trainer:
             A run resumed mid-epoch reports the loss and metrics of the rest of that epoch.
 
         Returns:
-          One dictionary per epoch, including those before a resumption: `epoch` (from 1), `step`,
-          `loss` and the model's metrics, the same with `val_`, `learning_rate`,
-          `images_per_second`, `skipped_steps` (so far), and `seconds` (of the whole epoch,
-          including evaluation). Several epochs that end in the same step share one entry, for the
-          last of them.
+          Keras's history; as a sequence, one dictionary per epoch, including those before a
+          resumption: `epoch` (from 1), `step`, `loss` and the model's metrics, the same with
+          `val_`, `learning_rate`, `images_per_second`, `skipped_steps` (so far), and `seconds` (of
+          the whole epoch, including evaluation). Several epochs that end in the same step share one
+          entry, for the last of them.
 
         Raises:
-          InputError: If the batch does not divide among the replicas, the checkpoint belongs to
-            another run, another run is using the folder, or replicas cannot wait for each other in
-            synchronized batch normalisation.
+          InputError: If the data are refused, differ between workers or do not divide among the
+            replicas, the checkpoint belongs to another run, another run is using the folder, or
+            replicas cannot wait for each other in synchronized batch normalisation.
           DivergedError: If too many steps had gradients that were not finite.
           Preempted: If a worker was asked to stop.
         """
+        for name, value, lowest in (("epochs", epochs, 1), ("initial_epoch", initial_epoch, 0)):
+            require(isinstance(value, int) and value >= lowest, name, f"at least {lowest}", value)
+        if validation_split:
+            rows, held_out = choose.split(x, y, sample_weight, validation_split)
+            x, y, sample_weight = (*rows, None, None)[:3]
+            validation_data = held_out if validation_data is None else validation_data
+        data = choose.training(
+            *(x, y, sample_weight),
+            batch_size=batch_size,
+            steps=steps_per_epoch,
+            class_weight=class_weight,
+            shuffle=shuffle,
+            seed=self._fits,
+        )
+        validation = choose.validation(
+            validation_data,
+            batch_size=validation_batch_size or batch_size,
+            steps=validation_steps,
+        )
+        self._fits += 1
+        model_checks.check_same_data(self.strategy, data, validation)
         with self._alone_in(checkpoints):
-            share = self._prepare(data)
-            history = self._restore(checkpoints)
-            self._step.micro_batch_size = self._chosen_micro_batch(data, share)
-            random_state.differ_by_replica(self.model, self.strategy)
-            self.model.stop_training = False
-            ends = order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
-            run = RunState(
-                model=self.model,
-                data=data,
-                epoch_ends=ends,
-                step=self.step,
-                history=history,
-                callbacks=keras.callbacks.CallbackList(
-                    list(callbacks),
-                    add_history=True,
-                    model=self.model,
-                    epochs=epochs,
-                    steps=ends[-1],
-                ),
+            return self._fit(
+                data,
+                validation,
+                list(callbacks or ()),
+                epochs=epochs,
+                first_epoch=initial_epoch,
+                verbose=verbose,
+                evaluations=validation_freq,
+                batch_norm_examples=batch_norm_examples,
                 checkpoints=checkpoints,
                 stop_requested=stop_requested,
-                epochs_between_evaluations=epochs_between_evaluations,
             )
-            run.callbacks.on_train_begin()
-            validate = self._validation(data, validation, batch_norm_examples)
-            with gradients_reduced_by_caller(self.model.optimizer):
-                for epoch, end in run.epochs_left():
-                    start = time.perf_counter()
-                    self._open_batches(run)
-                    run.callbacks.on_epoch_begin(epoch - 1)
-                    logs = self._loop.run_epoch(run, end)
-                    if run.evaluation_is_due(epoch, end):
-                        logs |= validate()
-                    self._batch_norm.average()  # a callback may save the model
-                    logs["seconds"] = time.perf_counter() - start
-                    run.callbacks.on_epoch_end(epoch - 1, logs)
-                    if run.ended_by_callback(end) and "val_loss" not in logs:
-                        logs |= validate()
-                    run.record(logs, epoch, end)
-            run.callbacks.on_train_end(run.history[-1] if run.history else {})
-            run.raise_if_preempted()
-            return run.history
 
-    def evaluate(self, data: EvaluationData) -> dict[str, float]:
-        """Returns the loss and metrics over the data, counting each example once."""
+    def _fit(
+        self,
+        data: TrainingData,
+        validation: EvaluationData | None,
+        callbacks: list[keras.callbacks.Callback],
+        *,
+        epochs: int,
+        first_epoch: int,
+        verbose: int | str,
+        evaluations: int | Sequence[int],
+        batch_norm_examples: int,
+        checkpoints: CheckpointStore | None,
+        stop_requested: Callable[[], bool],
+    ) -> TrainingHistory:
+        share = self._prepare(data)
+        entries, resumed_step = self._restore(checkpoints)
+        self._now.step.micro_batch_size = self._chosen_micro_batch(data, share)
+        random_state.differ_by_replica(self.model, self.strategy)
+        self.model.stop_training = False
+        ends = epoch_ends(data, epochs)
+        start = ends[first_epoch - 1] if first_epoch else 0
+        history = TrainingHistory(entries)
+        if verbose and is_first_worker(self.strategy):
+            names = [metric.name for metric in self.model.metrics if metric.name != "loss"]
+            line = ProgressLine(total_steps=ends[-1], epochs=epochs, metrics=names)
+            callbacks = [*callbacks, line]
+        run = RunState(
+            model=self.model,
+            data=data,
+            epoch_ends=ends,
+            step=start if resumed_step is None else resumed_step,
+            history=entries,
+            callbacks=keras.callbacks.CallbackList(
+                [*callbacks, history], model=self.model, epochs=epochs, steps=ends[-1]
+            ),
+            checkpoints=checkpoints,
+            stop_requested=stop_requested,
+            evaluations=evaluations,
+        )
+        self.model.history = history
+        run.callbacks.on_train_begin()
+        validate = self._now.validation(data, validation, batch_norm_examples)
+        with gradients_reduced_by_caller(self.model.optimizer):
+            for epoch, end in run.epochs_left():
+                start_time = time.perf_counter()
+                self._open_batches(run, end)
+                run.callbacks.on_epoch_begin(epoch - 1)
+                logs = self._now.loop.run_epoch(run, end)
+                if run.evaluation_is_due(epoch, end):
+                    logs |= validate()
+                self._now.batch_norm.average()  # a callback may save the model
+                logs["seconds"] = time.perf_counter() - start_time
+                run.callbacks.on_epoch_end(epoch - 1, logs)
+                if run.ended_by_callback(end) and "val_loss" not in logs:
+                    logs |= validate()
+                run.record(logs, epoch, end, self.skipped_steps)
+                getattr(data, "epoch_ended", lambda: None)()
+        run.callbacks.on_train_end(run.history[-1] if run.history else {})
+        run.raise_if_preempted()
+        return history
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        sample_weight: Any = None,
+        steps: int | None = None,
+    ) -> dict[str, float]:
+        """Returns the loss and metrics over the data by name, counting each example once.
+
+        The arguments are those of `fit`.
+        """
+        data = choose.evaluation(x, y, sample_weight, batch_size=batch_size, steps=steps)
+        model_checks.check_same_data(self.strategy, data)
+        self._follow_model()
         with self.averaged_weights():
-            return self._evaluator.run(data)
+            return self._now.evaluator.run(data)
 
     def averaged_weights(self) -> contextlib.AbstractContextManager:
         """Within this context, the model holds the weights to evaluate: see `evaluate_average`."""
-        return self._average.in_place() if self._average else contextlib.nullcontext()
+        return self._now.averaged_weights()
 
     @property
     def step(self) -> int:
         """Number of global batches trained on: the optimizer's `iterations` plus skipped steps."""
-        return int(self.model.optimizer.iterations.numpy()) + self.skipped_steps
+        return self._iterations + self.skipped_steps
 
     @property
     def skipped_steps(self) -> int:
         """Number of steps whose gradients were not finite."""
-        return self._loop.skipped_steps
+        return self._now.loop.skipped_steps
 
     @property
     def images_per_second(self) -> float:
         """Examples per second over all replicas, excluding calls that traced the loop."""
-        return self._loop.images_per_second
+        return self._now.loop.images_per_second
 
     def reset_optimizer(self) -> None:
         """Resets the optimizer's state and the step count to zero; weights are unchanged."""
         for variable in self.model.optimizer.variables:
             variable.assign(keras.ops.zeros_like(variable))
-        self._loop.skipped_steps = 0
+        self._now.loop.skipped_steps = 0
 
     def build(self, spec: Any) -> None:
         """Creates all variables now, in the strategy's scope, instead of while a step is traced.
@@ -246,10 +338,10 @@ class Trainer:
         Args:
           spec: Specification of an element of the data, as in `tf.data.Dataset.element_spec`.
         """
-        batch = tf.function(self._prepare_batch).get_concrete_function(spec).structured_outputs
-        with self.strategy.scope():
-            build_model(self.model, batch)
-            model_checks.check_losses(self.model, *batch)
+        batch = tf.function(self._unpack).get_concrete_function(spec).structured_outputs
+        with self.strategy.scope(), averaged_over(batch.without_padding(), one_pass=False):
+            build_model(self.model, batch[:3])
+            model_checks.check_losses(self.model, batch)
 
     def _prepare(self, data: TrainingData) -> int:
         """Checks the batch and builds the model; returns a replica's share of the batch."""
@@ -259,6 +351,7 @@ class Trainer:
         if isinstance(self._micro_batch_size, int):
             order.num_micro_batches(share, self._micro_batch_size)
         self.build(self._training_spec(data))
+        self._follow_model()
         model_checks.check_batch_norm(
             self.model,
             self.strategy.num_replicas_in_sync,
@@ -267,6 +360,24 @@ class Trainer:
         )
         return share
 
+    @property
+    def _iterations(self) -> int:
+        return int(self.model.optimizer.iterations.numpy())
+
+    def _follow_model(self) -> None:
+        """Builds everything anew if the model has been compiled or frozen otherwise since."""
+        model_checks.check_compiled(self.model)
+        state = ModelState.of(self.model)
+        if self._state is not None and self._state.is_same(state):
+            self._state = state
+            return
+        skipped = 0
+        if self._state is not None and self._state.compiled[0] is self.model.optimizer:
+            skipped = self.skipped_steps
+        self._now = Machinery(self.model, self.strategy, self._unpack, **self._options)
+        self._now.loop.skipped_steps = skipped
+        self._state = state
+
     def _alone_in(self, checkpoints: CheckpointStore | None) -> contextlib.AbstractContextManager:
         """Returns a context in which no other run uses the checkpoints."""
         return checkpoints.exclusive(self._from_chief) if checkpoints else contextlib.nullcontext()
@@ -274,14 +385,18 @@ class Trainer:
     def _from_chief(self, value: int) -> int:
         return broadcast_from_chief(self.strategy, value)
 
-    def _restore(self, checkpoints: CheckpointStore | None) -> list[dict[str, float]]:
-        """Restores the newest checkpoint, if any, and returns its history."""
+    def _restore(
+        self, checkpoints: CheckpointStore | None
+    ) -> tuple[list[dict[str, float]], int | None]:
+        """Restores the newest checkpoint, if any, and returns its history and its step."""
         if checkpoints is None:
-            return []
+            return [], None
         history = checkpoints.restore(self.model, self._from_chief)
-        if checkpoints.resumed_step is not None:
-            self._loop.skipped_steps += checkpoints.resumed_step - self.step
-        return history
+        step = checkpoints.resumed_step
+        if step is not None:
+            skipped = checkpoints.resumed_skipped_steps
+            self._now.loop.skipped_steps = step - self._iterations if skipped is None else skipped
+        return history, step
 
     def _training_spec(self, data: TrainingData, step: int = 0) -> Any:
         """Returns the specification of an element of the data at a step."""
@@ -300,41 +415,13 @@ class Trainer:
             return size
         specs = [self._training_spec(data, step) for step in (0, *data.shape_changes)]
         largest = max(specs, key=lambda s: sum(t.shape.num_elements() for t in tf.nest.flatten(s)))
-        return micro_batch.largest_that_fits(self._step, self.model, self.strategy, largest, share)
+        step = self._now.step
+        return micro_batch.largest_that_fits(step, self.model, self.strategy, largest, share)
 
-    def _distribute(self, data: TrainingData, first_step: int, last_step: int):
-        return distribute(
-            self.strategy, lambda context: data.dataset(context, first_step, last_step)
-        )
-
-    def _open_batches(self, run: RunState) -> None:
-        """Opens the batches of the next steps if none are open or their shape changes."""
-        if run.iterator is None or run.step in run.data.shape_changes:
-            run.iterator = iter(self._distribute(run.data, run.step, run.shape_change()))
-
-    def _validation(
-        self, data: TrainingData, validation: EvaluationData | None, batch_norm_examples: int
-    ) -> Callable[[], dict[str, float]]:
-        """Returns a function that evaluates the model, or returns {} without validation data."""
-        if validation is None:
-            return dict
-        settle_batch_norm = self._batch_norm_settler(data, batch_norm_examples)
-
-        def validate() -> dict[str, float]:
-            with self.averaged_weights():
-                settle_batch_norm()
-                logs = self._evaluator.run(validation)
-            return {f"val_{name}": value for name, value in logs.items()}
-
-        return validate
-
-    def _batch_norm_settler(self, data: TrainingData, examples: int) -> Callable[[], None]:
-        """Returns a function that prepares batch normalisation statistics for evaluation."""
-        if not examples:
-            return self._batch_norm.average
-        steps = order.evaluation_steps(min(examples, data.num_examples), data.global_batch_size)
-        start = max(data.shape_changes, default=0)  # images of the size of the last epochs
-        dataset = self._distribute(data, start, start + steps)
-        share = data.global_batch_size // self.strategy.num_replicas_in_sync
-        parts = share // (self._step.micro_batch_size or share)
-        return lambda: self._batch_norm.estimate(dataset, steps, parts)
+    def _open_batches(self, run: RunState, end: int) -> None:
+        """Opens the batches of the next steps, if none are open that serve them."""
+        if getattr(run.data, "is_read_anew_each_epoch", False):
+            run.iterator = iter(distributed(self.strategy, run.data, run.step, end))
+        elif run.iterator is None or run.step in run.data.shape_changes:
+            end = run.shape_change()
+            run.iterator = iter(distributed(self.strategy, run.data, run.step, end))

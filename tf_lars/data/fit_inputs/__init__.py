@@ -1,0 +1,1 @@
+"""What Keras's `fit` takes, as data of which each worker reads its own part."""

@@ -1,0 +1,30 @@
+"""Errors that input pipelines raise in TensorFlow's threads."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from tf_lars.data.records import example_reader
+from tf_lars.errors import InputError
+
+
+@contextlib.contextmanager
+def told_by_input() -> Iterator[None]:
+    """Within this context, an `InputError` of the input pipeline is raised as such.
+
+    TensorFlow passes on only its text, as part of an error of its own.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        told = re.search(r"InputError: (.+)", error.message)
+        if not told:
+            # An image that has passed all checks.
+            named = example_reader.undecodable() if "JPEG" in error.message else None
+            if named is None:
+                raise
+            raise named from error
+        # An assertion in the graph puts its parts into brackets.
+        raise InputError(told[1].replace("] [", " ").rstrip("]")) from error
