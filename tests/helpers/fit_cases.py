@@ -174,6 +174,30 @@ class Cases:
         model = self.compiled(AddedLosses)
         return model, [self.fit(model, x[:32], y[:32], BATCH)]
 
+    def weights_of_pixels(self):
+        """A weight per example of a loss that has a value per pixel, which Keras cannot take."""
+        x, y = numbers()
+        images, colours = np.tanh(x[:, :, None, None] * np.ones([1, 1, 4, 2], "float32")), y > 0
+        targets = np.broadcast_to(colours[:, :, None, None], [EXAMPLES, 4, 4, 1]).astype("float32")
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        model = self.compiled(pixels, mean_of_pixels if self.by_keras else loss)
+        weight = np.linspace(0, 2, EXAMPLES)
+        held_out = (images[:19], targets[:19], weight[:19])
+        return model, [
+            self.fit(
+                *(model, images, targets, BATCH), sample_weight=weight, validation_data=held_out
+            )
+        ]
+
+    def weights_of_steps(self):
+        steps = np.random.default_rng(2).integers(1, 4, (EXAMPLES, 6))
+        targets = np.eye(4, dtype="float32")[(steps + 1) % 4]
+        weight = np.random.default_rng(3).uniform(size=(EXAMPLES, 6))
+        model = self.compiled(
+            lambda: masked(mask_zero=False), keras.losses.CategoricalCrossentropy(from_logits=True)
+        )
+        return model, [self.fit(model, steps, targets, BATCH, sample_weight=weight)]
+
     def masked_steps(self):
         steps = np.random.default_rng(2).integers(0, 4, (48, 6))
         targets = np.eye(4, dtype="float32")[(steps + 1) % 4]
@@ -220,11 +244,22 @@ def two_by_two(named=True):
     return keras.Model([left, right], list(outputs.values()))
 
 
-def masked():
-    """Returns a network of sequences in which some steps are masked."""
+def masked(mask_zero=True):
+    """Returns a network of sequences in which some steps may be masked."""
     return keras.Sequential(
-        [keras.Input((6,)), layers.Embedding(4, 3, mask_zero=True), layers.Dense(4)]
+        [keras.Input((6,)), layers.Embedding(4, 3, mask_zero=mask_zero), layers.Dense(4)]
     )
+
+
+def pixels():
+    """Returns a network with an output for each pixel."""
+    return keras.Sequential([keras.Input((4, 4, 2)), layers.Conv2D(1, 3, padding="same")])
+
+
+def mean_of_pixels(y_true, y_pred):
+    """Returns the mean loss of each example."""
+    values = keras.losses.binary_crossentropy(y_true, y_pred, from_logits=True)
+    return keras.ops.mean(values, axis=(1, 2))
 
 
 class OwnLoss(keras.Sequential):

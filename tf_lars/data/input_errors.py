@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import traceback
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -18,7 +19,11 @@ def told_by_input() -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt as stop:
+        _let_go(stop)
+        raise
     except tf.errors.OpError as error:
+        _let_go(error)
         told = re.search(r"InputError: (.+)", error.message)
         if not told:
             # An image that has passed all checks.
@@ -28,3 +33,14 @@ def told_by_input() -> Iterator[None]:
             raise named from error
         # An assertion in the graph puts its parts into brackets.
         raise InputError(told[1].replace("] [", " ").rstrip("]")) from error
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Frees the variables of TensorFlow's functions that an error has passed through.
+
+    They hold the iterator. If it lives until the interpreter ends, which kills the threads that read
+    examples in Python, it waits for them forever.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

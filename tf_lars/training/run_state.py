@@ -1,5 +1,6 @@
 """State of one call of `Trainer.fit`: its epochs, its step and its history."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -78,6 +79,14 @@ class RunState:
 
     def __post_init__(self):
         self._epochs_done = int(passes(self.data, self.step))
+
+    @contextlib.contextmanager
+    def batches(self) -> Iterator[None]:
+        """Context at whose end, even by an error, the iterator is released."""
+        try:
+            yield
+        finally:
+            self.iterator = None
 
     @property
     def last_step(self) -> int:

@@ -268,7 +268,7 @@ class Trainer:
         self.model.history = history
         run.callbacks.on_train_begin()
         validate = self._now.validation(data, validation, batch_norm_examples)
-        with gradients_reduced_by_caller(self.model.optimizer):
+        with gradients_reduced_by_caller(self.model.optimizer), run.batches():
             for epoch, end in run.epochs_left():
                 start_time = time.perf_counter()
                 self._open_batches(run, end)

@@ -101,12 +101,12 @@ def of_dataset(
             "An endless dataset needs steps_per_epoch, or validation_steps. Received: neither."
         )
     if length == tf.data.UNKNOWN_CARDINALITY and steps is None:
-        logging.info("Counting the batches of a dataset of unknown length.")
+        logging.warning("Counting the batches of a dataset of unknown length.")
         length = int(source.reduce(np.int64(0), lambda count, *_: count + 1))
 
     def open_at(first_step: int, _: int) -> tf.data.Dataset:
         if first_step:
-            logging.info("Passing over %d batches of a dataset.", first_step)
+            logging.warning("Passing over %d batches of a dataset.", first_step)
         return source.repeat().skip(first_step) if first_step else source.repeat()
 
     return BatchStream(
@@ -217,7 +217,7 @@ def of_generator(
 
     def open_at(first_step: int, _: int) -> tf.data.Dataset:
         if first_step:
-            logging.info("Passing over %d batches of a generator.", first_step)
+            logging.warning("Passing over %d batches of a generator.", first_step)
         return stream.skip(first_step) if first_step else stream
 
     first = examples[0]
