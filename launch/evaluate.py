@@ -76,6 +76,12 @@ def main() -> int:
     """Evaluates, or supervises the processes that do."""
     asked = EvaluationSettings(**flags.values(EvaluationSettings))
     settings = load.settings_of_run(asked.model_dir, asked.data_dir)
+    if settings.data:
+        raise InputError(
+            "A run must have been trained on images to be evaluated. Received: "
+            f"{asked.model_dir!r}, trained on noise by --data={settings.data}. Train on a data "
+            "set, with --data_dir."
+        )
     given = flags.values(TrainingSettings)
     overrides = {name: given[name] for name in _OVERRIDES if name in given}
     settings = dataclasses.replace(settings, **overrides)

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from launch.cli import app, flags, run_flags
-from launch.run import load
-from tf_lars.data.records.dataset_info import DatasetInfo
+from launch.run import build_input, load
 from tf_lars.errors import EXIT_DONE, InputError
 from tf_lars.setting import setting
 
@@ -57,7 +56,7 @@ def main() -> int:
     asked = ExportSettings(**flags.values(ExportSettings))
     output = asked.output
     settings = load.settings_of_run(asked.model_dir, asked.data_dir)
-    info = DatasetInfo.load(settings.data_dir)
+    info = build_input.description(settings)
 
     import tensorflow as tf
 

@@ -56,7 +56,8 @@ def main(training_flags: Sequence[str]) -> int:
     _check_pod_names(settings.name, pods)
     _check_training(training, replicas)
     _check_folders(training, mounted)
-    _warn_of_data_in_no_volume(training.data_dir, mounted)
+    if not training.data:
+        _warn_of_data_in_no_volume(training.data_dir, mounted)
     job = jobset.TrainingJob(
         name=settings.name,
         image=settings.image,
@@ -173,7 +174,8 @@ def _check_training(settings: TrainingSettings, replicas: int) -> None:
 
 def _check_folders(settings: TrainingSettings, mounted: Sequence[volumes.MountedVolume]) -> None:
     rule = "an absolute path in the container"
-    require(settings.data_dir.startswith("/"), "--data_dir", rule, settings.data_dir)
+    if not settings.data:
+        require(settings.data_dir.startswith("/"), "--data_dir", rule, settings.data_dir)
     if files.is_remote(settings.model_dir):
         return
     require(settings.model_dir.startswith("/"), "--model_dir", rule, settings.model_dir)

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from models.freezing import frozen_parameters
+
 if TYPE_CHECKING:
     import keras
 
@@ -19,15 +21,18 @@ class Description:
 
     Attributes:
       parameters: Number of trainable parameters.
+      frozen_parameters: Number of parameters that `models.freezing` excludes from training.
       forward_flops: Floating-point operations of a forward pass per image; see `forward_flops`.
     """
 
     parameters: int
     forward_flops: int
+    frozen_parameters: int = 0
 
     def __str__(self) -> str:
+        frozen = f" and {self.frozen_parameters:,} frozen" if self.frozen_parameters else ""
         return (
-            f"{self.parameters:,} trainable parameters, "
+            f"{self.parameters:,} trainable{frozen} parameters, "
             f"{_significant(self.forward_flops / 1e9)} GFLOPs per image, forward"
         )
 
@@ -35,7 +40,7 @@ class Description:
 def describe(model: "keras.Model", image_size: int) -> Description:
     """Returns a model's size, and its cost for images of a given size."""
     parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    return Description(parameters, forward_flops(model, image_size))
+    return Description(parameters, forward_flops(model, image_size), frozen_parameters(model))
 
 
 def forward_flops(model: "keras.Model", image_size: int) -> int:

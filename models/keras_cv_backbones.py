@@ -264,17 +264,11 @@ def create(name: str, *, num_classes: int, image_size: int) -> "keras.Model":
 
     from models.input_and_head import image_input, logits, unbuildable
 
-    try:
-        import keras_cv
-    except ImportError as error:
-        raise InputError(
-            f"keras_cv/{name} needs the package keras-cv ({error}). Install it with "
-            "`pip install keras-cv==0.9.0`."
-        ) from error
+    library = keras_cv_models(name)
     cls, arguments = BACKBONES[name]
     image = image_input(image_size)
     try:
-        backbone = getattr(keras_cv.models, cls)(
+        backbone = getattr(library, cls)(
             include_rescaling=True,
             input_tensor=image,
             input_shape=(image_size, image_size, 3),
@@ -286,3 +280,19 @@ def create(name: str, *, num_classes: int, image_size: int) -> "keras.Model":
         ) from error
     x = keras.layers.GlobalAveragePooling2D(name="average_pool")(backbone.output)
     return keras.Model(image, logits(x, num_classes), name=name)
+
+
+def keras_cv_models(name: str) -> Any:
+    """Returns the module `keras_cv.models`, in which a backbone is to be found.
+
+    Raises:
+      InputError: KerasCV is not installed.
+    """
+    try:
+        import keras_cv
+    except ImportError as error:
+        raise InputError(
+            f"keras_cv/{name} needs the package keras-cv ({error}). Install it with "
+            "`pip install keras-cv==0.9.0`."
+        ) from error
+    return keras_cv.models

@@ -7,7 +7,7 @@ name up and says which one has moved when a new release changes it.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -65,6 +65,7 @@ OPTIMIZER_HOOKS = (
 
 TENSORFLOW_NAMES = {
     "tensorflow.python.data.ops.multi_device_iterator_ops": ("_create_device_dataset",),
+    "tensorflow.core.protobuf.trackable_object_graph_pb2": ("TrackableObjectGraph",),
     "tensorflow.python.eager.context": ("context",),
     "tensorflow.__internal__.distribute.interim": ("maybe_merge_call",),
 }
@@ -256,6 +257,34 @@ def gradients_reduced_by_caller(optimizer: keras.optimizers.Optimizer) -> Iterat
     finally:
         for one in optimizers:
             del one._all_reduce_sum_gradients
+
+
+def variables_in_checkpoint(path: str, children: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the variables listed below an object of a `tf.train.Checkpoint`.
+
+    Args:
+      path: Path of the checkpoint, without the ending of a file.
+      children: Names of the objects from the root to one that lists variables.
+
+    Returns:
+      TensorFlow's name of each variable, which it may share with others, and the key of its value,
+      in the order of the list; nothing if the checkpoint has no such object.
+    """
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    reader = tf.train.load_checkpoint(path)
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
+    )
+    node = graph.nodes[0]
+    for name in children:
+        found = {child.local_name: child.node_id for child in node.children}
+        if name not in found:
+            return []
+        node = graph.nodes[found[name]]
+    listed = sorted((int(c.local_name), c.node_id) for c in node.children if c.local_name.isdigit())
+    attributes = [graph.nodes[number].attributes for _, number in listed]
+    return [(values[0].full_name, values[0].checkpoint_key) for values in attributes if values]
 
 
 def merge_call(function: Callable, *arguments: Any) -> Any:

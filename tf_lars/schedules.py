@@ -19,6 +19,7 @@ from tf_lars.scaling import linear_scaling, square_root_scaling
 from tf_lars.setting import above, at_least, number, whole_number
 
 __all__ = [
+    "Shifted",
     "Warmup",
     "WarmupConstant",
     "WarmupCosine",
@@ -292,3 +293,37 @@ class WarmupConstant(Warmup):
         """Returns p."""
         del step
         return tf.constant(self.peak_learning_rate, tf.float32)
+
+
+@keras.saving.register_keras_serializable(package="tf_lars")
+class Shifted(keras.optimizers.schedules.LearningRateSchedule):
+    """The schedule of a run that goes on after its end: rate(s) = schedule(s - first), at least 0.
+
+    Args:
+        schedule: Schedule of the added steps.
+        first_step: Optimizer's step, counted from 0, at which it begins.
+
+    Raises:
+        InputError: `first_step` is not 0, 1, 2, ...
+    """
+
+    def __init__(self, schedule, first_step):
+        super().__init__()
+        self.schedule = schedule
+        self.first_step = whole_number("`first_step`", first_step, at_least(0))
+
+    def __call__(self, step):
+        """Returns the rate at `step` as a float32 scalar."""
+        return self.schedule(tf.maximum(step - self.first_step, 0))
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "first_step": self.first_step,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Returns the schedule of a config."""
+        return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["first_step"])

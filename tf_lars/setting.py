@@ -52,6 +52,7 @@ class Setting:
       identifies_run: Whether a run may resume only from a checkpoint with the same value.
       hosts_may_differ: Whether workers may have different values.
       set_by_recipe: Whether `--recipe` sets it, from the attribute of `Recipe` of the same name.
+      extension_may_change: Whether `--extend` may change it, although it identifies the run.
       evaluation_may_override: Whether `launch.evaluate` has a flag for it.
       repeatable: Whether the flag of a tuple is given once per entry, rather than once with commas.
     """
@@ -62,6 +63,7 @@ class Setting:
     identifies_run: bool = True
     hosts_may_differ: bool = False
     set_by_recipe: bool = False
+    extension_may_change: bool = False
     evaluation_may_override: bool = False
     repeatable: bool = False
 

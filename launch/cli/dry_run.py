@@ -18,7 +18,8 @@ from absl import flags as absl_flags
 
 import models
 from launch.cli import flags
-from launch.run import build_model, preflight, summary
+from launch.run import build_input, build_model, extension, preflight, summary
+from launch.run.extension import Extension
 from launch.run.layout import CHECKPOINTS, checkpoints_in
 from launch.run.settings import TrainingSettings
 from tf_lars import machine, planner, schedule_formulas
@@ -117,26 +118,30 @@ def show(
     share = order.per_replica_batch_size(settings.global_batch_size, devices)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, devices)
-    info = DatasetInfo.load(settings.data_dir)
+    info = build_input.description(settings)
+    extended = extension.planned(settings)
     examples = info.splits["train"].num_examples
     steps = order.epoch_end_steps(examples, settings.global_batch_size, settings.epochs)[-1]
+    schedule = _Schedule(settings, steps, examples, extended)
+    epochs = settings.epochs - (extended.ends[-1] if extended else 0)
     lines = [
         "dry run     nothing is started",
         *_cluster(cluster, joined),
         _batch(settings, cluster.num_workers, devices_per_worker, share),
-        summary.data(info),
+        summary.data(settings, info),
         summary.model(settings, _size(settings, info)),
         f"{summary.steps(settings, examples, steps)}: "
         f"{steps * settings.global_batch_size:,} images",
+        *summary.extension(settings, extended),
         summary.optimizer(settings),
         f"{_INDENT}momentum {settings.momentum:g}, weight decay {settings.weight_decay:g}, "
         f"label smoothing {settings.label_smoothing:g}",
-        *_schedule(settings, steps, examples),
-        *_time(settings, asked, devices, examples, accelerator, here),
+        *schedule.lines(),
+        *_time(settings, asked, devices, epochs, examples, accelerator, here),
         _model_dir(settings),
     ]
     if asked.dry_run_output:
-        _draw(settings, steps, examples, asked.dry_run_output)
+        schedule.draw(asked.dry_run_output)
         lines.append(f"picture     {asked.dry_run_output}")
     print("\n".join(lines), flush=True)
     return EXIT_DONE
@@ -178,32 +183,76 @@ def _batch(settings: TrainingSettings, workers: int, devices_per_worker: int, sh
 def _size(settings: TrainingSettings, info: DatasetInfo) -> str:
     """Returns parameters and FLOPs if they are known without building the model."""
     known = planner.workloads().get(name_at(settings.model, settings.image_size))
-    if known is None or info.num_classes != 1000:  # counted for ImageNet's classes
+    # Counted for ImageNet's classes, all of them trained.
+    if known is None or info.num_classes != 1000 or settings.freeze:
         return "its size is counted when it is built"
     return str(models.Description(known.parameters, round(known.forward_flops)))
 
 
-def _schedule(settings: TrainingSettings, steps: int, examples: int) -> Iterator[str]:
-    arguments = build_model.schedule_arguments(settings, steps, examples)
-    shown = {0: ["first step"]}
-    shown.setdefault(arguments["warmup_steps"], []).append("end of warm-up")
-    for percent in (25, 50, 75):
-        shown.setdefault(steps * percent // 100, []).append(f"{percent} %")
-    shown.setdefault(steps - 1, []).append("last step")
-    shown = {step: shown[step] for step in sorted(shown) if step < steps}
-    if not arguments["warmup_steps"]:
-        shown[0].remove("end of warm-up")
-    rates = schedule_formulas.rates(settings.schedule, list(shown), **arguments)
-    yield f"schedule    {'step':>9}  {'epoch':>7}  {'rate':>10}"
-    for (step, names), rate in zip(shown.items(), rates, strict=True):
-        epoch = step * settings.global_batch_size / examples
-        yield f"{_INDENT}{step:>9,}  {epoch:>7.2f}  {rate:>10.5g}  {', '.join(names)}"
+class _Schedule:
+    """The schedule of a run, or of the epochs that extend it."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        steps: int,
+        examples: int,
+        extended: Extension | None,
+    ):
+        self._settings = settings
+        self._first = extended.first_step if extended else 0
+        self._steps = extended.added_steps(steps) if extended else steps
+        self._steps_per_epoch = examples / settings.global_batch_size
+        self._arguments = build_model.schedule_arguments(settings, self._steps, examples)
+
+    def _rates(self, steps):
+        return schedule_formulas.rates(self._settings.schedule, steps, **self._arguments)
+
+    def lines(self) -> Iterator[str]:
+        """Yields a table of rates."""
+        steps, warmup_steps = self._steps, self._arguments["warmup_steps"]
+        shown = {0: ["first step"]}
+        shown.setdefault(warmup_steps, []).append("end of warm-up")
+        for percent in (25, 50, 75):
+            shown.setdefault(steps * percent // 100, []).append(f"{percent} %")
+        shown.setdefault(steps - 1, []).append("last step")
+        shown = {step: shown[step] for step in sorted(shown) if step < steps}
+        if not warmup_steps:
+            shown[0].remove("end of warm-up")
+        yield f"schedule    {'step':>9}  {'epoch':>7}  {'rate':>10}"
+        for (step, names), rate in zip(shown.items(), self._rates(list(shown)), strict=True):
+            step += self._first
+            epoch = step / self._steps_per_epoch
+            yield f"{_INDENT}{step:>9,}  {epoch:>7.2f}  {rate:>10.5g}  {', '.join(names)}"
+
+    def draw(self, path: str) -> None:
+        """Draws the picture of the schedule."""
+        from tf_lars.tracking import schedule_picture
+
+        settings, last = self._settings, self._steps - 1
+        # Every step of a short run; for a long run, enough for the picture's width in pixels, and
+        # both sides of each corner.
+        corners = [
+            self._arguments["warmup_steps"],
+            *schedule_formulas.step_boundaries(self._steps),
+        ]
+        beside = [corner + side for corner in corners for side in (-1, 0)]
+        at = np.unique(np.clip([*np.linspace(0, last, 2000), *beside], 0, last).astype(int))
+        schedule_picture.draw(
+            at + self._first,
+            self._rates(at),
+            path,
+            f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}",
+            steps_per_epoch=self._steps_per_epoch,
+            warmup_steps=self._arguments["warmup_steps"],
+        )
 
 
 def _time(
     settings: TrainingSettings,
     asked: DryRunSettings,
     devices: int,
+    epochs: int,
     examples: int,
     accelerator: str | None,
     here: list[str],
@@ -236,7 +285,7 @@ def _time(
         accelerator=device,
         devices=devices,
         global_batch_size=settings.global_batch_size,
-        epochs=settings.epochs,
+        epochs=epochs,
         num_examples=examples,
     )
     yield f"time        {planned_time(planned)}, on {devices:,} x {planned.accelerator}"
@@ -268,26 +317,6 @@ def _model_dir(settings: TrainingSettings) -> str:
     else:
         what = f"resumes from {found[-1]} if it is complete and has the same settings"
     return f"model_dir   {settings.model_dir}: the run {what}"
-
-
-def _draw(settings: TrainingSettings, steps: int, examples: int, path: str) -> None:
-    from tf_lars.tracking import schedule_picture
-
-    arguments = build_model.schedule_arguments(settings, steps, examples)
-    warmup_steps = arguments["warmup_steps"]
-    # Every step of a short run; for a long run, enough for the picture's width in pixels, and both
-    # sides of each corner.
-    corners = [warmup_steps, *schedule_formulas.step_boundaries(steps)]
-    beside = [corner + side for corner in corners for side in (-1, 0)]
-    at = np.unique(np.clip([*np.linspace(0, steps - 1, 2000), *beside], 0, steps - 1).astype(int))
-    schedule_picture.draw(
-        at,
-        schedule_formulas.rates(settings.schedule, at, **arguments),
-        path,
-        f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}",
-        steps_per_epoch=examples / settings.global_batch_size,
-        warmup_steps=warmup_steps,
-    )
 
 
 def _plural(noun: str, count: int) -> str:

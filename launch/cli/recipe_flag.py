@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from launch.cli import flags
+from launch.run import build_input
+from launch.run.data_settings import DataSettings
 from launch.run.settings import TrainingSettings
 from tf_lars import recipes
-from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import InputError
 from tf_lars.recipes import Recipe
 from tf_lars.setting import batch_size, check, one_of, positive_rate, setting, settings_of
@@ -111,7 +112,8 @@ def _settings() -> RecipeSettings:
 def _recipe(values: Mapping[str, Any], given: RecipeSettings) -> Recipe:
     optimizer = "lars" if values["optimizer"] == "lars" else "sgd"
     model, batch = values["model"], values["global_batch_size"]
-    examples = DatasetInfo.load(values["data_dir"]).splits["train"].num_examples
+    data = DataSettings(**{n: values[n] for n in settings_of(DataSettings) if n in values})
+    examples = build_input.description(data).splits["train"].num_examples
     if given.baseline_learning_rate and given.baseline_batch_size:
         return recipes.from_baseline(
             given.baseline_learning_rate,
@@ -129,7 +131,7 @@ def _recipe(values: Mapping[str, Any], given: RecipeSettings) -> Recipe:
     if abs(examples / recipe.num_examples - 1) > 0.01:
         raise InputError(
             f"Settings are published for ImageNet's {recipe.num_examples:,} training images. "
-            f"Received: {examples:,} in {values['data_dir']!r}. Give a learning rate tuned at "
-            "a small batch: --baseline_learning_rate and --baseline_batch_size."
+            f"Received: {examples:,} in {data.data or data.data_dir!r}. Give a learning rate tuned "
+            "at a small batch: --baseline_learning_rate and --baseline_batch_size."
         )
     return recipe

@@ -1,15 +1,41 @@
 """Builds the input pipelines that training settings describe."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from launch.run.data_settings import DataSettings
 from launch.run.settings import TrainingSettings
 from tf_lars import machine
 from tf_lars.data.prepare import describe
-from tf_lars.data.records.dataset_info import DATASET_FILE
+from tf_lars.data.records import example_reader
+from tf_lars.data.records.dataset_info import DATASET_FILE, SPLITS, DatasetInfo
+from tf_lars.data.synthetic_data import SyntheticData
 from tf_lars.errors import InputError
 
 if TYPE_CHECKING:
     from tf_lars.data.image_input import EvaluationInput, TrainingInput
+
+
+def description(settings: DataSettings) -> DatasetInfo:
+    """Returns the description of the data of a run.
+
+    Raises:
+      InputError: The data is unusable: see `DatasetInfo.load`.
+    """
+    if settings.data:
+        return SyntheticData.parse(settings.data).info()
+    return DatasetInfo.load(settings.data_dir)
+
+
+def readers(settings: TrainingSettings) -> dict[str, example_reader.ExampleReader]:
+    """Returns the readers of this process by split; none for synthetic data.
+
+    Raises:
+      InputError: The data is unusable.
+    """
+    return {
+        split: example_reader.open_split(settings.data_dir, split, settings.max_bad_records)
+        for split in (() if settings.data else SPLITS)
+    }
 
 
 def describe_once(data_dir: str, *, may_write: bool = True) -> None:
@@ -63,22 +89,26 @@ def training(settings: TrainingSettings, global_batch_size: int) -> "TrainingInp
     from tf_lars.data.image_input import TrainingInput
     from tf_lars.data.image_size import ImageSizeSchedule
     from tf_lars.data.mixing import Mixing
+    from tf_lars.data.synthetic_input import SyntheticTrainingInput
 
     schedule = settings.image_size_schedule
-    return TrainingInput(
-        settings.data_dir,
-        global_batch_size,
-        image_size=ImageSizeSchedule.parse(schedule) if schedule else settings.image_size,
-        augmentation=settings.augmentation,
-        crop_fraction=settings.crop_fraction,
-        seed=settings.seed,
-        max_bad_records=settings.max_bad_records,
-        randaugment_magnitude=settings.randaugment_magnitude,
-        mixing=Mixing(
+    arguments: dict[str, Any] = {
+        "data_dir": settings.data_dir,
+        "global_batch_size": global_batch_size,
+        "image_size": ImageSizeSchedule.parse(schedule) if schedule else settings.image_size,
+        "augmentation": settings.augmentation,
+        "crop_fraction": settings.crop_fraction,
+        "seed": settings.seed,
+        "max_bad_records": settings.max_bad_records,
+        "randaugment_magnitude": settings.randaugment_magnitude,
+        "mixing": Mixing(
             settings.mixup_alpha, settings.cutmix_alpha, settings.random_erasing_probability
         ),
-        cache=settings.cache,
-    )
+        "cache": settings.cache,
+    }
+    if settings.data:
+        return SyntheticTrainingInput(**arguments, data=SyntheticData.parse(settings.data))
+    return TrainingInput(**arguments)
 
 
 def evaluation_batch_size(settings: TrainingSettings, replicas: int) -> int:
@@ -90,12 +120,16 @@ def evaluation_batch_size(settings: TrainingSettings, replicas: int) -> int:
 def evaluation(settings: TrainingSettings, global_batch_size: int) -> "EvaluationInput":
     """Returns the evaluation input; the arguments are those of `training`."""
     from tf_lars.data.image_input import EvaluationInput
+    from tf_lars.data.synthetic_input import SyntheticEvaluationInput
 
-    return EvaluationInput(
-        settings.data_dir,
-        global_batch_size,
-        image_size=settings.image_size,
-        crop_fraction=settings.crop_fraction,
-        max_bad_records=settings.max_bad_records,
-        cache=settings.cache,
-    )
+    arguments: dict[str, Any] = {
+        "data_dir": settings.data_dir,
+        "global_batch_size": global_batch_size,
+        "image_size": settings.image_size,
+        "crop_fraction": settings.crop_fraction,
+        "max_bad_records": settings.max_bad_records,
+        "cache": settings.cache,
+    }
+    if settings.data:
+        return SyntheticEvaluationInput(**arguments, data=SyntheticData.parse(settings.data))
+    return EvaluationInput(**arguments)

@@ -3,14 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 import models
+from launch.run.extension import Extension
 from launch.run.settings import TrainingSettings
+from models import freezing
 from models.keras_defaults import use_keras_defaults
 
 if TYPE_CHECKING:
     import keras
 
 
-def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_examples: int):
+def create(
+    settings: TrainingSettings,
+    *,
+    num_classes: int,
+    steps: int,
+    num_examples: int,
+    extension: Extension | None = None,
+):
     """Returns the compiled model; must be called in the strategy's scope.
 
     Args:
@@ -18,6 +27,10 @@ def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_exam
       num_classes: Number of classes of the data.
       steps: Optimizer steps of the whole run.
       num_examples: Number of training examples.
+      extension: Beginning of the epochs that were added to a finished run, if any.
+
+    Raises:
+      InputError: The model cannot be built, or `--freeze` matches nothing or everything in it.
     """
     import keras
 
@@ -32,8 +45,11 @@ def create(settings: TrainingSettings, *, num_classes: int, steps: int, num_exam
         space_to_depth_stem=settings.space_to_depth_stem,
         sync_batch_norm=settings.sync_batch_norm,
     )
+    if settings.freeze:
+        freezing.freeze(model, settings.freeze)
+    schedule = _schedule(settings, steps, num_examples, extension)
     compile_for_classes(
-        model, _optimizer(settings, steps, num_examples), num_classes, settings.label_smoothing
+        model, _optimizer(settings, schedule), num_classes, settings.label_smoothing
     )
     return model
 
@@ -84,7 +100,7 @@ def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int
 
     Args:
       settings: Settings of the run.
-      steps: Optimizer steps of the whole run.
+      steps: Optimizer steps of the whole run, or of the epochs that extend it.
       num_examples: Number of training examples.
     """
     warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
@@ -98,15 +114,22 @@ def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int
     }
 
 
-def _optimizer(
-    settings: TrainingSettings, steps: int, num_examples: int
-) -> "keras.optimizers.Optimizer":
+def _schedule(
+    settings: TrainingSettings, steps: int, num_examples: int, extension: Extension | None
+) -> "keras.optimizers.schedules.LearningRateSchedule":
     from tf_lars import schedules
-    from tf_lars.optimizers.loss_scale import LossScaleOptimizer
 
-    schedule = schedules.create(
+    if extension:
+        steps = extension.added_steps(steps)
+    created = schedules.create(
         settings.schedule, **schedule_arguments(settings, steps, num_examples)
     )
+    return schedules.Shifted(created, extension.first_iteration) if extension else created
+
+
+def _optimizer(settings: TrainingSettings, schedule) -> "keras.optimizers.Optimizer":
+    from tf_lars.optimizers.loss_scale import LossScaleOptimizer
+
     averaging = {"use_ema": True, "ema_momentum": settings.ema_momentum}
     chosen = optimizer(
         settings.optimizer,

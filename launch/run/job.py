@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launch.run import build_input
 from launch.run.settings import TrainingSettings
 from models import user_model
 from tf_lars import files
@@ -21,7 +22,6 @@ from tf_lars.cluster import supervisor
 from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Rendezvous
 from tf_lars.cluster.restarts import MAX_RESTARTS
 from tf_lars.cluster.spec import Cluster
-from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import (
     EXIT_PREEMPTED,
     InputError,
@@ -165,7 +165,7 @@ def _facts(settings: TrainingSettings) -> dict[str, str]:
         for name, value in dataclasses.asdict(settings).items()
         if not described[name].hosts_may_differ
     }
-    facts["data in --data_dir"] = DatasetInfo.load(settings.data_dir).fingerprint
+    facts["data in --data_dir"] = build_input.description(settings).fingerprint
     facts["program (SHA-256 of its files)"] = _code_sha256(settings.model)
     facts["version of Python"] = platform.python_version()
     for package in ("tensorflow", "keras"):

@@ -33,7 +33,7 @@ def settings_of_run(model_dir: str, data_dir: str = "") -> TrainingSettings:
 
     Args:
       model_dir: Folder of the run.
-      data_dir: Folder of the data to use instead of the run's own.
+      data_dir: Folder of the data to use instead of the run's own; ignored if that is synthetic.
 
     Raises:
       InputError: If there is no such run.
@@ -41,7 +41,9 @@ def settings_of_run(model_dir: str, data_dir: str = "") -> TrainingSettings:
     require(model_dir, "--model_dir", "the folder of a run", model_dir)
     settings = read_arguments(os.path.join(model_dir, FLAGS))
     return dataclasses.replace(
-        settings, model_dir=model_dir, data_dir=data_dir or settings.data_dir
+        settings,
+        model_dir=model_dir,
+        data_dir="" if settings.data else data_dir or settings.data_dir,
     )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import models
 from launch.run.layout import CHECKPOINTS, FLAGS, REPORT, RESULTS, checkpoints_in
@@ -32,8 +32,24 @@ def write_flags(settings: TrainingSettings) -> None:
         file.write("\n".join(as_arguments(settings)) + "\n")
 
 
-def finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> int:
-    """Checks that all workers have the same weights, and writes the results on the chief."""
+def finish(
+    settings: TrainingSettings,
+    cluster: Cluster,
+    trainer,
+    history,
+    bad_records: int,
+    more: Mapping[str, object],
+) -> int:
+    """Checks that all workers have the same weights, and writes the results on the chief.
+
+    Args:
+      settings: Settings of the run.
+      cluster: Cluster of the job.
+      trainer: Trainer of the run.
+      history: Its history.
+      bad_records: Number of records that were skipped.
+      more: Further entries of results.json.
+    """
     from tf_lars.tracking import report, results
 
     digest = results.weights_sha256(trainer.model)
@@ -61,9 +77,11 @@ def finish(settings, cluster: Cluster, trainer, history, bad_records: int) -> in
         "num_workers": cluster.num_workers,
         # Training and evaluation, before and after any interruption, excluding start-up.
         "seconds": sum(e["seconds"] for e in history),
+        **more,
         **_facts_for_calibration(settings, cluster, trainer),
     }
     title = f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}"
+    title += ", synthetic images" if settings.data else ""
     path = os.path.join(settings.model_dir, RESULTS)
     picture = os.path.join(settings.model_dir, REPORT)
     print(f"\n{results.table(summary)}\n", flush=True)

@@ -5,14 +5,12 @@ import os
 import uuid
 
 import models
-from launch.run import build_input
+from launch.run import build_input, extension, initial_weights
 from launch.run.layout import CHECKPOINTS, FLAGS, LOGS, REPORT, RESULTS, TENSORBOARD
 from launch.run.settings import TrainingSettings
 from tf_lars import files
 from tf_lars.data import order
 from tf_lars.data.augmentation_names import check_augmentation
-from tf_lars.data.records import example_reader
-from tf_lars.data.records.dataset_info import SPLITS
 from tf_lars.errors import InputError, require
 
 
@@ -27,20 +25,23 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
 
     Raises:
       InputError: If the model is unknown, an augmentation lacks its package, the data is unusable,
-        a folder is not writable, or a batch does not divide.
+        there are no weights to start from or no run to extend, a folder is not writable, or a batch
+        does not divide.
     """
-    for name in ("data_dir", "model_dir"):
-        path = getattr(settings, name)
-        require(path, f"--{name}", "the path of a folder", path)
+    if not settings.data:
+        require(settings.data_dir, "--data_dir", "the path of a folder", settings.data_dir)
+    require(settings.model_dir, "--model_dir", "the path of a folder", settings.model_dir)
     models.check(
         settings.model,
         space_to_depth_stem=settings.space_to_depth_stem,
         any_image_size=bool(settings.image_size_schedule),
     )
     check_augmentation(settings.augmentation)
-    build_input.describe_once(settings.data_dir, may_write=make_folders)
-    for split in SPLITS:
-        example_reader.open_split(settings.data_dir, split, settings.max_bad_records)
+    initial_weights.check(settings)
+    extension.planned(settings)
+    if not settings.data:
+        build_input.describe_once(settings.data_dir, may_write=make_folders)
+    build_input.readers(settings)
     order.per_replica_batch_size(settings.global_batch_size, num_workers)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)

@@ -1,16 +1,12 @@
 """The table of training settings: each is declared here, once."""
 
 import dataclasses
+import re
 from typing import Any
 
+from launch.run.data_settings import DataSettings
 from tf_lars import files
 from tf_lars import setting as table
-from tf_lars.data.augmentation_names import (
-    AUGMENTATIONS,
-    MAX_RANDAUGMENT_MAGNITUDE,
-    RANDAUGMENT_MAGNITUDE,
-)
-from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.defaults import (
     BYTES_PER_PACK,
     MAX_SKIPPED_STEPS,
@@ -24,15 +20,23 @@ from tf_lars.errors import InputError, require
 from tf_lars.schedule_formulas import SCHEDULES
 from tf_lars.setting import Rule, above, below_one, one_of, setting, within
 
-MODEL, DATA, SCHEDULE, OPTIMIZER, LOOP, RUN = (
+MODEL, SCHEDULE, OPTIMIZER, LOOP, RUN = (
     "Model",
-    "Data and augmentation",
     "Batch, length and learning rate",
     "Optimizer",
     "Loop and precision",
     "Evaluation and checkpoints",
 )
-"""Groups of settings in `--help`."""
+"""Groups of settings in `--help`, besides that of `DataSettings`."""
+
+
+def _is_expression(text: str) -> bool:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return bool(text)
+
 
 _MICRO_BATCH = Rule(
     "at least 1, or auto",
@@ -41,7 +45,7 @@ _MICRO_BATCH = Rule(
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(DataSettings):
     """The settings of a training run; each field is the flag of its name.
 
     A field holds its default, documentation, range and use (`tf_lars.setting.Setting`). To add a
@@ -73,12 +77,21 @@ class TrainingSettings:
         False,
         group=MODEL,
     )
-    data_dir: str = setting(
-        "Local folder written by launch.prepare_imagenet.",
-        "",
-        group=DATA,
-        identifies_run=False,  # what is in it does
-        hosts_may_differ=True,
+    initial_weights: str | None = setting(
+        "Weights to start from: the folder of a run (its newest checkpoint) or of one checkpoint; "
+        "a .keras or .h5 file; or imagenet, the published weights of keras.applications/NAME and "
+        "keras_cv/NAMEBackbone. Layers are loaded that have the same name and shapes; others, such "
+        "as the head for another number of classes, start afresh.",
+        None,
+        group=MODEL,
+    )
+    freeze: str | None = setting(
+        "Regular expression, searched for in the paths of layers and variables, such as "
+        "^(stem|stage[12])_. What matches is not trained; batch normalisation there uses its "
+        "moving statistics, which stay as they are.",
+        None,
+        rule=Rule("a regular expression", _is_expression),
+        group=MODEL,
     )
     model_dir: str = setting(
         "Folder for checkpoints, TensorBoard, results.json and report.png.",
@@ -98,6 +111,7 @@ class TrainingSettings:
         rule=table.epochs(),
         group=SCHEDULE,
         set_by_recipe=True,
+        extension_may_change=True,
     )
     optimizer: str = setting(
         f"One of {', '.join(OPTIMIZERS)}.", "lars", rule=one_of(*OPTIMIZERS), group=OPTIMIZER
@@ -108,6 +122,7 @@ class TrainingSettings:
         rule=table.positive_rate(),
         group=SCHEDULE,
         set_by_recipe=True,
+        extension_may_change=True,
     )
     initial_learning_rate: float = setting(
         "Learning rate at the first step of the warm-up.",
@@ -115,6 +130,7 @@ class TrainingSettings:
         rule=table.rate(),
         group=SCHEDULE,
         set_by_recipe=True,
+        extension_may_change=True,
     )
     warmup_epochs: float = setting(
         "Epochs over which the learning rate rises linearly.",
@@ -122,6 +138,7 @@ class TrainingSettings:
         rule=within(0, table.MOST_EPOCHS),
         group=SCHEDULE,
         set_by_recipe=True,
+        extension_may_change=True,
     )
     schedule: str = setting(
         f"Decay after the warm-up: one of {', '.join(SCHEDULES)}.",
@@ -129,6 +146,7 @@ class TrainingSettings:
         rule=one_of(*SCHEDULES),
         group=SCHEDULE,
         set_by_recipe=True,
+        extension_may_change=True,
     )
     end_learning_rate: float = setting(
         "Learning rate at the end of training.",
@@ -136,6 +154,7 @@ class TrainingSettings:
         rule=table.rate(),
         group=SCHEDULE,
         set_by_recipe=True,
+        extension_may_change=True,
     )
     decay_power: float = setting(
         "Power of the polynomial decay after the warm-up.",
@@ -143,6 +162,7 @@ class TrainingSettings:
         rule=above(0, 1000),
         group=SCHEDULE,
         set_by_recipe=True,
+        extension_may_change=True,
     )
     weight_decay: float = setting(
         "L2 weight decay; biases and batch normalisation are excluded.",
@@ -183,55 +203,6 @@ class TrainingSettings:
         group=OPTIMIZER,
         set_by_recipe=True,
     )
-    image_size: int = setting(
-        "Side of the square images, in pixels.", 224, rule=table.image_size(), group=DATA
-    )
-    image_size_schedule: str | None = setting(
-        "Sides of the training images by epoch, as epoch:size,... such as 0:128,18:160,32:224; "
-        "evaluation uses --image_size. By default training uses it too.",
-        None,
-        group=DATA,
-    )
-    augmentation: str = setting(
-        "reference: random box and flip; randaugment or augmix: the same, followed by operations "
-        "on the image; none: centre crop.",
-        "reference",
-        rule=one_of(*AUGMENTATIONS),
-        group=DATA,
-    )
-    randaugment_magnitude: float = setting(
-        f"Strength of RandAugment's two operations, 0 to {MAX_RANDAUGMENT_MAGNITUDE:g}.",
-        RANDAUGMENT_MAGNITUDE,
-        rule=within(0, MAX_RANDAUGMENT_MAGNITUDE),
-        group=DATA,
-    )
-    mixup_alpha: float = setting(
-        "Blend images and labels in pairs, with weights from Beta(alpha, alpha); 0: off. With "
-        "--cutmix_alpha too, each example takes one of the two at random. The training accuracy is "
-        "then that on the class of the larger weight.",
-        0.0,
-        rule=within(0, 1000),
-        group=DATA,
-    )
-    cutmix_alpha: float = setting(
-        "Paste a box of another image, with its area from Beta(alpha, alpha), and blend the labels "
-        "by area; 0: off.",
-        0.0,
-        rule=within(0, 1000),
-        group=DATA,
-    )
-    random_erasing_probability: float = setting(
-        "Probability that a box of 2 to 40 % of an image is painted over.",
-        0.0,
-        rule=within(0, 1),
-        group=DATA,
-    )
-    crop_fraction: float = setting(
-        "Side of the evaluation's centre crop over the image's short side.",
-        0.875,
-        rule=table.fraction(),
-        group=DATA,
-    )
     batch_norm_examples: int | None = setting(
         "Training examples from which the statistics of batch normalisation are estimated before "
         f"each evaluation; 0: use the moving averages. By default {SHORT_RUN_EXAMPLES:,} in runs "
@@ -257,25 +228,6 @@ class TrainingSettings:
         group=RUN,
         identifies_run=False,
         evaluation_may_override=True,
-    )
-    max_bad_records: int = setting(
-        "Damaged or undecodable records of a split that may be skipped; each is named in the log "
-        "of the worker that meets it.",
-        0,
-        rule=within(0, 1_000_000),
-        group=DATA,
-        identifies_run=False,
-        evaluation_may_override=True,
-    )
-    cache: bool = setting(
-        "Keep decoded images in memory, in each worker process; pays off for full-size photos.",
-        False,
-        group=DATA,
-        identifies_run=False,
-        evaluation_may_override=True,
-    )
-    seed: int = setting(
-        "Seed of weights, order and augmentation.", 0, rule=table.seed(), group=DATA
     )
     deterministic: bool = setting(
         "Have TensorFlow use deterministic kernels only, so that a run produces the same bits "
@@ -347,6 +299,13 @@ class TrainingSettings:
         group=RUN,
         identifies_run=False,
     )
+    extend: bool = setting(
+        "Train a finished run on to a larger --epochs, from its last checkpoint, with a warm-up "
+        "and decay of the added epochs. The same command resumes an extension.",
+        False,
+        group=RUN,
+        identifies_run=False,  # the epochs that it was extended from do
+    )
     resume: str = setting(
         "auto: resume from the newest checkpoint, if any; must: fail without one; never: start "
         "afresh, once for all starts of a job, and move older checkpoints aside.",
@@ -357,15 +316,18 @@ class TrainingSettings:
     )
 
     def __post_init__(self):
-        table.check(self)
-        if self.image_size_schedule:
-            ImageSizeSchedule.parse(self.image_size_schedule)
+        super().__post_init__()
         require(
             self.warmup_epochs <= self.epochs,
             "--warmup_epochs",
             f"at most {self.epochs} epochs",
             self.warmup_epochs,
         )
+        if self.extend and self.resume == "never":
+            raise InputError(
+                "--extend continues a finished run. Received: --extend with --resume=never, which "
+                "starts afresh. Leave out one of them."
+            )
 
     def values_where(self, use: str) -> dict[str, object]:
         """Returns the values of the settings with a use, an attribute of `Setting` that is true."""
@@ -379,12 +341,9 @@ class TrainingSettings:
         return SHORT_RUN_EXAMPLES if steps < SHORT_RUN_STEPS else 0
 
 
-INPUT_SETTINGS = tuple(
-    name
-    for name, described in table.settings_of(TrainingSettings).items()
-    if described.group == DATA
-)
-"""Names of the settings that say what the network sees."""
+# Synthetic images pass through no pipeline.
+INPUT_SETTINGS = tuple(name for name in table.settings_of(DataSettings) if name != "data")
+"""Names of the settings of the input pipeline."""
 
 
 def read_arguments(path: str) -> TrainingSettings:

@@ -1,14 +1,17 @@
 """Summary of a run in lines of text, printed by a dry run and before training."""
 
+from launch.run.extension import EXTENDED_FROM, Extension
 from launch.run.settings import TrainingSettings
 from tf_lars.data.records.dataset_info import DatasetInfo
 
 
-def data(info: DatasetInfo) -> str:
+def data(settings: TrainingSettings, info: DatasetInfo) -> str:
     """Returns the line about the data."""
+    noise = " of noise: its rate counts, its accuracy does not" if settings.data else ""
     return (
         f"data        {info.name}: {info.splits['train'].num_examples:,} training and "
         f"{info.splits['validation'].num_examples:,} validation images, {info.num_classes} classes"
+        f"{noise}"
     )
 
 
@@ -31,6 +34,31 @@ def steps(settings: TrainingSettings, num_examples: int, total_steps: int) -> st
         f"steps       {total_steps:,} = {settings.epochs} epochs x "
         f"{num_examples / settings.global_batch_size:.2f}"
     )
+
+
+def extension(settings: TrainingSettings, extended: Extension | None) -> list[str]:
+    """Returns the line about the epochs that extend a finished run, if any."""
+    if extended is None:
+        return []
+    *_, end = extended.ends
+    return [
+        f"extension   of a run of {end} epochs, by {settings.epochs - end}: warm-up and decay "
+        f"begin anew at step {extended.first_step:,}"
+    ]
+
+
+def results(
+    settings: TrainingSettings, info: DatasetInfo, extended: Extension | None
+) -> dict[str, object]:
+    """Returns the entries of results.json about the data and the beginning of a run."""
+    found: dict[str, object] = {"data": info.name}
+    if settings.data:
+        found["synthetic"] = True
+    if settings.initial_weights:
+        found["initial_weights"] = settings.initial_weights
+    if extended:
+        found[EXTENDED_FROM] = list(extended.ends)
+    return found
 
 
 def optimizer(settings: TrainingSettings) -> str:

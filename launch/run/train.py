@@ -6,13 +6,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import models
-from launch.run import build_input, build_model, determinism, outcome, summary
+from launch.run import (
+    build_input,
+    build_model,
+    determinism,
+    extension,
+    initial_weights,
+    outcome,
+    summary,
+)
+from launch.run.extension import Extension
 from launch.run.layout import CHECKPOINTS, TENSORBOARD
 from launch.run.settings import TrainingSettings
 from tf_lars.cluster.spec import Cluster
 from tf_lars.data import order
-from tf_lars.data.records import example_reader
-from tf_lars.data.records.dataset_info import SPLITS, DatasetInfo
+from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import PeerFailure
 
 if TYPE_CHECKING:
@@ -45,12 +53,14 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     from tf_lars.tracking.tensorboard import ScalarLogger
     from tf_lars.training.checkpoints import CheckpointStore
 
-    info = DatasetInfo.load(settings.data_dir)
+    info = build_input.description(settings)
     training = build_input.training(settings, settings.global_batch_size)
     steps = order.epoch_end_steps(
         training.num_examples, settings.global_batch_size, settings.epochs
     )[-1]
     strategy = job.join()
+    from_chief = functools.partial(broadcast_from_chief, strategy)
+    extended = extension.agreed(settings, cluster.is_chief, from_chief)
     replicas = strategy.num_replicas_in_sync
     order.per_replica_batch_size(settings.global_batch_size, replicas)
     evaluation = build_input.evaluation(
@@ -64,6 +74,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
             num_classes=info.num_classes,
             steps=steps,
             num_examples=training.num_examples,
+            extension=extended,
         )
     trainer = Trainer(
         model,
@@ -77,34 +88,31 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
         bytes_per_pack=settings.bytes_per_pack,
         jit_compile=settings.jit_compile,
     )
+    identity = _identity(settings, info, extended)
     checkpoints = CheckpointStore(
         os.path.join(settings.model_dir, CHECKPOINTS),
-        _identity(settings, info),
+        identity,
         is_chief=cluster.is_chief,
         keep=settings.keep_checkpoints,
         keep_best="val_top1" if settings.keep_best else None,
         resume=settings.resume,
+        continues=lambda one: extended is not None and extended.begins_at(one, identity),
         job=job.name,
     )
-    bad_records = BadRecordCount(
-        {
-            split: example_reader.open_split(settings.data_dir, split, settings.max_bad_records)
-            for split in SPLITS
-        },
-        strategy,
-        settings.max_bad_records,
-    )
+    bad_records = BadRecordCount(build_input.readers(settings), strategy, settings.max_bad_records)
     watchers: list[keras.callbacks.Callback] = [bad_records] if settings.max_bad_records else []
     watchers.append(_after_first_steps(job.has_trained))
+    if settings.initial_weights:
+        watchers.append(_starting_weights(settings, checkpoints, trainer, cluster))
     if cluster.is_chief:
-        print(_describe(settings, info, model, cluster, replicas, steps), flush=True)
+        print(_describe(settings, info, model, cluster, replicas, steps, extended), flush=True)
         watchers += [
             _beginning(settings, checkpoints, trainer, steps),
             ProgressLine(total_steps=steps, epochs=settings.epochs),
             ScalarLogger(os.path.join(settings.model_dir, TENSORBOARD)),
         ]
     try:
-        with checkpoints.exclusive(functools.partial(broadcast_from_chief, strategy)):
+        with checkpoints.exclusive(from_chief):
             history = trainer.fit(
                 training,
                 epochs=settings.epochs,
@@ -116,7 +124,8 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
                 checkpoints=checkpoints,
                 stop_requested=job.stop_requested,
             )
-            return outcome.finish(settings, cluster, trainer, history, bad_records.count)
+            more = summary.results(settings, info, extended)
+            return outcome.finish(settings, cluster, trainer, history, bad_records.count, more)
     except tf.errors.OpError as error:
         told = outcome.explained(error)
         if isinstance(told, PeerFailure):
@@ -124,24 +133,49 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
         raise told from error
 
 
-def _identity(settings: TrainingSettings, info: DatasetInfo) -> dict[str, object]:
+def _identity(
+    settings: TrainingSettings, info: DatasetInfo, extended: Extension | None
+) -> dict[str, object]:
     """Returns the values that a run must share with a checkpoint to resume from it."""
-    return settings.values_where("identifies_run") | {"data": info.fingerprint}
+    ends = {extension.EXTENDED_FROM: list(extended.ends)} if extended else {}
+    return settings.values_where("identifies_run") | {"data": info.fingerprint} | ends
 
 
-def _describe(settings, info: DatasetInfo, model, cluster: Cluster, replicas: int, steps: int):
+def _describe(
+    settings: TrainingSettings,
+    info: DatasetInfo,
+    model,
+    cluster: Cluster,
+    replicas: int,
+    steps: int,
+    extended: Extension | None,
+):
     """Returns the lines that describe the run before training."""
     batch = settings.global_batch_size
     return "\n".join(
         [
             summary.model(settings, models.describe(model, settings.image_size)),
-            summary.data(info),
+            summary.data(settings, info),
             f"replicas    {replicas} ({cluster.num_workers} worker processes, {cluster.source})",
             f"batch       {batch:,} = {replicas} x {batch // replicas:,}",
             summary.steps(settings, info.splits["train"].num_examples, steps),
+            *summary.extension(settings, extended),
             summary.optimizer(settings),
         ]
     )
+
+
+def _starting_weights(settings: TrainingSettings, checkpoints, trainer, cluster: Cluster):
+    """Returns a callback that loads `--initial_weights` once no checkpoint was restored."""
+    import keras
+
+    def begin(logs=None):
+        if not checkpoints.resumed_from:
+            table = initial_weights.load(settings, trainer.model, trainer.strategy)
+            if cluster.is_chief:
+                print(table, flush=True)
+
+    return keras.callbacks.LambdaCallback(on_train_begin=begin)
 
 
 def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):

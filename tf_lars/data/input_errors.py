@@ -38,8 +38,8 @@ def told_by_input() -> Iterator[None]:
 def _let_go(error: BaseException | None) -> None:
     """Frees the variables of TensorFlow's functions that an error has passed through.
 
-    They hold the iterator. If it lives until the interpreter ends, which kills the threads that read
-    examples in Python, it waits for them forever.
+    They hold the iterator. If it lives until the interpreter ends, which kills the threads that
+    read examples in Python, it waits for them forever.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)

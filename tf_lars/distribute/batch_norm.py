@@ -39,9 +39,14 @@ class BatchNormStatistics:
 
     @property
     def layers(self) -> list[keras.layers.BatchNormalization]:
-        """The model's batch normalisation layers, including those in nested models."""
+        """The model's batch normalisation layers, including those in nested models.
+
+        Frozen ones (`trainable=False`) are left out: Keras never moves their statistics.
+        """
         kind = keras.layers.BatchNormalization
-        return [layer for layer in layers_of(self._model) if isinstance(layer, kind)]
+        return [
+            layer for layer in layers_of(self._model) if isinstance(layer, kind) and layer.trainable
+        ]
 
     def average(self) -> None:
         """Replaces each replica's statistics with their mean over the replicas."""

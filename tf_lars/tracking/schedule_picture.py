@@ -24,7 +24,7 @@ def draw(
       path: Path of the file.
       title: Title of the plot.
       steps_per_epoch: Steps per epoch, N / B.
-      warmup_steps: Steps of the warm-up, or 0.
+      warmup_steps: Steps of the warm-up, from the first of `steps`; or 0.
 
     Raises:
       InputError: The file cannot be written.
@@ -36,15 +36,15 @@ def draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(title)
+    first = steps[0] / steps_per_epoch
     axes.plot(steps / steps_per_epoch, rates, color="tab:green")
     if warmup_steps:
-        axes.axvspan(
-            0, warmup_steps / steps_per_epoch, color="tab:orange", alpha=0.15, label="warm-up"
-        )
+        end = (steps[0] + warmup_steps) / steps_per_epoch
+        axes.axvspan(first, end, color="tab:orange", alpha=0.15, label="warm-up")
         axes.legend(loc="upper right")
     axes.set_xlabel("epoch")
     axes.set_ylabel("learning rate")
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=first)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
 

@@ -19,10 +19,10 @@ from absl import logging
 from tf_lars import files
 from tf_lars.errors import InputError
 from tf_lars.sealed_json import CHECKSUM, is_intact, seal
-from tf_lars.training.checkpoint_names import checkpoint_names, name_of
+from tf_lars.training.checkpoint_names import STATE, checkpoint_names, name_of
 
-_STATE = "state.json"
-_VARIABLES = "checkpoint"
+VARIABLES = "checkpoint"
+"""Name of the files with the variables, without the ending."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Checkpoint:
         """
         variables = variables_of(model)
         try:
-            status = variables.read(os.path.join(self.path, _VARIABLES))
+            status = variables.read(os.path.join(self.path, VARIABLES))
             status.assert_existing_objects_matched().expect_partial()
         except (ValueError, AssertionError) as error:
             raise InputError(
@@ -74,7 +74,7 @@ def variables_of(model: keras.Model) -> tf.train.Checkpoint:
 
 def write_variables(variables: tf.train.Checkpoint, folder: str) -> None:
     """Writes the variables of a checkpoint into a folder."""
-    variables.write(os.path.join(folder, _VARIABLES))
+    variables.write(os.path.join(folder, VARIABLES))
 
 
 def write(
@@ -113,7 +113,7 @@ def write(
             name: files.hash_file(os.path.join(partial, name))[1] for name in files.names(partial)
         },
     }
-    files.write_json(os.path.join(partial, _STATE), seal(state))
+    files.write_json(os.path.join(partial, STATE), seal(state))
     if partial != path:
         files.remove_folder(path)
         os.rename(partial, path)
@@ -126,7 +126,7 @@ def open_checkpoint(path: str) -> Checkpoint | None:
       InputError: If it may not be read.
     """
     try:
-        state = files.read_json(os.path.join(path, _STATE))
+        state = files.read_json(os.path.join(path, STATE))
         sha256 = state["sha256"]
         whole = _is_state(state) and all(
             files.hash_file(os.path.join(path, os.path.basename(name)))[1] == digest

@@ -5,6 +5,9 @@ import re
 from tf_lars import files
 from tf_lars.errors import InputError
 
+STATE = "state.json"
+"""Name of a checkpoint's description."""
+
 _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}\d{{8,}}")
 

@@ -50,6 +50,8 @@ class CheckpointStore:
         None keeps only the newest.
       resume: "auto" resumes from a checkpoint if there is one, "must" requires one, and "never"
         starts afresh and moves older checkpoints aside.
+      continues: Function that returns whether a checkpoint with other settings is the end of a run
+        that this one continues.
       job: Name that all starts of one job share, and no other job uses. With "never", only the
         first start of a job starts afresh, and later ones resume. None if jobs are not restarted.
 
@@ -70,6 +72,7 @@ class CheckpointStore:
         keep: int = 3,
         keep_best: str | None = None,
         resume: str = "auto",
+        continues: Callable[[Checkpoint], bool] = lambda checkpoint: False,
         job: str | None = None,
     ):
         self._directory = directory
@@ -78,6 +81,7 @@ class CheckpointStore:
         self._keep = keep
         self._keep_best = keep_best
         self._resume = resume
+        self._continues = continues
         self._job = job
         self._lock: RunLock | None = None
         self.started_afresh = False
@@ -235,18 +239,17 @@ class CheckpointStore:
                 _remove_folder(os.path.join(self._directory, name))
 
     def _check_settings(self, checkpoint: Checkpoint) -> None:
-        path, saved = checkpoint.path, checkpoint.settings
-        different = [
-            f"{name}={saved.get(name)!r} (now {self._settings.get(name)!r})"
-            for name in sorted({*saved, *self._settings})
-            if saved.get(name) != self._settings.get(name)
-        ]
-        if different:
-            raise InputError(
-                f"A run can resume only from a checkpoint with the same settings. Received: {path} "
-                f"with {', '.join(different)}. Use those settings, another --model_dir, or "
-                "--resume=never to start afresh."
-            )
+        saved, now = checkpoint.settings, self._settings
+        names = [n for n in sorted({*saved, *now}) if saved.get(n) != now.get(n)]
+        if not names or self._continues(checkpoint):
+            return
+        different = ", ".join(f"{n}={saved.get(n)!r} (now {now.get(n)!r})" for n in names)
+        extend = "--extend to train a finished run on, " if "epochs" in names else ""
+        raise InputError(
+            "A run can resume only from a checkpoint with the same settings. Received: "
+            f"{checkpoint.path} with {different}. Use those settings, {extend}another --model_dir, "
+            "or --resume=never to start afresh."
+        )
 
 
 def move_aside(directory: str) -> None:

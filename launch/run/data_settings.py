@@ -1,0 +1,123 @@
+"""The settings that say what the network sees."""
+
+import dataclasses
+
+from tf_lars import setting as table
+from tf_lars.data import synthetic_data
+from tf_lars.data.augmentation_names import (
+    AUGMENTATIONS,
+    MAX_RANDAUGMENT_MAGNITUDE,
+    RANDAUGMENT_MAGNITUDE,
+)
+from tf_lars.data.image_size import ImageSizeSchedule
+from tf_lars.errors import InputError
+from tf_lars.setting import Rule, one_of, setting, within
+
+DATA = "Data and augmentation"
+"""Group of these settings in `--help`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """What a run trains on, and how images are shown; part of `TrainingSettings`.
+
+    Raises:
+      InputError: A setting is out of range, or there are two sources of images.
+    """
+
+    data_dir: str = setting(
+        "Local folder written by launch.prepare_imagenet.",
+        "",
+        group=DATA,
+        identifies_run=False,  # what is in it does
+        hosts_may_differ=True,
+    )
+    data: str | None = setting(
+        "synthetic[:IMAGES[:CLASSES]] trains on noise instead of --data_dir: one batch, made once "
+        "and repeated, of the size and type of real ones, to measure the rate of a cluster "
+        f"without a data set. By default {synthetic_data.IMAGES:,} images of "
+        f"{synthetic_data.CLASSES:,} classes, as in ImageNet.",
+        None,
+        rule=Rule(synthetic_data.WORDS, synthetic_data.is_synthetic),
+        group=DATA,
+        identifies_run=False,  # numbers of images and classes do
+    )
+    image_size: int = setting(
+        "Side of the square images, in pixels.", 224, rule=table.image_size(), group=DATA
+    )
+    image_size_schedule: str | None = setting(
+        "Sides of the training images by epoch, as epoch:size,... such as 0:128,18:160,32:224; "
+        "evaluation uses --image_size. By default training uses it too.",
+        None,
+        group=DATA,
+    )
+    augmentation: str = setting(
+        "reference: random box and flip; randaugment or augmix: the same, followed by operations "
+        "on the image; none: centre crop.",
+        "reference",
+        rule=one_of(*AUGMENTATIONS),
+        group=DATA,
+    )
+    randaugment_magnitude: float = setting(
+        f"Strength of RandAugment's two operations, 0 to {MAX_RANDAUGMENT_MAGNITUDE:g}.",
+        RANDAUGMENT_MAGNITUDE,
+        rule=within(0, MAX_RANDAUGMENT_MAGNITUDE),
+        group=DATA,
+    )
+    mixup_alpha: float = setting(
+        "Blend images and labels in pairs, with weights from Beta(alpha, alpha); 0: off. With "
+        "--cutmix_alpha too, each example takes one of the two at random. The training accuracy is "
+        "then that on the class of the larger weight.",
+        0.0,
+        rule=within(0, 1000),
+        group=DATA,
+    )
+    cutmix_alpha: float = setting(
+        "Paste a box of another image, with its area from Beta(alpha, alpha), and blend the labels "
+        "by area; 0: off.",
+        0.0,
+        rule=within(0, 1000),
+        group=DATA,
+    )
+    random_erasing_probability: float = setting(
+        "Probability that a box of 2 to 40 % of an image is painted over.",
+        0.0,
+        rule=within(0, 1),
+        group=DATA,
+    )
+    crop_fraction: float = setting(
+        "Side of the evaluation's centre crop over the image's short side.",
+        0.875,
+        rule=table.fraction(),
+        group=DATA,
+    )
+    max_bad_records: int = setting(
+        "Damaged or undecodable records of a split that may be skipped; each is named in the log "
+        "of the worker that meets it.",
+        0,
+        rule=within(0, 1_000_000),
+        group=DATA,
+        identifies_run=False,
+        evaluation_may_override=True,
+    )
+    cache: bool = setting(
+        "Keep decoded images in memory, in each worker process; pays off for full-size photos.",
+        False,
+        group=DATA,
+        identifies_run=False,
+        evaluation_may_override=True,
+    )
+    seed: int = setting(
+        "Seed of weights, order and augmentation.", 0, rule=table.seed(), group=DATA
+    )
+
+    def __post_init__(self):
+        table.check(self)
+        if self.image_size_schedule:
+            ImageSizeSchedule.parse(self.image_size_schedule)
+        if self.data and self.data_dir:
+            raise InputError(
+                "A run has one source of images. Received: "
+                f"--data={self.data} and --data_dir={self.data_dir}. Leave out one of them; an "
+                "empty --data_dir= takes back that of a flagfile."
+            )
