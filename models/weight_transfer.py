@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models.freezing import own_variables
-from tf_lars.private_api import layers_of
 
 if TYPE_CHECKING:
     import keras
@@ -102,6 +101,8 @@ def transfer(
       sources: Layers to take weights from.
       keeps: Function that returns whether a layer of the model keeps its own weights.
     """
+    from tf_lars.private_api import layers_of
+
     targets = _targets(model, keeps)
     kinds = {_snake_case(type(layer).__name__) for layer in layers_of(model)}
     ours, theirs = [t.path for t in targets], [s.path for s in sources]
@@ -141,6 +142,8 @@ def transfer(
 
 def _targets(model: "keras.Model", keeps: "Callable[[keras.layers.Layer], bool]") -> list[_Target]:
     """Returns the layers that have weights of their own, by the paths of these."""
+    from tf_lars.private_api import layers_of
+
     return [
         _Target(tuple(own[0].path.split("/")[:-1]), own, keeps(layer))
         for layer in layers_of(model)

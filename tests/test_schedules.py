@@ -194,3 +194,16 @@ def test_rates_without_tensorflow_are_those_of_the_schedule(name, warmup_steps):
 def test_rates_of_no_such_schedule_are_refused():
     with pytest.raises(InputError, match="Received: 'linear'"):
         schedule_formulas.rates("linear", [0], peak_learning_rate=1.0, total_steps=9)
+
+
+def test_the_schedule_of_an_extension_begins_at_its_first_step():
+    inner = schedules.WarmupPolynomial(2.0, total_steps=10, warmup_steps=4)
+    shifted = schedules.Shifted(inner, 100)
+    for step in range(12):
+        counted = keras.Variable(100 + step, dtype="int64", trainable=False)  # as optimizers do
+        assert float(shifted(counted)) == float(shifted(100 + step)) == float(inner(step))
+    assert float(shifted(90)) == float(inner(0))
+    read = schedules.Shifted.from_config(json.loads(json.dumps(shifted.get_config())))
+    assert float(read(103)) == float(inner(3))
+    with pytest.raises(InputError, match="`first_step` must be 0 or above"):
+        schedules.Shifted(inner, -1)

@@ -59,6 +59,22 @@ def test_the_identity_of_a_run_leaves_out_what_may_change_with_the_machines():
     assert not {"data_dir", "model_dir", "resume", "micro_batch_size", "cache"} & set(identity)
 
 
+def test_an_extension_may_change_the_length_and_the_learning_rate():
+    described = setting.settings_of(TrainingSettings)
+    may_change = {name for name, one in described.items() if one.extension_may_change}
+    assert may_change == {
+        *("epochs", "learning_rate", "initial_learning_rate", "warmup_epochs", "schedule"),
+        *("end_learning_rate", "decay_power"),
+    }
+    assert may_change < set(TrainingSettings().values_where("identifies_run"))
+
+
+@pytest.mark.parametrize("text", ["(", "[a", "*", ""])
+def test_what_to_freeze_is_a_regular_expression(text):
+    with pytest.raises(InputError, match="--freeze must be a regular expression"):
+        TrainingSettings(freeze=text)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

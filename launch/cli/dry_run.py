@@ -130,6 +130,7 @@ def show(
         _batch(settings, cluster.num_workers, devices_per_worker, share),
         summary.data(settings, info),
         summary.model(settings, _size(settings, info)),
+        *summary.beginning(settings),
         f"{summary.steps(settings, examples, steps)}: "
         f"{steps * settings.global_batch_size:,} images",
         *summary.extension(settings, extended),

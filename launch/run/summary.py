@@ -47,6 +47,16 @@ def extension(settings: TrainingSettings, extended: Extension | None) -> list[st
     ]
 
 
+def beginning(settings: TrainingSettings) -> list[str]:
+    """Returns the lines about what the run starts from, before a model is built."""
+    lines = []
+    if settings.initial_weights:
+        lines.append(f"weights     of {settings.initial_weights}, for all layers that fit")
+    if settings.freeze:
+        lines.append(f"frozen      layers and variables that match {settings.freeze}")
+    return lines
+
+
 def results(
     settings: TrainingSettings, info: DatasetInfo, extended: Extension | None
 ) -> dict[str, object]:

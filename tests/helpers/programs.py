@@ -1,6 +1,8 @@
 """Runs the programs of launch/ as a user does."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,45 @@ def run_command(arguments, *, environment=None):
         timeout=SECONDS,
         env={**os.environ, **(environment or {})},
     )
+
+
+def run_killing_worker_1(*flags, model_dir, at):
+    """Runs launch.local to its end, but kills worker 1 once, when a line begins with `at`.
+
+    Returns:
+      Exit code, standard output and standard error.
+    """
+    process = subprocess.Popen(
+        command("launch.local", *flags, f"--model_dir={model_dir}"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    before = []
+    for line in process.stdout:
+        before.append(line)
+        if line.startswith(at):
+            os.kill(workers(model_dir)[1], signal.SIGKILL)
+            break
+    printed, errors = process.communicate(timeout=SECONDS)
+    return process.returncode, "".join(before) + printed, errors
+
+
+def workers(model_dir):
+    """Returns the process of each worker of a run that is still alive, by its rank."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+                arguments = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            rank = re.search(rb'"index": (\d+)', environment)
+            if b"launch.worker" in arguments and str(model_dir).encode() in arguments and rank:
+                found[int(rank[1])] = int(entry.name)
+    return found
 
 
 def is_running(pid):

@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -24,20 +23,6 @@ def _command(*flags):
 
 def _run(*flags, environment=None):
     return programs.run("launch.local", *flags, environment=environment)
-
-
-def _workers_left(model_dir):
-    """Returns the command lines of this run's worker processes that are still alive."""
-    left = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if "launch.worker" in command and str(model_dir) in command:
-                left.append(command)
-    return left
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -122,7 +107,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, sho
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert "the same command resumes from the last checkpoint" in errors
-    assert not _workers_left(tmp_path)
+    assert not programs.workers(tmp_path)
 
     resumed = _run(*flags)
     assert resumed.returncode == 0, resumed.stderr
@@ -135,31 +120,10 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, sho
 
 def test_a_killed_worker_is_named_and_the_run_goes_on(finished, short_run, tmp_path):
     # --resume=never applies to the first start only; the restart resumes.
-    process = subprocess.Popen(
-        _command(*short_run, f"--model_dir={tmp_path}", "--resume=never"),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    code, printed, errors = programs.run_killing_worker_1(
+        *short_run, "--resume=never", model_dir=tmp_path, at="epoch 2/6"
     )
-    for line in process.stdout:
-        if line.startswith("epoch 2/6"):
-            break
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                environment = (entry / "environ").read_bytes()
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if (
-                b"launch.worker" in command
-                and str(tmp_path).encode() in command
-                and b'"index": 1' in environment
-            ):
-                os.kill(int(entry.name), signal.SIGKILL)
-    printed, errors = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0, errors
+    assert code == 0, errors
     assert "worker 1 was killed by SIGKILL" in errors
     assert "restart 1 of at most 3" in errors
     assert "resuming from" in printed
@@ -167,7 +131,7 @@ def test_a_killed_worker_is_named_and_the_run_goes_on(finished, short_run, tmp_p
         json.loads((folder / "results.json").read_text()) for folder in (finished[0], tmp_path)
     )
     assert results["weights_sha256"] == undisturbed["weights_sha256"]
-    assert not _workers_left(tmp_path)
+    assert not programs.workers(tmp_path)
 
 
 def test_one_worker_trains_in_the_process_itself(short_run, tmp_path):
@@ -284,7 +248,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(flags, message, short_run, tm
     assert refused.returncode == 2
     assert message in refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
-    assert not _workers_left(tmp_path)
+    assert not programs.workers(tmp_path)
 
 
 @pytest.mark.slow
@@ -376,4 +340,4 @@ def test_a_wrong_model_of_ones_own_is_one_sentence_and_exit_code_2(model_file, s
     assert "must give logits of shape [batch, 10]" in refused.stderr
     assert "Received: [None, 11]" in refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
-    assert not _workers_left(tmp_path)
+    assert not programs.workers(tmp_path)

@@ -65,6 +65,12 @@ def test_pods_get_the_training_flags_that_were_given_and_no_others(rendered):
     ]
 
 
+def test_synthetic_data_needs_no_folder_in_the_pods():
+    done = _render("--nodes=2", "--data_dir=", "--data=synthetic:5000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--data=synthetic:5000" in manifests.container(manifests.jobset(done.stdout))["args"]
+
+
 def test_volumes_and_shared_memory_are_mounted(rendered):
     mounts = {one["mountPath"]: one for one in manifests.container(rendered)["volumeMounts"]}
     named = {one["name"]: one for one in manifests.pod(rendered)["volumes"]}

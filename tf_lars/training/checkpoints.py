@@ -244,7 +244,8 @@ class CheckpointStore:
         if not names or self._continues(checkpoint):
             return
         different = ", ".join(f"{n}={saved.get(n)!r} (now {now.get(n)!r})" for n in names)
-        extend = "--extend to train a finished run on, " if "epochs" in names else ""
+        longer = {"epochs", "extended_from_epochs"} & set(names)
+        extend = "--extend to train a finished run on, " if longer else ""
         raise InputError(
             "A run can resume only from a checkpoint with the same settings. Received: "
             f"{checkpoint.path} with {different}. Use those settings, {extend}another --model_dir, "

@@ -180,6 +180,21 @@ def test_a_known_model_is_described_and_another_is_not(show):
     assert "resnet50, its size is counted when it is built, 160 px" in show("--image_size=160")
 
 
+def test_what_a_run_starts_from_is_told(show):
+    printed = show("--model=keras.applications/VGG16", "--initial_weights=imagenet", "--freeze=^b")
+    assert "weights     of imagenet, for all layers that fit\n" in printed
+    assert "frozen      layers and variables that match ^b\n" in printed
+    # How many parameters are left to train is not known before the model is built.
+    assert "resnet50, its size is counted when it is built" in show("--freeze=^stem")
+
+
+def test_synthetic_data_needs_no_folder(show):
+    printed = show("--data_dir=", "--data=synthetic", "--epochs=1", "--warmup_epochs=0")
+    assert "1,281,167 training and 51,247 validation images, 1000 classes of noise" in printed
+    assert "steps       313 = 1 epochs x 312.78" in printed
+    assert "resnet50, 25,557,032 trainable parameters" in printed
+
+
 def test_the_planned_time_is_the_planners(show):
     printed = show("--accelerator=A100-SXM", "--devices_per_worker=8", "--epochs=40")
     planned = planner.predict(
@@ -278,6 +293,13 @@ def test_checkpoints_that_the_run_would_find_are_told(show, tmp_path):
         (["--model_dir=a_file/run"], "--model_dir must be a folder"),
         (["--accelerator=A100"], "The accelerator must be one of"),
         (["--resume=must"], "--resume=must needs a checkpoint"),
+        (["--extend"], "--extend needs a finished run"),
+        (["--data=synthetic"], "A run has one source of images"),
+        (["--data_dir=", "--data=real"], "--data must be synthetic, synthetic:IMAGES or"),
+        (["--initial_weights=a_file"], "'a_file', which is no such file"),
+        (["--initial_weights=nowhere"], "'nowhere', which does not exist"),
+        (["--initial_weights=imagenet"], "imagenet is for keras.applications/NAME"),
+        (["--freeze=("], "--freeze must be a regular expression"),
         (["--calibrate=nowhere"], "'nowhere.*folders of finished runs"),
         (["--dry_run_output=nowhere/schedule.png"], "--dry_run_output must be a .png file"),
     ],
