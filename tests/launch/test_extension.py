@@ -11,7 +11,6 @@ from launch.run.settings import TrainingSettings
 from tests.helpers import programs
 from tf_lars.errors import InputError
 from tf_lars.sealed_json import seal
-from tf_lars.setting import as_arguments
 
 
 @pytest.mark.slow
@@ -146,5 +145,5 @@ def test_more_epochs_without_the_flag_are_refused_and_a_dry_run_shows_the_extens
     shown = programs.run("launch.local", *more, "--extend", "--dry_run", "--dry_run_output=")
     assert shown.returncode == 0, shown.stderr
     assert "extension   of a run of 6 epochs, by 4" in shown.stdout
-    assert "       17     6.05           0  first step" in shown.stdout
-    assert as_arguments(SETTINGS)  # the flag is written and read back
+    assert "       17     6.06           0  first step" in shown.stdout
+    assert "the run goes on from step-00000017 if it is complete" in shown.stdout
