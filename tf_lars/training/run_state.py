@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -82,9 +83,16 @@ class RunState:
 
     @contextlib.contextmanager
     def batches(self) -> Iterator[None]:
-        """Context at whose end, even by an error, the iterator is released."""
+        """Context at whose end the iterator is released, at once if the end is an error.
+
+        See `tf_lars.data.input_errors`: the interpreter may end next.
+        """
         try:
             yield
+        except BaseException:
+            self.iterator = None
+            gc.collect()  # TensorFlow's iterators are parts of cycles
+            raise
         finally:
             self.iterator = None
 
