@@ -3,6 +3,7 @@
 import contextlib
 import re
 import traceback
+import types
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -42,5 +43,11 @@ def _let_go(error: BaseException | None) -> None:
     read examples in Python, it waits for them forever.
     """
     while error is not None:
-        traceback.clear_frames(error.__traceback__)
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            # TensorFlow takes its own frames out of the traceback; those within still hold them.
+            inner: types.FrameType | None = frame
+            while inner is not None:
+                with contextlib.suppress(RuntimeError):  # still running
+                    inner.clear()
+                inner = inner.f_back
         error = error.__cause__ or error.__context__
