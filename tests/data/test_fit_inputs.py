@@ -104,6 +104,18 @@ def test_classes_get_their_weights():
         np.testing.assert_array_equal(weight, np.where(Y == 1, 5.0, 1.0))
 
 
+def test_text_has_a_fingerprint_of_its_content():
+    words = [np.array([f"word {i}" for i in range(5)], dtype) for dtype in (object, object)]
+    first, second = (choose.training(one, Y[:5]).fingerprint() for one in words)
+    assert first == second
+    assert first != choose.training(words[0][::-1].copy(), Y[:5]).fingerprint()
+
+
+def test_a_generator_may_validate_beside_arrays_with_a_batch_size():
+    data = choose.validation((Batches()[i] for i in range(2)), batch_size=4, steps=2)
+    assert (data.steps, data.global_batch_size) == (2, BATCH)
+
+
 def _endless():
     while True:
         yield X[:BATCH], Y[:BATCH]

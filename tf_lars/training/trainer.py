@@ -193,6 +193,8 @@ class Trainer:
         """
         for name, value, lowest in (("epochs", epochs, 1), ("initial_epoch", initial_epoch, 0)):
             require(isinstance(value, int) and value >= lowest, name, f"at least {lowest}", value)
+        interval = validation_freq if isinstance(validation_freq, int) else 1
+        require(interval >= 1, "validation_freq", "at least 1", validation_freq)
         if validation_split:
             rows, held_out = choose.split(x, y, sample_weight, validation_split)
             x, y, sample_weight = (*rows, None, None)[:3]

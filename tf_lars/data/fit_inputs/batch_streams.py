@@ -5,7 +5,6 @@ in the same order.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_lars.data import order
-from tf_lars.data.fit_inputs.array_inputs import as_rows
+from tf_lars.data.fit_inputs.array_inputs import as_rows, checksum
 from tf_lars.data.fit_inputs.fit_batch import class_weighter, of_replicas
 from tf_lars.errors import InputError
 
@@ -55,10 +54,7 @@ class BatchStream:
         Of a batch with targets, only these count: inputs may be augmented at random.
         """
         element = self.first[1:] if isinstance(self.first, tuple) and self.first[1:] else self.first
-        digest = self.steps
-        for leaf in tf.nest.flatten(element):
-            digest = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), digest)
-        return digest >> 1
+        return checksum(tf.nest.flatten(element), self.steps)
 
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int = 0, last_step: int | None = None
@@ -67,7 +63,7 @@ class BatchStream:
         is_training = last_step is not None
         order.per_replica_batch_size(self.global_batch_size, context.num_replicas_in_sync)
         batches = self.open(first_step, self.steps if last_step is None else last_step)
-        if is_training:
+        if is_training and self.class_weight:
             batches = batches.map(class_weighter(self.class_weight))
         return of_replicas(batches, context, self.global_batch_size)
 

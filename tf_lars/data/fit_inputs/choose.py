@@ -14,6 +14,8 @@ from tf_lars.errors import InputError, require
 BATCH_SIZE = 32
 """Keras's default."""
 
+_OF_BATCHES = (tf.data.Dataset, keras.utils.PyDataset, types.GeneratorType)
+
 
 def training(
     x: Any,
@@ -91,9 +93,8 @@ def validation(data: Any, *, batch_size: int | None = None, steps: int | None = 
                 f"a {type(data).__name__} of {len(data)}."
             )
         return evaluation(*data, batch_size=batch_size, steps=steps)
-    if not is_own(data) and not isinstance(data, tf.data.Dataset | keras.utils.PyDataset):
-        return evaluation(data, batch_size=batch_size, steps=steps)
-    return evaluation(data, steps=steps)
+    has_batches = is_own(data) or isinstance(data, _OF_BATCHES)
+    return evaluation(data, batch_size=None if has_batches else batch_size, steps=steps)
 
 
 def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple, tuple]:
@@ -103,7 +104,7 @@ def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple, t
       InputError: The fraction is not between 0 and 1, or the data are not arrays.
     """
     require(0 < fraction < 1, "`validation_split`", "above 0 and below 1", fraction)
-    if is_own(x) or isinstance(x, tf.data.Dataset | keras.utils.PyDataset | types.GeneratorType):
+    if is_own(x) or isinstance(x, _OF_BATCHES):
         raise InputError(
             f"validation_split needs arrays. Received: {type(x).__name__}. Use validation_data."
         )
@@ -137,16 +138,14 @@ def _stream(
     seed: int,
 ) -> batch_streams.BatchStream | None:
     """Returns the stream of a source of batches; None for arrays."""
+    if not isinstance(x, _OF_BATCHES):
+        return None
+    _refuse_others(x, y=y, sample_weight=sample_weight, batch_size=batch_size)
     if isinstance(x, tf.data.Dataset):
-        _refuse_others(x, y=y, sample_weight=sample_weight, batch_size=batch_size)
         return batch_streams.of_dataset(x, steps, class_weight)
     if isinstance(x, keras.utils.PyDataset):
-        _refuse_others(x, y=y, sample_weight=sample_weight, batch_size=batch_size)
         return batch_streams.of_py_dataset(x, steps, class_weight, shuffle=shuffle, seed=seed)
-    if isinstance(x, types.GeneratorType):
-        _refuse_others(x, y=y, sample_weight=sample_weight, batch_size=batch_size)
-        return batch_streams.of_generator(x, steps, class_weight)
-    return None
+    return batch_streams.of_generator(x, steps, class_weight)
 
 
 def _refuse_others(x: Any, **others: Any) -> None:
