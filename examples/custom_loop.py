@@ -26,10 +26,11 @@ def build():
 
 def main():
     """Trains, and prints the loss of each fifth epoch."""
+    # TF_CONFIG, or this process alone; before anything else of TensorFlow.
+    strategy = create_strategy()
     digits = load_digits()
     images, classes = (digits.images[..., None] / 16.0).astype("float32"), digits.target
     data = tf.data.Dataset.from_tensor_slices((images, classes)).shuffle(2048, seed=0)
-    strategy = create_strategy()  # TF_CONFIG, or this process alone
     batches = strategy.experimental_distribute_dataset(data.batch(BATCH, drop_remainder=True))
     keras.utils.set_random_seed(0)
     with strategy.scope():
