@@ -22,6 +22,7 @@ KERAS_NAMES = {
         "_compute_loss",
         "_distribute_strategy",
         "_flatten_layers",
+        "_initial_epoch",
         "_loss_tracker",
         "_symbolic_build",
     ),
@@ -34,15 +35,27 @@ KERAS_NAMES = {
         "_trainable_variables",
     ),
     # Replaced by `tf_lars.distribute.keras_fit`.
+    "keras.src.backend.tensorflow.optimizer.TFOptimizer": ("_all_reduce_sum_gradients",),
     "keras.src.backend.tensorflow.trainer": ("reduce_per_replica",),
-    "keras.src.backend.tensorflow.trainer.TensorFlowTrainer": ("fit", "_maybe_symbolic_build"),
-    "keras.src.backend.tensorflow.trainer.TFEpochIterator": ("__init__",),
+    "keras.src.backend.tensorflow.trainer.TensorFlowTrainer": (
+        "_make_function",
+        "_maybe_symbolic_build",
+        "evaluate",
+        "fit",
+        "predict",
+        "predict_on_batch",
+        "test_on_batch",
+        "train_on_batch",
+    ),
+    "keras.src.backend.tensorflow.trainer.TFEpochIterator": ("__init__", "_enumerate_iterator"),
     "keras.src.losses.loss": (
+        "reduce_values",
         "reduce_weighted_values",
         "scale_loss_for_distribution",
         "unscale_loss_for_distribution",
     ),
     "keras.src.trainers.data_adapters.array_data_adapter": ("ArrayDataAdapter",),
+    "keras.src.trainers.data_adapters.py_dataset_adapter": ("PyDatasetAdapter",),
     "keras.src.trainers.data_adapters.tf_dataset_adapter": ("TFDatasetAdapter",),
 }
 """Private names of Keras, by the object that has them."""
@@ -67,6 +80,7 @@ TENSORFLOW_NAMES = {
     "tensorflow.python.data.ops.multi_device_iterator_ops": ("_create_device_dataset",),
     "tensorflow.core.protobuf.trackable_object_graph_pb2": ("TrackableObjectGraph",),
     "tensorflow.python.eager.context": ("context",),
+    "tensorflow.python.eager.context.Context": ("abort_collective_ops", "report_error_to_cluster"),
     "tensorflow.__internal__.distribute.interim": ("maybe_merge_call",),
 }
 """Private names of TensorFlow, by module."""
@@ -343,16 +357,66 @@ def configure_heartbeat(num_workers: int, *, register_seconds: int, heartbeat_se
     )
 
 
+def abort_collectives(message: str) -> None:
+    """Ends what this process does together with others, now and later, with DeadlineExceededError.
+
+    Args:
+      message: Message of that error, which other workers may also get.
+    """
+    from tensorflow.python.eager import context
+
+    context.context().abort_collective_ops(tf.errors.DEADLINE_EXCEEDED, message)
+
+
+def tell_other_workers(message: str) -> None:
+    """Ends what the other workers do together with this one, with InternalError.
+
+    Args:
+      message: Message of that error.
+    """
+    from tensorflow.python.eager import context
+
+    # Another worker may have been first.
+    with contextlib.suppress(tf.errors.OpError):
+        context.context().report_error_to_cluster(tf.errors.INTERNAL, message)
+
+
 def fit_owners() -> dict[str, Any]:
     """Returns what owns the functions of Keras's `fit` that are replaced, by their names."""
-    from keras.src.backend.tensorflow import trainer
+    from keras.src.backend.tensorflow import optimizer, trainer
+    from keras.src.losses import loss
 
+    methods = KERAS_NAMES["keras.src.backend.tensorflow.trainer.TensorFlowTrainer"]
     return {
-        "fit": trainer.TensorFlowTrainer,
-        "_maybe_symbolic_build": trainer.TensorFlowTrainer,
+        **dict.fromkeys(methods, trainer.TensorFlowTrainer),
+        **dict.fromkeys(KERAS_NAMES["keras.src.losses.loss"], loss),
         "__init__": trainer.TFEpochIterator,
+        "_all_reduce_sum_gradients": optimizer.TFOptimizer,
         "reduce_per_replica": trainer,
     }
+
+
+def on_each_step(epoch_iterator: Any, function: Callable[[], None]) -> None:
+    """Makes an iterator of Keras over epochs call a function before each step and after the last.
+
+    Args:
+      epoch_iterator: A `TFEpochIterator`.
+      function: What to call.
+    """
+    steps = epoch_iterator._enumerate_iterator
+
+    def enumerate_and_call():
+        for step in steps():
+            function()
+            yield step
+        function()
+
+    epoch_iterator._enumerate_iterator = enumerate_and_call
+
+
+def first_epoch(model: keras.Model, given: int) -> int:
+    """Returns the epoch with which `fit` begins: one that a callback has restored, or the given."""
+    return model._initial_epoch or given
 
 
 def array_adapter() -> type:
@@ -367,3 +431,10 @@ def dataset_adapter() -> type:
     from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
     return TFDatasetAdapter
+
+
+def py_dataset_adapter() -> type:
+    """Returns the class with which Keras reads a `keras.utils.PyDataset`."""
+    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+    return PyDatasetAdapter

@@ -1,7 +1,19 @@
+import pytest
 import tensorflow as tf
 
+from tf_lars.cluster.spec import Cluster
 from tf_lars.data.autotune import without_autotune
+from tf_lars.distribute import strategy
 from tf_lars.distribute.replicas import distribute
+from tf_lars.errors import InputError
+
+
+def test_a_worker_that_joins_too_late_is_told_so(monkeypatch):
+    tf.constant(1.0)
+    monkeypatch.setattr(strategy, "configure_heartbeat", lambda *_, **__: None)
+    monkeypatch.setattr(strategy.proxies, "bypass", lambda hosts: None)
+    with pytest.raises(InputError, match=r"Call create_strategy\(\) first"):
+        strategy.create_strategy(Cluster(("127.0.0.1:20001", "127.0.0.1:20002"), 0))
 
 
 def test_no_iterator_waits_for_the_tuner_when_it_is_let_go(mirrored):

@@ -2,9 +2,10 @@
 
 `tf_lars.create_strategy` calls `install` when it joins several workers. Unpatched, Keras 3.10 to
 3.15 fail there at the first batch, and shuffle arrays in an order that each worker draws for itself
-(keras-team/keras#20329, #20582, #20585). With these few functions patched, every example is seen
-once per epoch, and the weights are bit-identical on all workers and equal to those of one process
-on the whole batch. `tf_lars.Trainer` needs none of this and is faster.
+(keras-team/keras#20329, #20582, #20585). With these functions patched, every example is seen once
+per epoch, and the weights are bit-identical on all workers and equal to those of one process on the
+whole batch. Models made outside the strategy's scope, and other strategies, get Keras's own
+functions. `tf_lars.Trainer` needs none of this and is faster.
 
 Measured with two processes on CPUs, TensorFlow 2.21:
 
@@ -22,12 +23,23 @@ Measured with two processes on CPUs, TensorFlow 2.21:
 | logs of an epoch, metrics, `val_...`      | error              | over all examples             |
 | sample and class weights,                 | error              | works                         |
 | `validation_split`, several outputs       |                    |                               |
+| own `train_step`, `test_step`, with or    | error              | works: losses and gradients   |
+| without `call` (VAE, GAN)                 |                    | are means over the workers    |
+| own `compute_loss`, losses that are no    | error; gradients   | works                         |
+| `Loss` object or a single number          | summed             |                               |
+| a loss divided by the number of workers   | error              | divided twice: remove it      |
+| a compiled loss with `reduction=None`     | error              | refused                       |
+| a loss among the examples of a batch      | error              | of each worker's part         |
+| (contrastive)                             |                    |                               |
+| variables that a step assigns itself      | error              | of each worker (a queue of    |
+|                                           |                    | features, for example)        |
 | BatchNormalization                        | statistics of each | averaged over the workers     |
 |                                           | worker             | before a validation and a     |
 |                                           |                    | callback of the epoch's end   |
 | BatchNormalization(synchronized=True)     | error              | works                         |
-| mixed_bfloat16, AdamW, SGD, LARS          | error              | works                         |
-| clipping by LARS                          | error              | of the summed gradients       |
+| mixed_bfloat16, AdamW, SGD, LARS,         | error              | works                         |
+| several optimizers                        |                    |                               |
+| clipping by LARS                          | error              | of the averaged gradients     |
 | clipping by Keras's own optimizers        | before the sum:    | refused                       |
 |                                           | a longer step      |                               |
 | mixed_float16 with Keras's loss scaling   | workers disagree   | refused; works with           |
@@ -43,45 +55,57 @@ Measured with two processes on CPUs, TensorFlow 2.21:
 | EarlyStopping, ReduceLROnPlateau,         | error              | works, on every worker        |
 | LearningRateScheduler, TerminateOnNaN     |                    |                               |
 | TensorBoard                               | error              | works                         |
-| ModelCheckpoint, CSVLogger,               | error; one path on | works on one worker, or with  |
-| BackupAndRestore                          | two workers: HDF5  | a path for each; one path on  |
-|                                           | cannot lock it     | several is refused            |
+| BackupAndRestore                          | error; one folder  | works on every worker: with   |
+|                                           | on two workers:    | one folder, which the first   |
+|                                           | HDF5 cannot lock   | one writes and all read, or   |
+|                                           | its file           | one each; refused on some     |
+| ModelCheckpoint, CSVLogger                | error; one path on | works on one worker, or with  |
+|                                           | two workers: the   | a path for each; one path on  |
+|                                           | same               | several is refused            |
 | `tf.data.Dataset`                         | error              | works; a `shuffle` needs the  |
 |                                           |                    | same seed on all workers, and |
 |                                           |                    | BatchNormalization batches of |
 |                                           |                    | one size (`drop_remainder`)   |
-| PyDataset, generators                     | each worker's own  | refused                       |
+| `keras.utils.PyDataset`                   | each worker's own  | works; refused if its targets |
+|                                           | order              | differ between workers        |
+| generators                                | each worker's own  | refused; Trainer takes them   |
 |                                           | order              |                               |
+| workers that differ in method, epochs,    | wait forever       | end with a sentence, at the   |
+| steps, iterations or weights              |                    | start of a call or an epoch   |
+| a worker that is lost, does something     | the others wait    | the others end with a         |
+| else or stops within an epoch             | forever            | sentence, after `wait_seconds`|
+|                                           |                    | at the latest                 |
 
-`batch_size` is the size of the global batch. The last batch of an epoch may be smaller; if it does
-not divide among the workers, its examples are weighted slightly differently in that step. A
-callback that stops training or sets the learning rate must do so on all workers: `fit` checks at
-the end of each epoch that they agree. Within an epoch this cannot be checked.
+`batch_size`, or the size of a batch of a dataset, is that of the global batch. The last batch of an
+epoch may be smaller; if it does not divide among the workers, its examples are weighted slightly
+differently in that step. A callback that stops training, sets the learning rate or restores a model
+must do so on all workers.
 """
 
 import contextlib
 import functools
-import hashlib
 import inspect
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_lars.data import order
-from tf_lars.distribute.batch_norm import BatchNormStatistics
+from tf_lars.distribute.fit_callbacks import on_this_worker
+from tf_lars.distribute.fit_checks import check_model, check_sizes
+from tf_lars.distribute.meeting import agree, gather, meet, watch
+from tf_lars.distribute.same_batches import SameBatches
+from tf_lars.distribute.whole_batch_losses import replacements, within_step
 from tf_lars.errors import InputError
-from tf_lars.optimizers.lars import LARS
-from tf_lars.optimizers.loss_scale import LossScaleOptimizer
 from tf_lars.private_api import (
     array_adapter,
     dataset_adapter,
     fit_owners,
     is_multi_worker,
+    on_each_step,
+    py_dataset_adapter,
     strategy_of,
 )
 
@@ -108,56 +132,139 @@ def install() -> bool:
         )
         return False
     if not stock:
-        replacements: dict[str, Callable] = {
+        replaced: dict[str, Callable] = {
             "fit": _fit,
+            "evaluate": _met("evaluate"),
+            "predict": _met("predict"),
+            "train_on_batch": _watched("train_on_batch"),
+            "test_on_batch": _watched("test_on_batch"),
+            "predict_on_batch": _watched("predict_on_batch"),
+            "_make_function": _make_function,
             "_maybe_symbolic_build": _maybe_symbolic_build,
             "__init__": _make_epoch_iterator,
             "reduce_per_replica": _reduce_per_replica,
+            **replacements(stock),
         }
         for name, owner in fit_owners().items():
             original = stock[name] = getattr(owner, name)
-            replacement: Any = replacements[name]
+            replacement: Any = replaced[name]
             setattr(owner, name, functools.wraps(original)(replacement))
     return True
 
 
 def _fit(self, *args, **kwargs):
+    strategy = self.distribute_strategy
+    if not is_multi_worker(strategy):
+        if strategy_of(self) is None:
+            logging.log_first_n(
+                logging.WARNING,
+                "fit trains a model on this worker alone if it was created outside the strategy's "
+                "scope, as %r was.",
+                1,
+                self.name,
+            )
+        return stock["fit"](self, *args, **kwargs)
     call = inspect.signature(stock["fit"]).bind(self, *args, **kwargs).arguments
-    strategy = strategy_of(self)
-    if strategy is None:
-        raise InputError(
-            "A model trained by several workers must be created in the scope of their strategy. "
-            f"Received: {self.name!r}, created outside. Create and compile it under "
-            "`with strategy.scope():`."
+    with watch.over("fit"):
+        meet(strategy, "fit", _refusal(self, call, strategy))
+        epochs, first = call.get("epochs", 1), call.get("initial_epoch", 0)
+        validates = call.get("validation_data") is not None or bool(call.get("validation_split"))
+        agree(
+            strategy,
+            {"validation": validates, "epochs": epochs},
+            "All workers must call fit with the same arguments.",
+            "Run the same program on every worker.",
         )
-    if is_multi_worker(strategy):
-        _check_sizes(call, strategy.num_replicas_in_sync)
-        given = call.get("callbacks")
-        if isinstance(given, keras.callbacks.CallbackList):
-            given.callbacks = _with_ours(given.callbacks, strategy)
+        given: Any = call.get("callbacks")
+        is_list = isinstance(given, keras.callbacks.CallbackList)
+        callbacks = on_this_worker(
+            given.callbacks if is_list else tf.nest.flatten(given or []),
+            strategy,
+            epochs=epochs,
+            initial_epoch=first,
+        )
+        if not is_list:
+            return stock["fit"](**{**call, "callbacks": callbacks})
+        with _replaced(given, "callbacks", callbacks):
             given.set_model(self)
-        else:
-            call["callbacks"] = _with_ours(tf.nest.flatten(given or []), strategy)
-    return stock["fit"](**call)
+            return stock["fit"](**call)
 
 
-def _with_ours(callbacks: list, strategy: tf.distribute.Strategy) -> list:
-    _check_paths(callbacks, strategy)
-    return [_AverageBatchNorm(), *callbacks, _Agreement()]
+def _refusal(model, call: dict[str, Any], strategy: tf.distribute.Strategy) -> InputError | None:
+    """Returns why this worker cannot take part in a call of `fit`, or None."""
+    if strategy_of(model) is None:
+        return InputError(
+            "A model trained by several workers must be created in the scope of their strategy. "
+            f"Received: {model.name!r}, created outside. Create and compile it under "
+            "`with strategy.scope():`, or call fit outside of it, for this worker alone."
+        )
+    try:
+        check_sizes(call, strategy.num_replicas_in_sync)
+    except InputError as error:
+        return error
+    return None
+
+
+def _met(name: str) -> Callable:
+    """Returns a method that workers begin together, unless it is part of `fit`."""
+
+    def method(self, *args, **kwargs):
+        strategy = self.distribute_strategy
+        if not is_multi_worker(strategy):
+            return stock[name](self, *args, **kwargs)
+        with watch.over(name) as is_outermost:
+            if is_outermost:
+                meet(strategy, name)
+            return stock[name](self, *args, **kwargs)
+
+    return method
+
+
+def _watched(name: str) -> Callable:
+    """Returns a method that limits how long a worker waits for the others."""
+
+    def method(self, *args, **kwargs):
+        if not is_multi_worker(self.distribute_strategy):
+            return stock[name](self, *args, **kwargs)
+        with watch.over(name):
+            return stock[name](self, *args, **kwargs)
+
+    return method
+
+
+def _make_function(self, step_function):
+    if is_multi_worker(strategy_of(self)):
+        step_function = within_step(step_function)
+    return stock["_make_function"](self, step_function)
 
 
 def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-    """Builds a model from a local batch; Keras would fail to average distributed batches here."""
+    """Builds a model from a local batch; Keras would fail to average distributed batches here.
+
+    A model with a step of its own need not have a `call`, or one that takes the data. It is built
+    when its step is traced, as without a strategy.
+    """
     strategy = strategy_of(self)
     if strategy and is_multi_worker(strategy):
-        _check_model(self)
+        check_model(self)
+        if any(getattr(type(self), n) is not getattr(keras.Model, n) for n in _STEPS):
+            return
         if iterator is not None:
-            *_, batches = next(iter(iterator))
-            data_batch = tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0], next(batches)
-            )
-            iterator = None
+            data_batch, iterator = _local_batch(iterator, strategy), None
     stock["_maybe_symbolic_build"](self, iterator, data_batch)
+
+
+_STEPS = ("train_step", "test_step")
+
+
+def _local_batch(iterator, strategy: tf.distribute.Strategy) -> Any:
+    source = getattr(iterator.data_adapter, "py_dataset", None)
+    if source is not None:  # an epoch of it may begin only after its order was drawn
+        return tf.nest.map_structure(tf.convert_to_tensor, source[0])
+    *_, batches = next(iter(iterator))
+    return tf.nest.map_structure(
+        lambda value: strategy.experimental_local_results(value)[0], next(batches)
+    )
 
 
 def _reduce_per_replica(values, strategy, reduction):
@@ -179,27 +286,39 @@ def _reduce_per_replica(values, strategy, reduction):
 
 def _make_epoch_iterator(self, distribute_strategy=None, *args, **kwargs):
     """Shuffles in one order for all workers; Keras would have each draw its own order here."""
-    if not is_multi_worker(distribute_strategy):
-        stock["__init__"](self, distribute_strategy, *args, **kwargs)
+    strategy = distribute_strategy
+    if not is_multi_worker(strategy):
+        stock["__init__"](self, strategy, *args, **kwargs)
         return
-    seed = _number_of_chief(distribute_strategy)
+    seed = _number_of_chief(strategy)
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def shuffle(indices):
         key = tf.stack([tf.constant(seed, tf.int64), epoch.read_value()])
         return tf.random.experimental.stateless_shuffle(indices, key)
 
+    source = kwargs.get("x")
+    if isinstance(source, keras.utils.PyDataset):
+        kwargs["x"] = SameBatches(source, strategy, seed=seed, shuffle=kwargs.pop("shuffle", False))
     with _replaced(tf.random, "shuffle", shuffle):
-        stock["__init__"](self, distribute_strategy, *args, **kwargs)
+        stock["__init__"](self, strategy, *args, **kwargs)
     adapter: Any = self.data_adapter
-    if not isinstance(adapter, (array_adapter(), dataset_adapter())):
+    if not isinstance(adapter, (array_adapter(), dataset_adapter(), py_dataset_adapter())):
         raise InputError(
-            "On several workers, Keras can distribute only arrays or a tf.data.Dataset. Received: "
-            f"data for its {type(adapter).__name__}. Use tf.data.Dataset.from_generator, or "
-            "tf_lars.Trainer."
+            "On several workers, Keras's fit takes arrays, a tf.data.Dataset or a "
+            f"keras.utils.PyDataset. Received: data for its {type(adapter).__name__}. Make one of "
+            "these of it, or use tf_lars.Trainer(model).fit, which takes generators, too."
         )
     if isinstance(adapter, array_adapter()):
         setattr(adapter, "on_epoch_begin", lambda: epoch.assign_add(1))  # noqa: B010
+    agree(
+        strategy,
+        {"batches": self.num_batches or 0},
+        "All workers must take the same number of batches.",
+        "Give all workers the same data and the same number of steps: each takes its part of every "
+        "batch.",
+    )
+    on_each_step(self, watch.step)
 
 
 @contextlib.contextmanager
@@ -214,130 +333,4 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 def _number_of_chief(strategy: tf.distribute.Strategy) -> int:
     """Returns a random number of the chief, on all workers; Python's seed determines it."""
-    return int(_gather(strategy, [random.getrandbits(31)], tf.int64)[0])
-
-
-def _gather(strategy: tf.distribute.Strategy, values: list, dtype: tf.DType) -> np.ndarray:
-    """Returns the lists of all workers, concatenated by rank; none may be empty."""
-    return strategy.gather(tf.constant(values, dtype), axis=0).numpy()
-
-
-class _AverageBatchNorm(keras.callbacks.Callback):
-    """Averages the statistics before the user's callbacks, which may save the model."""
-
-    def on_train_begin(self, logs=None):
-        strategy = self.model.distribute_strategy
-        self._statistics = BatchNormStatistics(
-            self.model, strategy, keras.utils.unpack_x_y_sample_weight
-        )
-
-    def on_test_begin(self, logs=None):
-        self._statistics.average()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._statistics.average()
-
-
-class _Agreement(keras.callbacks.Callback):
-    """Checks after the user's callbacks that workers agree, and ends the run if they do not."""
-
-    def on_epoch_end(self, epoch, logs=None):
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        mine = [float(self.model.stop_training), rate]
-        all_ = _gather(self.model.distribute_strategy, mine, tf.float64).reshape(-1, 2)
-        if (all_ != all_[0]).any():
-            raise InputError(
-                "A callback that stops training or sets the learning rate must do so on every "
-                f"worker. Received: stop_training={all_[:, 0].astype(bool).tolist()} and rates "
-                f"{all_[:, 1].tolist()} by rank, after epoch {epoch + 1}. Pass the same callbacks "
-                "on every worker."
-            )
-
-
-_WRITERS = {
-    keras.callbacks.BackupAndRestore: "backup_dir",
-    keras.callbacks.CSVLogger: "filename",
-    keras.callbacks.ModelCheckpoint: "filepath",
-}
-
-
-def _check_paths(callbacks: list, strategy: tf.distribute.Strategy) -> None:
-    paths = {}
-    for callback in callbacks:
-        for kind, attribute in _WRITERS.items():
-            if isinstance(callback, kind):
-                path = str(getattr(callback, attribute))
-                digest = hashlib.sha256(path.encode()).digest()
-                paths[int.from_bytes(digest[:7], "little")] = f"{kind.__name__} with {path!r}"
-    everyone = _gather(strategy, [0, *paths], tf.int64).tolist()
-    twice = sorted({path for path in everyone if path and everyone.count(path) > 1})
-    if twice:
-        raise InputError(
-            "Two workers must not write to the same file. Received on several workers: "
-            f"{paths.get(twice[0], 'a callback that writes')}. Pass this callback on worker 0 "
-            "only, or give each worker its own path."
-        )
-
-
-def _check_sizes(call: dict[str, Any], workers: int) -> None:
-    """Raises an error if batches do not divide, or leave a worker without an example."""
-    x = tf.nest.flatten(call.get("x"))[0]
-    if isinstance(x, tf.data.Dataset) or not hasattr(x, "shape"):
-        return
-    size = call.get("batch_size") or 32
-    order.per_replica_batch_size(size, workers)
-    examples = x.shape[0]
-    if call.get("validation_split") and call.get("validation_data") is None:
-        examples = int(np.floor(examples * (1 - call["validation_split"])))
-    rest = examples % size
-    if 0 < rest < workers and not call.get("steps_per_epoch"):
-        raise InputError(
-            f"The last batch must have an example for each of the {workers} workers. Received: "
-            f"{examples} examples in batches of {size}, which leave {rest}. Leave out that rest."
-        )
-
-
-def _check_model(model: keras.Model) -> None:
-    """Raises an error if a model would crash, hang or train wrongly on several workers."""
-    if model.steps_per_execution > 1:
-        raise InputError(
-            "On several workers, Keras runs one step per call. Received: steps_per_execution="
-            f"{model.steps_per_execution}. Remove it, or use "
-            f"tf_lars.Trainer(model, steps_per_loop={model.steps_per_execution})."
-        )
-    for setting in ("jit_compile", "run_eagerly"):
-        if getattr(model, setting):
-            raise InputError(
-                f"On several workers, Keras cannot train with {setting}. Received: {setting}=True. "
-                f"Compile the model with {setting}=False, or train it with tf_lars.Trainer."
-            )
-    optimizer = model.optimizer
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        if not isinstance(optimizer, LossScaleOptimizer):
-            raise InputError(
-                "Loss scaling must make the same decision on all workers. Received: Keras's "
-                "LossScaleOptimizer, with which workers disagree and deadlock. "
-                "Compile with tf_lars.optimizers.loss_scale.LossScaleOptimizer(optimizer)."
-            )
-        optimizer = optimizer.inner_optimizer
-    if optimizer is None or isinstance(optimizer, LARS):
-        return
-    clips = [n for n in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(optimizer, n)]
-    if clips:
-        raise InputError(
-            "On several workers, Keras's optimizers clip gradients before summing them, which "
-            f"changes the step. Received: {type(optimizer).__name__} with {clips[0]}. Use "
-            "tf_lars.LARS, or tf_lars.Trainer with any optimizer."
-        )
-    if optimizer.gradient_accumulation_steps:
-        raise InputError(
-            "On several workers, Keras's optimizers cannot accumulate gradients. Received: "
-            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}. Use "
-            "tf_lars.Trainer(model, micro_batch_size=...)."
-        )
-    if optimizer.use_ema and optimizer.ema_overwrite_frequency:
-        raise InputError(
-            "On several workers, Keras's optimizers cannot overwrite weights with their averages. "
-            f"Received: ema_overwrite_frequency={optimizer.ema_overwrite_frequency}. Remove it: "
-            "fit assigns the averages to the weights when it ends."
-        )
+    return int(gather(strategy, [random.getrandbits(31)], tf.int64)[0])

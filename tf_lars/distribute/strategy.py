@@ -4,7 +4,9 @@ import tensorflow as tf
 
 from tf_lars.cluster import proxies
 from tf_lars.cluster.spec import Cluster, resolve_cluster
+from tf_lars.distribute.meeting import WAIT_SECONDS, watch
 from tf_lars.distribute.replicas import communication_options
+from tf_lars.errors import InputError
 from tf_lars.private_api import configure_heartbeat
 
 HEARTBEAT_SECONDS = 90
@@ -20,21 +22,26 @@ Less than `tf_lars.cluster.rendezvous_server.JOIN_SECONDS`, because no other thr
 """
 
 
-def create_strategy(cluster: Cluster | None = None) -> tf.distribute.Strategy:
+def create_strategy(
+    cluster: Cluster | None = None, *, wait_seconds: float = WAIT_SECONDS
+) -> tf.distribute.Strategy:
     """Returns the strategy for a cluster, over all accelerators of this process.
 
     With several workers, this is MultiWorkerMirroredStrategy, under which Keras's own `model.fit`
-    works too (`tf_lars.distribute.keras_fit`). With one process and several GPUs, it is
-    MirroredStrategy; otherwise TensorFlow's default strategy on the single device.
+    works too (`tf_lars.distribute.keras_fit`); models made outside its scope stay as Keras has
+    them. With one process and several GPUs, it is MirroredStrategy; otherwise TensorFlow's default
+    strategy on the single device.
 
     Must be called before anything else uses TensorFlow's devices, because this is where a worker
     joins the others.
 
     Args:
       cluster: Cluster to join; by default the one that the environment describes.
+      wait_seconds: How long Keras's `fit`, `evaluate` and `predict` wait for another worker at a
+        step, the callbacks of that worker included, before they end with an error.
 
     Raises:
-      InputError: If the environment describes an invalid cluster.
+      InputError: If the environment describes an invalid cluster, or this call comes too late to join it.
     """
     cluster = resolve_cluster() if cluster is None else cluster
     if cluster.workers:
@@ -50,11 +57,21 @@ def create_strategy(cluster: Cluster | None = None) -> tf.distribute.Strategy:
             register_seconds=REGISTER_SECONDS,
             heartbeat_seconds=HEARTBEAT_SECONDS,
         )
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, communication_options())
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver, communication_options())
+        except RuntimeError as error:
+            if "at program startup" not in str(error):
+                raise
+            raise InputError(
+                "A worker must join the others before it uses TensorFlow. Received: a process that "
+                "has already created tensors or variables, for example those of a model. Call "
+                "create_strategy() first."
+            ) from error
         if cluster.num_workers > 1:
             from tf_lars.distribute import keras_fit  # patches Keras, so only if needed
 
             keras_fit.install()
+            watch.seconds = wait_seconds
         return strategy
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
