@@ -1,5 +1,6 @@
 """Callbacks of Keras's `fit` on several workers: ours, and the user's as each worker runs them."""
 
+import copy
 import hashlib
 import zlib
 
@@ -115,11 +116,23 @@ class _RestoreOnly(keras.callbacks.Callback):
         self._backup.on_train_begin(logs)
 
 
-class _Restored(keras.callbacks.Callback):
-    """Lets the others restore a backup, which this worker may have had to repair."""
+def _restored_first(
+    callback: keras.callbacks.BackupAndRestore, strategy: tf.distribute.Strategy
+) -> keras.callbacks.Callback:
+    """Returns a backup that lets the others restore, too, once this worker has or has failed to.
 
-    def on_train_begin(self, logs=None):
-        gather(self.model.distribute_strategy, [0], tf.int64)
+    Restoring may include repairing the files.
+    """
+    first = copy.copy(callback)
+
+    def on_train_begin(logs=None):
+        try:
+            type(callback).on_train_begin(first, logs)
+        finally:
+            gather(strategy, [0], tf.int64)
+
+    setattr(first, "on_train_begin", on_train_begin)  # noqa: B010
+    return first
 
 
 def _restored_by_all(callbacks: list, strategy: tf.distribute.Strategy) -> list:
@@ -144,15 +157,12 @@ def _restored_by_all(callbacks: list, strategy: tf.distribute.Strategy) -> list:
             "worker."
         )
     is_first = not strategy.cluster_resolver.task_id
-    replaced = []
-    for callback in callbacks:
-        if not isinstance(callback, kind):
-            replaced.append(callback)
-        elif is_first:
-            replaced += [callback, _Restored()]
-        else:
-            replaced.append(_RestoreOnly(callback))
-    return replaced
+    return [
+        callback
+        if not isinstance(callback, kind)
+        else (_restored_first(callback, strategy) if is_first else _RestoreOnly(callback))
+        for callback in callbacks
+    ]
 
 
 def _check_paths(callbacks: list, strategy: tf.distribute.Strategy) -> None:

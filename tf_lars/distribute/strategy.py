@@ -41,7 +41,7 @@ def create_strategy(
         step, the callbacks of that worker included, before they end with an error.
 
     Raises:
-      InputError: If the environment describes an invalid cluster, or this call comes too late to join it.
+      InputError: If the environment describes an invalid cluster, or TensorFlow is already in use.
     """
     cluster = resolve_cluster() if cluster is None else cluster
     if cluster.workers:
