@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+_SCALES = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+
 KERAS_NAMES = {
     # On a compiled and built model.
     "model": (
@@ -48,12 +50,7 @@ KERAS_NAMES = {
         "train_on_batch",
     ),
     "keras.src.backend.tensorflow.trainer.TFEpochIterator": ("__init__", "_enumerate_iterator"),
-    "keras.src.losses.loss": (
-        "reduce_values",
-        "reduce_weighted_values",
-        "scale_loss_for_distribution",
-        "unscale_loss_for_distribution",
-    ),
+    "keras.src.losses.loss": (*_SCALES, "reduce_values", "reduce_weighted_values"),
     "keras.src.trainers.data_adapters.array_data_adapter": ("ArrayDataAdapter",),
     "keras.src.trainers.data_adapters.py_dataset_adapter": ("PyDatasetAdapter",),
     "keras.src.trainers.data_adapters.tf_dataset_adapter": ("TFDatasetAdapter",),
@@ -143,14 +140,7 @@ def replace_loss_reduction(
     """
     from keras.src.losses import loss as module
 
-    own = {
-        name: getattr(module, name)
-        for name in (
-            "reduce_weighted_values",
-            "scale_loss_for_distribution",
-            "unscale_loss_for_distribution",
-        )
-    }
+    own = {name: getattr(module, name) for name in (*_SCALES, "reduce_weighted_values")}
 
     def reduce_weighted_values(
         values, sample_weight=None, mask=None, reduction="sum_over_batch_size", dtype=None
@@ -389,7 +379,7 @@ def fit_owners() -> dict[str, Any]:
     methods = KERAS_NAMES["keras.src.backend.tensorflow.trainer.TensorFlowTrainer"]
     return {
         **dict.fromkeys(methods, trainer.TensorFlowTrainer),
-        **dict.fromkeys(KERAS_NAMES["keras.src.losses.loss"], loss),
+        **dict.fromkeys((*_SCALES, "reduce_values"), loss),
         "__init__": trainer.TFEpochIterator,
         "_all_reduce_sum_gradients": optimizer.TFOptimizer,
         "reduce_per_replica": trainer,
