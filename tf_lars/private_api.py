@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-_SCALES = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+LOSS_SCALES = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+"""Functions of Keras that divide losses by the number of replicas, and multiply them."""
 
 KERAS_NAMES = {
     # On a compiled and built model.
@@ -50,7 +51,7 @@ KERAS_NAMES = {
         "train_on_batch",
     ),
     "keras.src.backend.tensorflow.trainer.TFEpochIterator": ("__init__", "_enumerate_iterator"),
-    "keras.src.losses.loss": (*_SCALES, "reduce_values", "reduce_weighted_values"),
+    "keras.src.losses.loss": (*LOSS_SCALES, "reduce_values", "reduce_weighted_values"),
     "keras.src.trainers.data_adapters.array_data_adapter": ("ArrayDataAdapter",),
     "keras.src.trainers.data_adapters.py_dataset_adapter": ("PyDatasetAdapter",),
     "keras.src.trainers.data_adapters.tf_dataset_adapter": ("TFDatasetAdapter",),
@@ -140,7 +141,7 @@ def replace_loss_reduction(
     """
     from keras.src.losses import loss as module
 
-    own = {name: getattr(module, name) for name in (*_SCALES, "reduce_weighted_values")}
+    own = {name: getattr(module, name) for name in (*LOSS_SCALES, "reduce_weighted_values")}
 
     def reduce_weighted_values(
         values, sample_weight=None, mask=None, reduction="sum_over_batch_size", dtype=None
@@ -379,7 +380,7 @@ def fit_owners() -> dict[str, Any]:
     methods = KERAS_NAMES["keras.src.backend.tensorflow.trainer.TensorFlowTrainer"]
     return {
         **dict.fromkeys(methods, trainer.TensorFlowTrainer),
-        **dict.fromkeys((*_SCALES, "reduce_values"), loss),
+        **dict.fromkeys((*LOSS_SCALES, "reduce_values"), loss),
         "__init__": trainer.TFEpochIterator,
         "_all_reduce_sum_gradients": optimizer.TFOptimizer,
         "reduce_per_replica": trainer,
