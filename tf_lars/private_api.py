@@ -13,6 +13,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "tf_lars.LARS needs Keras 3 on TensorFlow. "
+        f"Received: keras {keras.__version__}, backend {keras.backend.backend()}. "
+        "With Keras 2, use tf_lars.keras2.LARS; set the backend with KERAS_BACKEND=tensorflow."
+    )
+
 LOSS_SCALES = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
 """Functions of Keras that divide losses by the number of replicas, and multiply them."""
 

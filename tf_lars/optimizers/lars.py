@@ -27,13 +27,6 @@ LearningRate: TypeAlias = (
     "float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]"
 )
 
-if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        "tf_lars.LARS needs Keras 3 on TensorFlow. "
-        f"Received: keras {keras.__version__}, backend {keras.backend.backend()}. "
-        "With Keras 2, use tf_lars.keras2.LARS; set the backend with KERAS_BACKEND=tensorflow."
-    )
-
 
 @keras.saving.register_keras_serializable(package="tf_lars")
 class LARS(LarsSettings, keras.optimizers.Optimizer):
