@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_lars.distribute.batch_norm import BatchNormStatistics
 from tf_lars.distribute.fit_checks import optimizers_of
 from tf_lars.distribute.meeting import agree, gather
+from tf_lars.distribute.replicas import is_first_worker
 from tf_lars.errors import InputError
 from tf_lars.optimizers.variables import native_variable
 from tf_lars.private_api import first_epoch
@@ -50,7 +51,7 @@ class _AverageBatchNorm(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         strategy = self.model.distribute_strategy
         self._statistics = BatchNormStatistics(
-            self.model, strategy, keras.utils.unpack_x_y_sample_weight
+            self.model, strategy, lambda data: keras.utils.unpack_x_y_sample_weight(data)[0]
         )
 
     def on_test_begin(self, logs=None):
@@ -156,7 +157,7 @@ def _restored_by_all(callbacks: list, strategy: tf.distribute.Strategy) -> list:
             f"{folders} on some workers, and others elsewhere. Pass the same folder on every "
             "worker."
         )
-    is_first = not strategy.cluster_resolver.task_id
+    is_first = is_first_worker(strategy)
     return [
         callback
         if not isinstance(callback, kind)

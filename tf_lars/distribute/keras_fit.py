@@ -31,6 +31,8 @@ Measured with two processes on CPUs, TensorFlow 2.21:
 | a compiled loss with `reduction=None`     | error              | refused                       |
 | a loss among the examples of a batch      | error              | of each worker's part         |
 | (contrastive)                             |                    |                               |
+| `add_loss` of a sum over the batch (Keras | error              | mean of the workers' sums     |
+| 3.10's activity regularisers)             |                    |                               |
 | variables that a step assigns itself      | error              | of each worker (a queue of    |
 |                                           |                    | features, for example)        |
 | BatchNormalization                        | statistics of each | averaged over the workers     |
