@@ -5,6 +5,9 @@ in `KERAS_NAMES`, `OPTIMIZER_HOOKS` and `TENSORFLOW_NAMES`; `tests/test_private_
 name up and says which one has moved when a new release changes it.
 """
 
+# Keras 2 lacks some of the types named here; `tf_lars.optimizers.lars` then says what is missing.
+from __future__ import annotations
+
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +15,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-
-if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        "tf_lars.LARS needs Keras 3 on TensorFlow. "
-        f"Received: keras {keras.__version__}, backend {keras.backend.backend()}. "
-        "With Keras 2, use tf_lars.keras2.LARS; set the backend with KERAS_BACKEND=tensorflow."
-    )
 
 LOSS_SCALES = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
 """Functions of Keras that divide losses by the number of replicas, and multiply them."""

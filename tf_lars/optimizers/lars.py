@@ -28,6 +28,14 @@ LearningRate: TypeAlias = (
 )
 
 
+if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "tf_lars.LARS needs Keras 3 on TensorFlow. "
+        f"Received: keras {keras.__version__}, backend {keras.backend.backend()}. "
+        "With Keras 2, use tf_lars.keras2.LARS; set the backend with KERAS_BACKEND=tensorflow."
+    )
+
+
 @keras.saving.register_keras_serializable(package="tf_lars")
 class LARS(LarsSettings, keras.optimizers.Optimizer):
     """Layer-wise Adaptive Rate Scaling.
@@ -126,7 +134,7 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
             learning_rate = number("`learning_rate`", learning_rate, at_least(0))
         super().__init__(learning_rate=learning_rate, name=name, **checked(kwargs))
         self._set_lars(
-            weight_decay=0.0 if weight_decay is None else weight_decay,
+            weight_decay=weight_decay,
             excluded_learning_rate_multiplier=excluded_learning_rate_multiplier,
             exclude_from_weight_decay=exclude_from_weight_decay,
             exclude_from_layer_adaptation=exclude_from_layer_adaptation,
