@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests.helpers import jpeg_mutations
 from tf_lars.data.prepare.encode import EncodingSettings, to_jpeg
 from tf_lars.data.prepare.image_header import BadImage
+from tf_lars.data.records.example import BadRecord, check_image
 from tf_lars.data.records.jpeg_markers import is_plain, read_header
 
 SETTINGS = EncodingSettings(max_image_pixels=10_000_000)  # or mutated sizes take long to decode
@@ -66,3 +67,21 @@ def test_a_damaged_jpeg_passes_unchanged_exactly_if_training_decodes_it(mutation
             assert fault is None, f"file {number}: {fault}: {data.hex()}"
     # Otherwise the mutations are too strong or too weak to show anything.
     assert min(counts["plain"], counts["decoded"], counts["refused"]) > mutations / 20, counts
+
+
+def test_a_record_that_passes_its_check_is_one_that_training_decodes():
+    rng, files = random.Random(8_000), jpeg_mutations.whole_files()
+    passed = 0
+    for number in range(4_000):
+        data = jpeg_mutations.mutated(rng, files)
+        header = read_header(data)
+        if header is None or header.width * header.height > SETTINGS.max_image_pixels:
+            continue
+        try:
+            check_image(data)
+        except BadRecord:
+            continue
+        passed += 1
+        fault = fault_in_training(data, rng)
+        assert fault is None, f"file {number}: {fault}: {data.hex()}"
+    assert passed > 400

@@ -11,7 +11,7 @@ import numpy as np
 
 from tf_lars.data.prepare import decoders, exif, image_header
 from tf_lars.data.prepare.image_header import BadImage
-from tf_lars.data.records.example import MOST_PIXELS
+from tf_lars.data.records.example import MOST_PIXELS, decodes
 from tf_lars.data.records.jpeg_markers import LARGEST_SIDE, JpegHeader, is_plain
 from tf_lars.errors import require
 
@@ -101,8 +101,8 @@ def to_jpeg(data: bytes, settings: EncodingSettings = EncodingSettings()) -> Enc
 
     Grey and three-component JPEG files that need no change pass as they are, after a check that
     rejects every file that a full decode rejects (`_check_whole`). CMYK and unusual JPEG, PNG, GIF
-    and BMP (of an animation, the first image) and WebP are re-encoded as RGB JPEG; an alpha channel
-    is dropped.
+    (of an animation, the first image), BMP and WebP files are re-encoded as RGB JPEG; an alpha
+    channel is dropped.
 
     Neither the check nor a decoder detects damage that keeps the file's structure intact, such as
     flipped bits in the scan or a missing middle: libjpeg warns and continues. Only a checksum of
@@ -151,11 +151,10 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _check_whole(data: bytes) -> None:
     """Raises BadImage if a full decode would fail.
 
-    A file whose structure does not settle this, such as a progressive one, is decoded at 1/8 scale,
-    which reads every coefficient of every channel.
+    A file whose structure does not settle this, such as a progressive one, is decoded.
     """
-    if not is_plain(data):
-        decoders.decode_jpeg(data, ratio=8, channels=3)
+    if not (is_plain(data) or decodes(data)):
+        raise image_header.damaged("JPEG")
 
 
 def _is_larger(height: int, width: int, settings: EncodingSettings) -> bool:
