@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
@@ -34,9 +33,7 @@ from tf_lars.errors import (
 FLAGS = absl_flags.FLAGS
 TOP = 5
 """Number of classes printed for a picture."""
-_OVERRIDES = tuple(
-    n for n, s in setting.settings_of(TrainingSettings).items() if s.evaluation_may_override
-)
+_OVERRIDES = setting.names_where(TrainingSettings, "evaluation_may_override")
 _GROUP = "Evaluation"
 _FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "format", *_OVERRIDES)
 
@@ -89,7 +86,7 @@ def main() -> int:
     info = DatasetInfo.load(settings.data_dir)
     try:
         if asked.predict:
-            return predict(settings, info, asked, asked.predict)
+            return predict(settings, info, asked)
         if supervisor.STATUS_VARIABLE in os.environ:  # a worker that was started below
             supervisor.start_heartbeat()
             return evaluate(settings, info, asked, resolve_cluster())
@@ -121,9 +118,8 @@ def evaluate(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has replaced the handler
     replicas = trainer.strategy.num_replicas_in_sync
     batch = build_input.evaluation_batch_size(settings, replicas)
-    if not flags.given(
-        ["evaluation_batch_size"]
-    ):  # the run may have had another number of replicas
+    # The run may have had another number of replicas.
+    if not flags.given(["evaluation_batch_size"]):
         batch = max(1, batch // replicas) * replicas
     order.per_replica_batch_size(batch, replicas)
     try:
@@ -146,9 +142,7 @@ def evaluate(
     return EXIT_DONE
 
 
-def predict(
-    settings: TrainingSettings, info: DatasetInfo, asked: EvaluationSettings, paths: Sequence[str]
-) -> int:
+def predict(settings: TrainingSettings, info: DatasetInfo, asked: EvaluationSettings) -> int:
     """Prints the most probable classes of each picture."""
     import numpy as np
     import tensorflow as tf
@@ -161,6 +155,7 @@ def predict(
     # Pictures are encoded like the images of the data.
     names = {field.name for field in dataclasses.fields(EncodingSettings)}
     encoding = EncodingSettings(**{k: v for k, v in info.settings.items() if k in names})
+    paths = asked.predict or ()
     try:
         pictures = encode_pictures(paths, encoding)
     except BadImage as error:

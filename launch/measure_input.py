@@ -9,7 +9,7 @@ from launch.cli import app, flags
 from launch.run import build_input
 from launch.run.settings import INPUT_SETTINGS, TrainingSettings
 from tf_lars.data import order
-from tf_lars.errors import EXIT_DONE, require
+from tf_lars.errors import EXIT_DONE
 from tf_lars.setting import above, check, setting, within
 
 _GROUP = "Measurement"
@@ -57,9 +57,7 @@ def main() -> int:
     """Runs the program; returns its exit code."""
     measurement = MeasurementSettings(**flags.values(MeasurementSettings))
     settings = TrainingSettings(**flags.values(TrainingSettings))
-    require(settings.data_dir, "--data_dir", "a prepared folder", settings.data_dir)
-    build_input.require_memory(settings, settings.global_batch_size)
-    build_input.describe_once(settings.data_dir)
+    build_input.open_folder(settings, settings.global_batch_size)
 
     import tensorflow as tf
 

@@ -73,9 +73,9 @@ class PreparationSettings:
         group=SOURCE,
     )
     describe: str = setting(
-        "Local folder with shards of imagenet_to_gcs.py or tensorflow-datasets, for which to write "
-        "dataset.json. Training does so automatically, unless the labels need --label_base or "
-        "--num_classes.",
+        "Local folder with shards of imagenet_to_gcs.py, tensorflow-datasets or a program with the "
+        "same features, for which to write dataset.json. Training does so automatically, unless "
+        "the labels need --label_base or --num_classes.",
         "",
         group=SOURCE,
     )
@@ -277,19 +277,15 @@ def _verify(settings: PreparationSettings) -> None:
 
     info = verify.verify(settings.output_dir)
     shards = sum(len(split.shards) for split in info.splits.values())
-    print(f"{settings.output_dir}: all {shards} shards are as recorded, and every record is good")
+    print(f"{settings.output_dir}: all {shards} shards and their records are as recorded")
 
 
 def _print_table(info: DatasetInfo, folder: str) -> None:
     outcomes = ("reencoded", "resized", "oriented", "refused")
     row = "{:<11}{:>11}{:>8}{:>11}{:>12}{:>9}{:>10}{:>9}"
     print(f"{folder}: {info.name}, {info.num_classes} classes")
-    print(
-        row.format(
-            *("split", "examples", "shards", "MB"),
-            *("re-encoded", "resized", "oriented", "refused"),
-        )
-    )
+    heads = ("split", "examples", "shards", "MB", "re-encoded", "resized", "oriented", "refused")
+    print(row.format(*heads))
     for name, split in info.splits.items():
         # Other programs, and earlier versions, do not count everything.
         counts = (info.report[name].get(outcome, {}).get("count", 0) for outcome in outcomes)

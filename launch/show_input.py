@@ -51,9 +51,7 @@ def main() -> int:
     """Draws the sheet; returns the exit code of the program."""
     sheet = SheetSettings(**flags.values(SheetSettings))
     settings = TrainingSettings(**flags.values(TrainingSettings))
-    require(settings.data_dir, "--data_dir", "a prepared folder", settings.data_dir)
-    build_input.require_memory(settings, sheet.num_images)
-    build_input.describe_once(settings.data_dir)
+    build_input.open_folder(settings, sheet.num_images)
     info = DatasetInfo.load(settings.data_dir)
 
     from tf_lars.data import contact_sheet

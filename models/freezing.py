@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def freeze(model: "keras.Model", pattern: str) -> None:
-    """Excludes from training what an expression is found in, before the model is compiled.
+    """Freezes variables whose paths match a regular expression, before the model is compiled.
 
     A variable is frozen if the expression is found in its path, such as `stem_bn/gamma`, or in that
     of its layer, `stem_bn`. A layer all of whose variables are frozen is frozen itself: batch
@@ -27,7 +27,6 @@ def freeze(model: "keras.Model", pattern: str) -> None:
     from tf_lars.private_api import layers_of
 
     search = re.compile(pattern).search
-    trainable = len(model.trainable_variables)
     names = [variable.path for variable in model.trainable_variables]
     for layer in layers_of(model):
         own = own_variables(layer)
@@ -38,11 +37,11 @@ def freeze(model: "keras.Model", pattern: str) -> None:
         if own and len(frozen) == len(own) == len(layer.weights):
             layer.trainable = False
     left = len(model.trainable_variables)
-    if left in (0, trainable):
+    if left in (0, len(names)):
         matched = "none" if left else "all"
         raise InputError(
             "--freeze must be found in the paths of some layers, and leave others to train. "
-            f"Received: {pattern!r}, which is found in those of {matched} of the {trainable} "
+            f"Received: {pattern!r}, which is found in those of {matched} of the {len(names)} "
             f"trainable variables, from {names[0]!r} to {names[-1]!r}."
         )
 
@@ -56,7 +55,7 @@ def own_variables(layer: "keras.layers.Layer") -> "list[keras.Variable]":
 
 
 def frozen_parameters(model: "keras.Model") -> int:
-    """Returns the number of parameters that were made to be trained, and are not."""
-    # TensorFlow's variable keeps the value with which it was made.
+    """Returns the number of parameters that were created trainable and are frozen."""
+    # TensorFlow's variable keeps the `trainable` that it was created with.
     frozen = [w for w in model.non_trainable_weights if w.value.trainable]
     return sum(math.prod(weight.shape) for weight in frozen)

@@ -283,7 +283,7 @@ def create(name: str, *, num_classes: int, image_size: int) -> "keras.Model":
 
 
 def keras_cv_models(name: str) -> Any:
-    """Returns the module `keras_cv.models`, in which a backbone is to be found.
+    """Returns the module `keras_cv.models`; `name`, a backbone, is for the message.
 
     Raises:
       InputError: KerasCV is not installed.

@@ -1,4 +1,4 @@
-"""Takes weights over from another model: those of all layers that fit by name and shapes."""
+"""Transfers weights from another model, for all layers that match by name and shapes."""
 
 import collections
 import dataclasses
@@ -33,7 +33,7 @@ class SourceLayer(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """A layer with weights of its own."""
+    """A layer with its own weights."""
 
     path: Path
     variables: list[Any]
@@ -90,7 +90,7 @@ def transfer(
     sources: Sequence[SourceLayer],
     keeps: "Callable[[keras.layers.Layer], bool]" = lambda layer: False,
 ) -> Transfer:
-    """Assigns the weights of all layers that fit: one of the same name has the same shapes.
+    """Assigns the weights of every layer for which a source of its name has the same shapes.
 
     A name that Keras has made, such as conv2d_7, counts by its place among those of its kind, since
     its number depends on how many models the program has built before. Of paths with different
@@ -141,7 +141,7 @@ def transfer(
 
 
 def _targets(model: "keras.Model", keeps: "Callable[[keras.layers.Layer], bool]") -> list[_Target]:
-    """Returns the layers that have weights of their own, by the paths of these."""
+    """Returns the layers that have their own weights, by the paths of these."""
     from tf_lars.private_api import layers_of
 
     return [

@@ -1,5 +1,7 @@
 """Errors with a message for the user, and the exit codes of a training process."""
 
+from collections.abc import Sequence
+
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 """Bad flags or input: a restart cannot help, so none is attempted."""
@@ -17,6 +19,11 @@ class InputError(ValueError):
     The message is one or two sentences for the user: the rule, then "Received: ...", then the fix.
     Launchers print it without a traceback and exit with `EXIT_BAD_INPUT`.
     """
+
+
+def some(items: Sequence[object], most: int = 10) -> str:
+    """Returns the first items, for a message."""
+    return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
 
 
 def require(holds: object, what: str, rule: str, received: object, remedy: str = "") -> None:

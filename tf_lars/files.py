@@ -191,7 +191,7 @@ def reading(path: str) -> Iterator[None]:
         if not isinstance(error, _errors()):
             raise
         raise InputError(
-            f"Prepared data must be readable. Received: {error} (while reading {path!r}). Check "
+            f"A file must be readable. Received: {error} (while reading {path!r}). Check "
             "its permissions and its storage, then run again."
         ) from error
 

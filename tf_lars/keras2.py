@@ -96,7 +96,7 @@ class LARS(LarsSettings, _KERAS.optimizers.legacy.Optimizer):
         self._set_hyper("learning_rate", learning_rate)
         self._set_hyper("decay", self._initial_decay)
         self._set_lars(
-            weight_decay=0.0 if weight_decay is None else weight_decay,
+            weight_decay=weight_decay,
             excluded_learning_rate_multiplier=excluded_learning_rate_multiplier,
             exclude_from_weight_decay=exclude_from_weight_decay,
             exclude_from_layer_adaptation=exclude_from_layer_adaptation,

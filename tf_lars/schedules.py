@@ -297,7 +297,7 @@ class WarmupConstant(Warmup):
 
 @keras.saving.register_keras_serializable(package="tf_lars")
 class Shifted(keras.optimizers.schedules.LearningRateSchedule):
-    """The schedule of a run that goes on after its end: rate(s) = schedule(s - first), at least 0.
+    """The schedule of a run that is extended: rate(s) = schedule(s - first), at least 0.
 
     Args:
         schedule: Schedule of the added steps.

@@ -1,4 +1,4 @@
-"""JSON objects with a checksum of their own, by which damage and changes by hand are noticed."""
+"""JSON objects with a checksum of their content, which reveals damage and manual changes."""
 
 import hashlib
 import json
@@ -18,6 +18,11 @@ def is_intact(content: Mapping[str, Any]) -> bool:
     """Returns whether a JSON object, as read, has the entries with which it was sealed."""
     entries = {name: value for name, value in content.items() if name != CHECKSUM}
     return content.get(CHECKSUM) == _digest(entries)
+
+
+def is_sound(content: Mapping[str, Any]) -> bool:
+    """Returns whether a JSON object has the right checksum, or none, as in version 0.1.0."""
+    return CHECKSUM not in content or is_intact(content)
 
 
 def _digest(entries: Mapping[str, Any]) -> str:

@@ -82,6 +82,11 @@ def settings_of(cls: Any) -> Mapping[str, Setting]:
     }
 
 
+def names_where(cls: Any, use: str) -> tuple[str, ...]:
+    """Returns the names of the settings with a use, an attribute of `Setting` that is true."""
+    return tuple(name for name, one in settings_of(cls).items() if getattr(one, use))
+
+
 def defaults(cls: Any) -> Mapping[str, Any]:
     """Returns the defaults of the settings that have one, by name."""
     fields = dataclasses.fields(cls)
@@ -195,7 +200,7 @@ def at_least(low: float) -> Rule:
 
 
 def above(low: float, high: float = math.inf) -> Rule:
-    """Returns the range above a bound, at most to the other, which is included."""
+    """Returns the range above one bound and up to another, which is included."""
     words = f"above {_text(low)}"
     if high < math.inf:
         words += f" and at most {_text(high)}"

@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -44,8 +44,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             fail(
                 InputError(
                     "Keras's configuration, keras.json in ~/.keras or $KERAS_HOME, must hold "
-                    f"values that Keras knows. Received: {error or where.line}. Correct or remove "
-                    "that file."
+                    f"values that Keras knows. Received: {str(error) or where.line}. Correct or "
+                    "remove that file."
                 )
             )
 
@@ -67,7 +67,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = EXIT_INTERRUPTED if sys.exc_info()[0] is KeyboardInterrupt else 1
     if isinstance(code, str):
         print(code, file=sys.stderr)
-    _end(int(bool(code)) if not isinstance(code, int) else code)
+        code = 1
+    _end(code or 0)
 
 
 def _use_utf8() -> None:
@@ -92,9 +93,7 @@ def _use_utf8() -> None:
 
 def _end(code: int) -> NoReturn:
     """Does what the interpreter does at its end, except for destroying all objects."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -116,24 +115,11 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         print(f"{sys.modules['__main__'].__doc__}{help_text()}")
         sys.exit(EXIT_DONE)
     for argument in argv:
-        if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
+        if argument.encode(errors="replace").decode() != argument:
             fail(InputError(f"Arguments must be encoded in UTF-8. Received: {argument!r}."))
     try:
         # absl itself handles an error by printing a page of text and exiting with code 1.
-        rest = flags.FLAGS(argv)
+        return flags.FLAGS(argv)
     except flags.Error as error:
         reason = str(error).removeprefix("ERROR:: ").rstrip(".")  # absl's prefix for flagfiles
         fail(InputError(f"{reason}. See --help for the flags."))
-    for name in flags.FLAGS:
-        flags.FLAGS[name].value = _without_tilde(flags.FLAGS[name].value)
-    return rest
-
-
-def _without_tilde(value: Any) -> Any:
-    """Returns the value of a flag, with the home folder that `~` stands for at the start of texts.
-
-    Shells leave it in place in `--flag=~/folder`, and a folder of that name would be created.
-    """
-    if isinstance(value, list):
-        return [_without_tilde(entry) for entry in value]
-    return os.path.expanduser(value) if isinstance(value, str) else value

@@ -316,7 +316,7 @@ def _model_dir(settings: TrainingSettings) -> str:
     elif settings.resume == "never":
         what = f"starts afresh, and moves the checkpoints up to {found[-1]} aside"
     elif settings.extend:
-        what = f"goes on from {found[-1]} if it is complete"
+        what = f"continues from {found[-1]} if it is complete"
     else:
         what = f"resumes from {found[-1]} if it is complete and has the same settings"
     return f"model_dir   {settings.model_dir}: the run {what}"

@@ -1,5 +1,6 @@
 """Defines absl flags from a table of settings, and reads their values back."""
 
+import os
 import sys
 import types
 from collections.abc import Callable, Iterable
@@ -64,8 +65,18 @@ def values(cls: type) -> dict[str, Any]:
                 raise InputError(
                     f"--{name} must be numbers separated by commas. Received: {value!r}."
                 ) from error
-        found[name] = value
+        found[name] = _without_tilde(value)
     return found
+
+
+def _without_tilde(value: Any) -> Any:
+    """Returns a value with the home folder that `~` stands for at the start of texts.
+
+    Shells leave it in place in `--flag=~/folder`, and a folder of that name would be created.
+    """
+    if isinstance(value, tuple):
+        return tuple(map(_without_tilde, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def given(names: Iterable[str]) -> list[str]:

@@ -61,9 +61,10 @@ def define_training_flags() -> None:
 
 def describe_data() -> None:
     """Writes a missing `dataset.json` if `--recipe` is going to read it."""
-    values = flags.values(TrainingSettings)
-    if recipe_flag.wanted() and "data" not in values:
-        build_input.describe_once(values["data_dir"], may_write=not dry_run.wanted())
+    if recipe_flag.wanted():
+        values = flags.values(TrainingSettings)
+        if "data" not in values:
+            build_input.describe_once(values["data_dir"], may_write=not dry_run.wanted())
 
 
 def chosen_settings() -> tuple[TrainingSettings, str]:

@@ -12,10 +12,10 @@ from launch.run.settings import TrainingSettings
 from tf_lars import recipes
 from tf_lars.errors import InputError
 from tf_lars.recipes import Recipe
-from tf_lars.setting import batch_size, check, one_of, positive_rate, setting, settings_of
+from tf_lars.setting import batch_size, check, names_where, one_of, positive_rate, setting
 
 _GROUP = "Recipe"
-_SET = tuple(n for n, s in settings_of(TrainingSettings).items() if s.set_by_recipe)
+_SET = names_where(TrainingSettings, "set_by_recipe")
 
 
 class Choice(NamedTuple):
@@ -112,7 +112,7 @@ def _settings() -> RecipeSettings:
 def _recipe(values: Mapping[str, Any], given: RecipeSettings) -> Recipe:
     optimizer = "lars" if values["optimizer"] == "lars" else "sgd"
     model, batch = values["model"], values["global_batch_size"]
-    data = DataSettings(**{n: values[n] for n in settings_of(DataSettings) if n in values})
+    data = DataSettings(**flags.values(DataSettings))
     examples = build_input.description(data).splits["train"].num_examples
     if given.baseline_learning_rate and given.baseline_batch_size:
         return recipes.from_baseline(

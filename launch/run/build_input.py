@@ -1,15 +1,18 @@
 """Builds the input pipelines that training settings describe."""
 
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from launch.run.data_settings import DataSettings
 from launch.run.settings import TrainingSettings
 from tf_lars import machine
+from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.prepare import describe
 from tf_lars.data.records import example_reader
 from tf_lars.data.records.dataset_info import DATASET_FILE, SPLITS, DatasetInfo
 from tf_lars.data.synthetic_data import SyntheticData
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 
 if TYPE_CHECKING:
     from tf_lars.data.image_input import EvaluationInput, TrainingInput
@@ -59,14 +62,23 @@ def describe_once(data_dir: str, *, may_write: bool = True) -> None:
         describe.describe(data_dir)
 
 
-def require_memory(settings: TrainingSettings, batch_size: int) -> None:
+def open_folder(settings: TrainingSettings, batch_size: int) -> None:
+    """Checks that a program can make batches of the data, and describes the data if need be.
+
+    Raises:
+      InputError: There is no data, or a batch does not fit into memory.
+    """
+    require(settings.data_dir, "--data_dir", "a prepared folder", settings.data_dir)
+    _require_memory(settings, batch_size)
+    describe_once(settings.data_dir)
+
+
+def _require_memory(settings: TrainingSettings, batch_size: int) -> None:
     """Checks that a batch of decoded images fits into the memory of this machine.
 
     Raises:
       InputError: It does not.
     """
-    from tf_lars.data.image_size import ImageSizeSchedule
-
     sizes = [settings.image_size]
     if settings.image_size_schedule:
         sizes += [size for _, size in ImageSizeSchedule.parse(settings.image_size_schedule).starts]
@@ -87,28 +99,29 @@ def training(settings: TrainingSettings, global_batch_size: int) -> "TrainingInp
       global_batch_size: Images per step, over all replicas.
     """
     from tf_lars.data.image_input import TrainingInput
-    from tf_lars.data.image_size import ImageSizeSchedule
     from tf_lars.data.mixing import Mixing
-    from tf_lars.data.synthetic_input import SyntheticTrainingInput
 
     schedule = settings.image_size_schedule
-    arguments: dict[str, Any] = {
-        "data_dir": settings.data_dir,
-        "global_batch_size": global_batch_size,
-        "image_size": ImageSizeSchedule.parse(schedule) if schedule else settings.image_size,
-        "augmentation": settings.augmentation,
-        "crop_fraction": settings.crop_fraction,
-        "seed": settings.seed,
-        "max_bad_records": settings.max_bad_records,
-        "randaugment_magnitude": settings.randaugment_magnitude,
-        "mixing": Mixing(
+    make: Callable[..., TrainingInput] = TrainingInput
+    if settings.data:
+        from tf_lars.data.synthetic_input import SyntheticTrainingInput
+
+        data = SyntheticData.parse(settings.data)
+        make = functools.partial(SyntheticTrainingInput, data=data)
+    return make(
+        settings.data_dir,
+        global_batch_size,
+        image_size=ImageSizeSchedule.parse(schedule) if schedule else settings.image_size,
+        augmentation=settings.augmentation,
+        crop_fraction=settings.crop_fraction,
+        seed=settings.seed,
+        max_bad_records=settings.max_bad_records,
+        randaugment_magnitude=settings.randaugment_magnitude,
+        mixing=Mixing(
             settings.mixup_alpha, settings.cutmix_alpha, settings.random_erasing_probability
         ),
-        "cache": settings.cache,
-    }
-    if settings.data:
-        return SyntheticTrainingInput(**arguments, data=SyntheticData.parse(settings.data))
-    return TrainingInput(**arguments)
+        cache=settings.cache,
+    )
 
 
 def evaluation_batch_size(settings: TrainingSettings, replicas: int) -> int:
@@ -120,16 +133,18 @@ def evaluation_batch_size(settings: TrainingSettings, replicas: int) -> int:
 def evaluation(settings: TrainingSettings, global_batch_size: int) -> "EvaluationInput":
     """Returns the evaluation input; the arguments are those of `training`."""
     from tf_lars.data.image_input import EvaluationInput
-    from tf_lars.data.synthetic_input import SyntheticEvaluationInput
 
-    arguments: dict[str, Any] = {
-        "data_dir": settings.data_dir,
-        "global_batch_size": global_batch_size,
-        "image_size": settings.image_size,
-        "crop_fraction": settings.crop_fraction,
-        "max_bad_records": settings.max_bad_records,
-        "cache": settings.cache,
-    }
+    make: Callable[..., EvaluationInput] = EvaluationInput
     if settings.data:
-        return SyntheticEvaluationInput(**arguments, data=SyntheticData.parse(settings.data))
-    return EvaluationInput(**arguments)
+        from tf_lars.data.synthetic_input import SyntheticEvaluationInput
+
+        data = SyntheticData.parse(settings.data)
+        make = functools.partial(SyntheticEvaluationInput, data=data)
+    return make(
+        settings.data_dir,
+        global_batch_size,
+        image_size=settings.image_size,
+        crop_fraction=settings.crop_fraction,
+        max_bad_records=settings.max_bad_records,
+        cache=settings.cache,
+    )

@@ -1,4 +1,4 @@
-"""`--extend`: a finished run goes on to more epochs, with a schedule of their own."""
+"""`--extend`: a finished run continues to more epochs, with a new schedule."""
 
 import contextlib
 import dataclasses
@@ -10,9 +10,8 @@ from launch.run.layout import CHECKPOINTS, checkpoints_in
 from launch.run.settings import TrainingSettings
 from tf_lars import files
 from tf_lars.errors import InputError, require
-from tf_lars.sealed_json import is_intact
-from tf_lars.setting import settings_of
-from tf_lars.training.checkpoint_names import STATE
+from tf_lars.setting import names_where
+from tf_lars.training.checkpoint_names import STATE, is_state
 
 if TYPE_CHECKING:
     from tf_lars.training.checkpoints import Checkpoint
@@ -58,7 +57,7 @@ class Extension:
           identity: What identifies the extended run.
         """
         saved = checkpoint.settings
-        may_change = {EXTENDED_FROM, *_may_change()}
+        may_change = {EXTENDED_FROM, *names_where(TrainingSettings, "extension_may_change")}
         return (
             checkpoint.step == self.first_step
             and (*_ends(saved), saved.get("epochs")) == self.ends
@@ -69,7 +68,9 @@ class Extension:
 
 
 def planned(settings: TrainingSettings) -> Extension | None:
-    """Returns the extension that a run with `--extend` will be, without TensorFlow.
+    """Returns the extension that a run with `--extend` will be.
+
+    TensorFlow is imported only for a remote path.
 
     Raises:
       InputError: There is no finished run that can be extended.
@@ -80,9 +81,13 @@ def planned(settings: TrainingSettings) -> Extension | None:
         path = os.path.join(settings.model_dir, CHECKPOINTS, name)
         state = None
         # The run itself also checks the files of the variables, and warns about a damaged one.
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            state = files.read_json(os.path.join(path, STATE))
-        if isinstance(state, dict) and is_intact(state):
+        with (
+            contextlib.suppress(KeyError, TypeError, AttributeError, ValueError, RecursionError),
+            files.reading(path),  # also turns errors of remote files into an InputError
+        ):
+            found = files.read_json(os.path.join(path, STATE))
+            state = found if is_state(found) else None
+        if state:
             return _of(settings, state["settings"], state["step"], state["history"])
     raise _nothing_to_extend(settings)
 
@@ -127,7 +132,7 @@ def _of(
     step: int,
     history: Sequence[Mapping[str, float]],
 ) -> Extension:
-    """Returns the extension that begins or goes on at a checkpoint."""
+    """Returns the extension that begins at, or resumes from, a checkpoint."""
     ends, epochs = _ends(saved), saved["epochs"]
     if not ends or settings.epochs != epochs:  # it begins
         rule = f"above {epochs}, the epochs of the run in {settings.model_dir!r}, to extend it"
@@ -149,11 +154,6 @@ def _of(
 
 def _ends(saved: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(saved.get(EXTENDED_FROM) or ())
-
-
-def _may_change() -> list[str]:
-    described = settings_of(TrainingSettings)
-    return [name for name, one in described.items() if one.extension_may_change]
 
 
 def _nothing_to_extend(settings: TrainingSettings) -> InputError:

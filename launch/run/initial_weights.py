@@ -24,9 +24,9 @@ _AVERAGED = (("optimizer",), ("optimizer", "inner_optimizer"))
 
 
 def check(settings: TrainingSettings) -> None:
-    """Checks, without TensorFlow, that there may be weights where the flag says.
+    """Checks, without TensorFlow unless a path is remote, that there may be weights.
 
-    A run that will resume needs them no longer.
+    A run that resumes no longer needs them.
 
     Raises:
       InputError: There can be none.
@@ -107,10 +107,8 @@ def _layers(settings: TrainingSettings, model: "keras.Model") -> list[SourceLaye
         return layers_of_model(published_weights.model_with_weights(settings.model))
     if files.is_folder(source):
         return _of_checkpoint(_newest(source), settings, model)
-    with files.reading(source):
-        file = files.open_file(source, "rb")
+    with files.reading(source), files.open_file(source, "rb") as file:
         content = file.read()
-        file.close()
     return weight_files.layers_of_file(io.BytesIO(content), source)
 
 

@@ -107,7 +107,7 @@ def _facts_for_calibration(settings, cluster: Cluster, trainer) -> dict[str, obj
     """Returns the facts that `tf_lars.planner.calibrate` needs besides the run's speed."""
     import tensorflow as tf
 
-    hosts = {worker.rpartition(":")[0] for worker in cluster.workers} or {""}
+    hosts = set(cluster.hosts) or {""}
     gpus = tf.config.list_physical_devices("GPU")
     replicas = trainer.strategy.num_replicas_in_sync
     device, cores = "CPU", None

@@ -56,9 +56,10 @@ def _check_model_dir(model_dir: str, make_folders: bool, has_logs: bool) -> None
             if make_folders:
                 files.make_folder(folder)
                 probe = os.path.join(folder, f".writable-{uuid.uuid4().hex}")
-                with files.writing(probe), files.open_file(probe, "w") as file:
-                    file.write("")
-                files.remove(probe)
+                with files.writing(probe):
+                    with files.open_file(probe, "w") as file:
+                        file.write("")
+                    files.remove(probe)
             else:
                 _look_at(folder)
         except (OSError, InputError) as error:

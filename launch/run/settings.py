@@ -300,8 +300,8 @@ class TrainingSettings(DataSettings):
         identifies_run=False,
     )
     extend: bool = setting(
-        "Train a finished run on to a larger --epochs, from its last checkpoint, with a warm-up "
-        "and decay of the added epochs. The same command resumes an extension.",
+        "Continue a finished run to a larger --epochs from its last checkpoint, with a new warm-up "
+        "and decay for the added epochs. The same command resumes an extension.",
         False,
         group=RUN,
         identifies_run=False,  # the epochs that it was extended from do
@@ -331,8 +331,7 @@ class TrainingSettings(DataSettings):
 
     def values_where(self, use: str) -> dict[str, object]:
         """Returns the values of the settings with a use, an attribute of `Setting` that is true."""
-        described = table.settings_of(self)
-        return {name: getattr(self, name) for name in described if getattr(described[name], use)}
+        return {name: getattr(self, name) for name in table.names_where(self, use)}
 
     def batch_norm_examples_for(self, steps: int) -> int:
         """Returns `batch_norm_examples`, or its default in a run of this many steps."""
@@ -357,10 +356,11 @@ def read_arguments(path: str) -> TrainingSettings:
     rule = "The folder of a run must hold the flags.txt that launch.local writes."
     if not files.exists(path) or files.is_folder(path):
         raise InputError(f"{rule} Received: no file {path!r}. Name the --model_dir of a run.")
+    with files.reading(path), files.open_file(path, "rb") as file:
+        content = file.read()
     kinds = table.kinds(TrainingSettings)
     try:
-        with files.reading(path), files.open_file(path, "r") as file:
-            lines = file.read().splitlines()
+        lines = content.decode().splitlines()
         pairs = [line.strip().removeprefix("--").split("=", 1) for line in lines]
         given: dict[str, Any] = {name: table.parse(text, kinds[name]) for name, text in pairs}
         return TrainingSettings(**given)

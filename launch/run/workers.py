@@ -78,7 +78,7 @@ def run(
 
 @contextlib.contextmanager
 def _local_folder(logs: str) -> Iterator[str]:
-    """Yields a folder for log files that grow, which remote ones cannot; copies it at the end."""
+    """Yields a local folder for growing log files; copies them to remote storage at the end."""
     if not files.is_remote(logs):
         yield logs
         return

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.data.fit_inputs import choose
 from tf_lars.errors import InputError
 
@@ -122,6 +123,8 @@ def _endless():
 
 
 REFUSED = {
+    "lengths of arrays of this package": (lambda: ArrayTrainingInput(X, Y[:-1], 4), "y of 20"),
+    "lengths in evaluation": (lambda: ArrayEvaluationInput(X[:-1], Y, 4), "x of 20"),
     "lengths": (lambda: choose.training(X, Y[:-1]), r"x of 21, y of 20"),
     "no arrays": (lambda: choose.training([1, 2], Y), r"Data must be arrays.*Received: 1"),
     "nothing": (lambda: choose.training(None), "no x"),

@@ -23,6 +23,37 @@ FOLDER = ROOT / "tests" / "golden"
 TOLERANCE = 2e-6
 
 
+def keras_steps(optimizer, mode):
+    """Lets an optimizer of Keras train the initial weights.
+
+    Args:
+      optimizer: Optimizer that is not built.
+      mode: "eager", "graph" or "jit".
+
+    Returns:
+      A function from gradients and a learning rate, which takes a step, and a function that
+      returns the weights.
+    """
+    import tensorflow as tf
+
+    variables = [
+        tf.Variable(w, name=name) for name, w in zip(names(), initial_weights(), strict=True)
+    ]
+    optimizer.build(variables)
+
+    def apply(*gradients):
+        optimizer.apply(gradients, variables)
+
+    if mode != "eager":
+        apply = tf.function(apply, jit_compile=mode == "jit")
+
+    def take_step(gradients, rate):
+        optimizer.learning_rate = rate
+        apply(*map(tf.constant, gradients))
+
+    return take_step, lambda: [v.numpy() for v in variables]
+
+
 @functools.cache
 def manifest():
     return json.loads((FOLDER / "manifest.json").read_text())

@@ -146,4 +146,4 @@ def test_more_epochs_without_the_flag_are_refused_and_a_dry_run_shows_the_extens
     assert shown.returncode == 0, shown.stderr
     assert "extension   of a run of 6 epochs, by 4" in shown.stdout
     assert "       17     6.06           0  first step" in shown.stdout
-    assert "the run goes on from step-00000017 if it is complete" in shown.stdout
+    assert "the run continues from step-00000017 if it is complete" in shown.stdout

@@ -35,24 +35,8 @@ def test_numpy_model_equals_the_float64_weights(config):
 @pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
 @pytest.mark.parametrize("config", golden.configs())
 def test_one_replica(config, mode):
-    variables = [
-        tf.Variable(w, name=name)
-        for name, w in zip(golden.names(), golden.initial_weights(), strict=True)
-    ]
     optimizer = LARS(learning_rate=0.0, **golden.arguments(config))
-    optimizer.build(variables)
-
-    def apply(*gradients):
-        optimizer.apply(gradients, variables)
-
-    if mode != "eager":
-        apply = tf.function(apply, jit_compile=mode == "jit")
-
-    def take_step(gradients, rate):
-        optimizer.learning_rate = rate
-        apply(*map(tf.constant, gradients))
-
-    golden.check(config, take_step, lambda: [v.numpy() for v in variables])
+    golden.check(config, *golden.keras_steps(optimizer, mode))
 
 
 @pytest.mark.parametrize("config", golden.configs())

@@ -1,7 +1,6 @@
 """Presets, which take the steps of the implementations that they name."""
 
 import pytest
-import tensorflow as tf
 
 from tests.helpers import golden
 from tests.helpers.numpy_lars import NumpyLars
@@ -15,24 +14,8 @@ EACH = pytest.mark.parametrize(("preset", "decay"), golden.PRESETS)
 @EACH
 @pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
 def test_a_preset_takes_the_steps_of_the_original(preset, decay, mode):
-    variables = [
-        tf.Variable(w, name=name)
-        for name, w in zip(golden.names(), golden.initial_weights(), strict=True)
-    ]
     optimizer = LARS.preset(preset, learning_rate=0.0, weight_decay=decay, momentum=0.9)
-    optimizer.build(variables)
-
-    def apply(*gradients):
-        optimizer.apply(gradients, variables)
-
-    if mode != "eager":
-        apply = tf.function(apply, jit_compile=mode == "jit")
-
-    def take_step(gradients, rate):
-        optimizer.learning_rate = rate
-        apply(*map(tf.constant, gradients))
-
-    golden.check_preset(preset, decay, take_step, lambda: [v.numpy() for v in variables])
+    golden.check_preset(preset, decay, *golden.keras_steps(optimizer, mode))
 
 
 @EACH

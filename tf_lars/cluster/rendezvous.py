@@ -97,9 +97,10 @@ class Rendezvous:
                 "facts": dict(facts),
             }
             peers = self._until_deadline(lambda: self._register(hello), waits_for=0)
-            hosts = [split_address(worker)[0] for worker in cluster.workers]
             self.tensorflow_cluster = Cluster(
-                tuple(join_address(h, p) for h, p in zip(hosts, peers["peers"], strict=True)),
+                tuple(
+                    join_address(h, p) for h, p in zip(cluster.hosts, peers["peers"], strict=True)
+                ),
                 cluster.rank,
                 cluster.source,
             )

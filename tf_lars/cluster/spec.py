@@ -114,7 +114,7 @@ class Cluster:
 
 
 def processes_started_alike(environment: Mapping[str, str]) -> tuple[int, str]:
-    """Returns how many processes the environment's launcher has started with this one.
+    """Returns how many processes, this one included, a launcher such as srun has started.
 
     Returns:
       Their number, 1 if nothing says otherwise, and the variable that says so.

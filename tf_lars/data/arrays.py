@@ -7,6 +7,30 @@ import numpy as np
 import tensorflow as tf
 
 from tf_lars.data import batches, order
+from tf_lars.errors import InputError
+
+
+def check_lengths(element: tuple[Any, ...]) -> int:
+    """Checks that arrays have the same number of examples, and returns it.
+
+    Args:
+      element: `(x,)`, `(x, y)` or `(x, y, sample_weight)`, each a nested structure of arrays.
+
+    Raises:
+      InputError: The lengths differ.
+    """
+    lengths = [[len(leaf) for leaf in tf.nest.flatten(one)] for one in element]
+    if len({length for one in lengths for length in one}) > 1:
+        names = ("x", "y", "sample_weight")
+        found = ", ".join(
+            f"{name} of {' and '.join(map(str, one))}"
+            for name, one in zip(names, lengths, strict=False)
+        )
+        raise InputError(
+            f"All arrays must have the same number of examples. Received: {found}. Cut them to "
+            "the same length."
+        )
+    return lengths[0][0]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,6 +49,9 @@ class ArrayTrainingInput:
     global_batch_size: int
     seed: int = 0
     shape_changes: ClassVar[tuple[int, ...]] = ()
+
+    def __post_init__(self):
+        check_lengths((np.asarray(self.x), np.asarray(self.y)))
 
     @property
     def num_examples(self) -> int:
@@ -56,6 +83,9 @@ class ArrayEvaluationInput:
     y: Any
     global_batch_size: int
     max_bad_records: ClassVar[int] = 0
+
+    def __post_init__(self):
+        check_lengths((np.asarray(self.x), np.asarray(self.y)))
 
     @property
     def num_examples(self) -> int:

@@ -215,7 +215,7 @@ def _reading(data_dir: str, split: str, max_bad_records: int, cache: bool):
       file and its number to the `decode.Image`.
     """
     examples = example_reader.open_split(data_dir, split, max_bad_records)
-    label_base = DatasetInfo.load(data_dir).label_base
+    label_base = DatasetInfo.read(data_dir).label_base
     decoded = open_cache(examples) if cache else None
 
     def read(index):

@@ -16,7 +16,7 @@ from tf_lars.errors import InputError
 def told_by_input() -> Iterator[None]:
     """Within this context, an `InputError` of the input pipeline is raised as such.
 
-    TensorFlow passes on only its text, as part of an error of its own.
+    TensorFlow passes on only its text, as part of its own error.
     """
     try:
         yield

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_lars.distribute.batch_norm import BatchNormStatistics
 from tf_lars.distribute.fit_checks import optimizers_of
-from tf_lars.distribute.meeting import agree, gather
+from tf_lars.distribute.meeting import check_equal, gather
 from tf_lars.distribute.replicas import is_first_worker
 from tf_lars.errors import InputError
 from tf_lars.optimizers.variables import native_variable
@@ -70,7 +70,7 @@ class _Agreement(keras.callbacks.Callback):
         self._given_epoch = initial_epoch
 
     def on_train_begin(self, logs=None):
-        agree(
+        check_equal(
             self.model.distribute_strategy,
             {"first epoch": first_epoch(self.model, self._given_epoch) + 1, "epochs": self._epochs},
             "All workers must train the same epochs.",
@@ -83,7 +83,7 @@ class _Agreement(keras.callbacks.Callback):
             f"iterations of {one.name}": int(one.iterations.numpy())
             for one in optimizers_of(self.model)
         }
-        agree(
+        check_equal(
             self.model.distribute_strategy,
             {"epoch": epoch + 1, **iterations, "checksum of the weights": _checksum(self.model)},
             "All workers must begin an epoch with the same model.",
@@ -96,7 +96,7 @@ class _Agreement(keras.callbacks.Callback):
             f"learning rate of {one.name}": float(keras.ops.convert_to_numpy(one.learning_rate))
             for one in optimizers_of(self.model)
         }
-        agree(
+        check_equal(
             self.model.distribute_strategy,
             {"stop_training": bool(self.model.stop_training), **rates},
             "A callback that stops training or sets the learning rate must do so on every worker.",
@@ -167,7 +167,7 @@ def _restored_by_all(callbacks: list, strategy: tf.distribute.Strategy) -> list:
 
 
 def _check_paths(callbacks: list, strategy: tf.distribute.Strategy) -> None:
-    """Checks that no two workers write to one file; a backup has rules of its own."""
+    """Checks that no two workers write to one file; backups have their own rules."""
     paths = {}
     for callback in callbacks:
         for kind, attribute in _WRITERS.items():

@@ -14,7 +14,7 @@ from tf_lars.optimizers.loss_scale import LossScaleOptimizer
 
 
 def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
-    """Returns the optimizers of a model: a GAN, for example, has two of its own."""
+    """Returns the optimizers of a model: a GAN, for example, has two."""
     found = [model.optimizer, *vars(model).values()]
     kind = keras.optimizers.Optimizer
     return list({id(one): one for one in found if isinstance(one, kind)}.values())

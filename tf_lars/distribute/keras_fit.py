@@ -97,7 +97,7 @@ from absl import logging
 
 from tf_lars.distribute.fit_callbacks import on_this_worker
 from tf_lars.distribute.fit_checks import check_model, check_sizes
-from tf_lars.distribute.meeting import agree, gather, meet, watch
+from tf_lars.distribute.meeting import check_equal, gather, meet, watch
 from tf_lars.distribute.same_batches import SameBatches
 from tf_lars.distribute.whole_batch_losses import replacements, within_step
 from tf_lars.errors import InputError
@@ -171,7 +171,7 @@ def _fit(self, *args, **kwargs):
         meet(strategy, "fit", _refusal(self, call, strategy))
         epochs, first = call.get("epochs", 1), call.get("initial_epoch", 0)
         validates = call.get("validation_data") is not None or bool(call.get("validation_split"))
-        agree(
+        check_equal(
             strategy,
             {"validation": validates, "epochs": epochs},
             "All workers must call fit with the same arguments.",
@@ -243,7 +243,7 @@ def _make_function(self, step_function):
 def _maybe_symbolic_build(self, iterator=None, data_batch=None):
     """Builds a model from a local batch; Keras would fail to average distributed batches here.
 
-    A model with a step of its own need not have a `call`, or one that takes the data. It is built
+    A model with its own step need not have a `call`, or one that takes the data. It is built
     when its step is traced, as without a strategy.
     """
     strategy = strategy_of(self)
@@ -313,7 +313,7 @@ def _make_epoch_iterator(self, distribute_strategy=None, *args, **kwargs):
         )
     if isinstance(adapter, array_adapter()):
         setattr(adapter, "on_epoch_begin", lambda: epoch.assign_add(1))  # noqa: B010
-    agree(
+    check_equal(
         strategy,
         {"batches": self.num_batches or 0},
         "All workers must take the same number of batches.",

@@ -1,4 +1,4 @@
-"""Meetings of workers: what they must agree on, and a limit on how long one waits for another."""
+"""Checks that workers do the same, and a limit on how long one waits for another."""
 
 import contextlib
 import re
@@ -24,7 +24,7 @@ def gather(strategy: tf.distribute.Strategy, values: list, dtype: tf.DType) -> n
     return strategy.gather(tf.constant(values, dtype), axis=0).numpy()
 
 
-def agree(
+def check_equal(
     strategy: tf.distribute.Strategy, values: Mapping[str, float], rule: str, remedy: str
 ) -> None:
     """Checks that some numbers are the same on all workers, each of which must call this.
@@ -162,7 +162,7 @@ def _told_to_all(error: tf.errors.OpError, method: str) -> Exception:
         explained = PeerFailure(reason)
     elif isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
         return PeerFailure(
-            f"Another worker was lost during {method}, and this one cannot go on without it: "
+            f"Another worker was lost during {method}, and this one cannot continue without it: "
             f"{reason.rstrip(':.')}."
         )
     else:

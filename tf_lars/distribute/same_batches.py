@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_lars.data import order
-from tf_lars.distribute.meeting import agree
+from tf_lars.data.fit_inputs.array_inputs import checksum
+from tf_lars.distribute.meeting import check_equal
 from tf_lars.errors import InputError
 
 
@@ -68,9 +68,10 @@ class SameBatches(keras.utils.PyDataset):
         count = self.num_batches
         ends = [0] if count is None else sorted({0, count - 1})
         batches = [keras.utils.unpack_x_y_sample_weight(self._source[i]) for i in ends]
-        agree(
+        targets = tf.nest.flatten([x if y is None else y for x, y, _ in batches])
+        check_equal(
             self._strategy,
-            {"number of batches": count or 0, "checksum of targets": _checksum(batches)},
+            {"number of batches": count or 0, "checksum of targets": checksum(targets)},
             "A PyDataset must have the same batches on all workers, of which each takes its part.",
             "Draw random numbers for the order and the targets from a seed, or call "
             "keras.utils.set_random_seed before making it.",
@@ -114,11 +115,3 @@ def _same_random_numbers(seed: int, epoch: int) -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
-
-
-def _checksum(batches: list[tuple[Any, Any, Any]]) -> int:
-    digest = 0
-    for x, y, _ in batches:
-        for leaf in tf.nest.flatten(x if y is None else y):
-            digest = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), digest)
-    return digest

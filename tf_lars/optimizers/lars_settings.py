@@ -1,13 +1,13 @@
 """Arguments, presets and configuration that LARS on Keras 3 and on Keras 2 share."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tf_lars.optimizers import presets
 from tf_lars.optimizers.exclusions import ExcludingOptimizer
 from tf_lars.optimizers.lars_rule import LarsRule
-from tf_lars.setting import above, at_least, number, whole_number, within
+from tf_lars.setting import Rule, above, at_least, number, whole_number, within
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -46,14 +46,15 @@ class LarsArguments(OptimizerArguments, total=False):
     name: str | None
 
 
-_RANGES = {
-    "clipnorm": at_least(0),
-    "clipvalue": at_least(0),
-    "global_clipnorm": at_least(0),
-    "ema_momentum": within(0, 1),
-    "loss_scale_factor": above(0),
+_CHECKS: Mapping[str, tuple[Callable[..., Any], Rule]] = {
+    "clipnorm": (number, at_least(0)),
+    "clipvalue": (number, at_least(0)),
+    "global_clipnorm": (number, at_least(0)),
+    "ema_momentum": (number, within(0, 1)),
+    "loss_scale_factor": (number, above(0)),
+    "ema_overwrite_frequency": (whole_number, at_least(1)),
+    "gradient_accumulation_steps": (whole_number, at_least(2)),
 }
-_WHOLE = {"ema_overwrite_frequency": at_least(1), "gradient_accumulation_steps": at_least(2)}
 
 
 def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,10 +64,9 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         InputError: If a number is out of its range.
     """
     found = dict(arguments)
-    for convert, ranges in ((number, _RANGES), (whole_number, _WHOLE)):
-        for name in ranges.keys() & found.keys():
-            if found[name] is not None:
-                found[name] = convert(f"`{name}`", found[name], ranges[name])
+    for name, (convert, rule) in _CHECKS.items():
+        if found.get(name) is not None:
+            found[name] = convert(f"`{name}`", found[name], rule)
     return found
 
 
@@ -87,14 +87,15 @@ class LarsSettings(ExcludingOptimizer):
     def _set_lars(
         self,
         *,
-        weight_decay: float,
+        weight_decay: float | None,
         excluded_learning_rate_multiplier: float,
         exclude_from_weight_decay: Sequence[str] | None,
         exclude_from_layer_adaptation: Sequence[str] | None,
         **rule: Any,
     ) -> None:
         """Checks and sets the arguments that Keras's own class does not have."""
-        self.weight_decay = number("`weight_decay`", weight_decay, at_least(0))
+        decay = 0.0 if weight_decay is None else weight_decay
+        self.weight_decay = number("`weight_decay`", decay, at_least(0))
         self.rule = LarsRule(**rule)
         self.excluded_learning_rate_multiplier = number(
             "`excluded_learning_rate_multiplier`", excluded_learning_rate_multiplier, at_least(0)

@@ -2,7 +2,7 @@
 
 A folder such as `step-00000084` holds all variables of the model, including random states, and the
 optimizer's state, written by `tf.train.Checkpoint`, and `state.json`: the step, the history, the
-run's settings, the SHA-256 of each file, and a checksum of its own content. It is written last, so
+run's settings, the SHA-256 of each file, and a checksum of its content. It is written last, so
 a folder without it is incomplete; on a local file system, the folder appears under its name only
 when it is complete.
 """
@@ -18,8 +18,8 @@ from absl import logging
 
 from tf_lars import files
 from tf_lars.errors import InputError
-from tf_lars.sealed_json import CHECKSUM, is_intact, seal
-from tf_lars.training.checkpoint_names import STATE, checkpoint_names, name_of
+from tf_lars.sealed_json import seal
+from tf_lars.training.checkpoint_names import STATE, checkpoint_names, is_state, name_of
 
 VARIABLES = "checkpoint"
 """Name of the files with the variables, without the ending."""
@@ -92,8 +92,8 @@ def write(
     Args:
       variables: Result of `variables_of`.
       path: Path of the folder.
-      partial: Path in the same folder, for an incomplete checkpoint. Remote folders cannot be
-        renamed at once, so there the checkpoint is written under its own name.
+      partial: Path in the same folder, for an incomplete checkpoint. Renaming a remote
+        folder is not atomic, so there the checkpoint is written under its final name.
       step: Number of global batches trained on.
       settings: Settings of the run.
       history: History of the run.
@@ -128,7 +128,7 @@ def open_checkpoint(path: str) -> Checkpoint | None:
     try:
         state = files.read_json(os.path.join(path, STATE))
         sha256 = state["sha256"]
-        whole = _is_state(state) and all(
+        whole = is_state(state) and all(
             files.hash_file(os.path.join(path, os.path.basename(name)))[1] == digest
             for name, digest in sha256.items()
         )
@@ -182,21 +182,4 @@ def best_step(
 def _checkpoint(path: str, state: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(
         path, state["step"], state["settings"], state["history"], state.get("skipped_steps")
-    )
-
-
-def _is_state(state: Mapping[str, Any]) -> bool:
-    """Returns whether the content of `state.json` is as written."""
-    step, history = state["step"], state["history"]
-    return (
-        (CHECKSUM not in state or is_intact(state))  # version 0.1.0 wrote none
-        and type(step) is int
-        and step >= 0
-        and type(state.get("skipped_steps", 0)) is int
-        and isinstance(state["settings"], dict)
-        and isinstance(state["sha256"], dict)
-        and bool(state["sha256"])
-        and isinstance(history, list)
-        and all(isinstance(entry, dict) and "step" in entry for entry in history)
-        and all(isinstance(v, int | float) for entry in history for v in entry.values())
     )

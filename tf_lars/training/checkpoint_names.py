@@ -1,9 +1,12 @@
-"""Names of checkpoints, without importing TensorFlow."""
+"""Names and descriptions of checkpoints, without importing TensorFlow."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from tf_lars import files
 from tf_lars.errors import InputError
+from tf_lars.sealed_json import is_sound
 
 STATE = "state.json"
 """Name of a checkpoint's description."""
@@ -34,4 +37,25 @@ def nothing_to_resume(directory: str) -> InputError:
     return InputError(
         "--resume=must needs a checkpoint to resume from. Received: no complete checkpoint in "
         f"{directory}. Use --resume=auto to start afresh."
+    )
+
+
+def is_state(state: Mapping[str, Any]) -> bool:
+    """Returns whether the content of `state.json` is as written.
+
+    Raises:
+      KeyError, TypeError, AttributeError: It is not even a dictionary with the names of one.
+    """
+    step, history = state["step"], state["history"]
+    return (
+        is_sound(state)
+        and type(step) is int
+        and step >= 0
+        and type(state.get("skipped_steps", 0)) is int
+        and isinstance(state["settings"], dict)
+        and isinstance(state["sha256"], dict)
+        and bool(state["sha256"])
+        and isinstance(history, list)
+        and all(isinstance(entry, dict) and "step" in entry for entry in history)
+        and all(isinstance(v, int | float) for entry in history for v in entry.values())
     )

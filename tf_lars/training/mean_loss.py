@@ -76,27 +76,16 @@ def _mean(values: Any, sample_weight: Any, mask: Any, dtype: Any) -> tf.Tensor:
     """
     values = tf.convert_to_tensor(values)
     values = tf.cast(values, dtype) if dtype else values
-    batch, weight = _local.batch, None
+    batch = _local.batch
     assert batch is not None
     if sample_weight is not None:
-        weight = _for_values(tf.cast(sample_weight, values.dtype), values)
+        values *= _for_values(tf.cast(sample_weight, values.dtype), values)
     if mask is not None:
-        part = _valid(tf.cast(mask, values.dtype), batch)
-        weight = _times(weight, _for_values(part, values))
+        values *= _for_values(_valid(tf.cast(mask, values.dtype), batch), values)
     elif batch.real is not None and values.shape[0] == batch.size:
         share = tf.math.divide_no_nan(batch.real, batch.fill)
-        weight = _times(weight, _for_values(tf.cast(share, values.dtype), values))
-    if weight is not None:
-        values *= weight
+        values *= _for_values(tf.cast(share, values.dtype), values)
     return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))
-
-
-def _times(weight: tf.Tensor | None, other: tf.Tensor) -> tf.Tensor:
-    if weight is None:
-        return other
-    missing = other.shape.rank - weight.shape.rank
-    shape = tf.concat([tf.shape(weight), tf.ones([max(0, missing)], tf.int32)], 0)
-    return tf.reshape(weight, shape) * other
 
 
 def _for_values(weight: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

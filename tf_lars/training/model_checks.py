@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_lars.distribute.replicas import broadcast_from_chief, mean_over_workers
+from tf_lars.distribute.meeting import check_equal
 from tf_lars.errors import InputError
-from tf_lars.private_api import call_model, layers_of, losses_of, strategy_of
+from tf_lars.private_api import call_model, is_multi_worker, layers_of, losses_of, strategy_of
 from tf_lars.training.batch import Batch
 from tf_lars.training.mean_loss import averaged_over, mean_loss
 
@@ -83,16 +83,17 @@ def check_same_data(strategy: tf.distribute.Strategy, *sources: Any) -> None:
     Raises:
       InputError: If the data differ.
     """
+    if not is_multi_worker(strategy):
+        return
     for source in sources:
-        if not hasattr(source, "fingerprint") or strategy.num_replicas_in_sync == 1:
-            continue
-        own = source.fingerprint()
-        same = own == broadcast_from_chief(strategy, own)
-        if mean_over_workers(strategy, [float(same)]) != [1.0]:
-            raise InputError(
+        if hasattr(source, "fingerprint"):
+            check_equal(
+                strategy,
+                {"checksum": source.fingerprint()},
                 "All workers must be given the same data in the same order, of which each takes "
-                "its part. Received: data that differ between workers. Give shuffle and random "
-                "operations a seed, or call keras.utils.set_random_seed first."
+                "its part.",
+                "Give shuffle and random operations a seed, or call keras.utils.set_random_seed "
+                "first.",
             )
 
 

@@ -3,7 +3,7 @@
 On a file system that locks files, including NFS, the lock is the operating system's: it ends with
 the process, however that dies, and NFS frees the locks of a host that has crashed after a minute or
 two. Elsewhere (`gs://`, some mounted buckets) the holder keeps changing a file, and one that no
-longer changes is nobody's.
+longer changes is considered abandoned.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ JOB_SECONDS = 120.0
 BEAT_SECONDS = 10.0
 """Interval at which a holder changes its file where files cannot be locked."""
 STALE_SECONDS = 45.0
-"""Time after which a file that has not changed is nobody's."""
+"""Time after which a file that has not changed is considered abandoned."""
 SETTLE_SECONDS = 3.0
-"""Time in which two starts at once see each other's file."""
+"""Time in which two simultaneous starts see each other's file."""
 
 _POLL_SECONDS = 0.5
 _READS = 3
@@ -55,6 +55,7 @@ class RunLock:
             "job": job,
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         }
+        self._has_told = False
         self._file: int | None = None
         self._beating: threading.Event | None = None
 
@@ -80,16 +81,16 @@ class RunLock:
             self._beating.set()
             self._beating = None
             if self._holder().get("id") == self._me["id"]:
-                with contextlib.suppress(Exception):  # it is nobody's in `STALE_SECONDS` anyway
+                with contextlib.suppress(Exception):  # it expires after `STALE_SECONDS` anyway
                     files.remove(self._path)
 
     def _lock_file(self) -> bool:
         """Takes the operating system's lock; returns False if the file system has none."""
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            waiting = _Waiting(self)
+            start = time.monotonic()
             while not _try_lock(file):
-                waiting.once_more(self._holder())
+                self._wait_for(self._holder(), start)
         except OSError as error:
             os.close(file)
             if error.errno in _CANNOT_LOCK:
@@ -105,16 +106,16 @@ class RunLock:
         return True
 
     def _claim_file(self) -> None:
-        """Writes this process into the file, if nobody else keeps changing it."""
-        waiting = _Waiting(self)
-        seen, since = self._holder(), time.monotonic()
+        """Writes this process into the file, unless another one keeps changing it."""
+        start = since = time.monotonic()
+        seen = self._holder()
         while seen and not self._is_dead(seen) and time.monotonic() < since + STALE_SECONDS:
             time.sleep(_POLL_SECONDS)
             now = self._holder()
             if now != seen:
                 seen, since = now, time.monotonic()
                 if now:
-                    waiting.once_more(now)
+                    self._wait_for(now, start)
         self._write(0)
         time.sleep(SETTLE_SECONDS)
         if self._holder().get("id") != self._me["id"]:
@@ -145,6 +146,17 @@ class RunLock:
                 time.sleep(_POLL_SECONDS / _READS)
         return {}
 
+    def _wait_for(self, holder: dict[str, Any], start: float) -> None:
+        """Waits a little for the holder to end, or raises an InputError if it has had its time."""
+        same_job = self._me["job"] is not None and holder.get("job") == self._me["job"]
+        limit = JOB_SECONDS if same_job else GRACE_SECONDS
+        if time.monotonic() > start + limit:
+            raise self._refusal(holder)
+        if not self._has_told:
+            print(f"waiting up to {limit:g} s for {_name(holder)} to end", flush=True)
+            self._has_told = True
+        time.sleep(_POLL_SECONDS)
+
     def _is_dead(self, holder: dict[str, Any]) -> bool:
         """Returns whether the holder was a process of this host that has ended."""
         pid = holder.get("pid")
@@ -158,25 +170,6 @@ class RunLock:
             f"{_name(holder)} is training. Wait for it, end it, or use another --model_dir; if "
             "that host has crashed, try again in two minutes."
         )
-
-
-class _Waiting:
-    """Wait for another process's lock: says so once, and ends in an InputError."""
-
-    def __init__(self, lock: RunLock):
-        self._lock = lock
-        self._start = time.monotonic()
-        self._told = False
-
-    def once_more(self, holder: dict[str, Any]) -> None:
-        same_job = self._lock._me["job"] is not None and holder.get("job") == self._lock._me["job"]
-        limit = JOB_SECONDS if same_job else GRACE_SECONDS
-        if time.monotonic() > self._start + limit:
-            raise self._lock._refusal(holder)
-        if not self._told:
-            print(f"waiting up to {limit:g} s for {_name(holder)} to end", flush=True)
-            self._told = True
-        time.sleep(_POLL_SECONDS)
 
 
 def _try_lock(file: int) -> bool:

@@ -83,7 +83,7 @@ class RunState:
 
     @contextlib.contextmanager
     def batches(self) -> Iterator[None]:
-        """Context at whose end the iterator is released, at once if the end is an error.
+        """Context at whose end the iterator is released, immediately if the end is an error.
 
         See `tf_lars.data.input_errors`: the interpreter may end next.
         """

@@ -95,3 +95,37 @@ def test_a_reader_that_has_seen_enough_ends_a_program_quietly(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=120) == 141
+
+
+def test_the_home_folder_is_meant_by_a_tilde_at_the_start_of_any_path(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import dataclasses
+            from launch.cli import app, flags
+            from tf_lars.setting import setting
+            @dataclasses.dataclass(frozen=True)
+            class Settings:
+                folder: str = setting("A folder.", "")
+                files: tuple[str, ...] | None = setting("Files.", None)
+                volume: tuple[str, ...] = setting("Volumes.", (), repeatable=True)
+            def main():
+                print(Settings(**flags.values(Settings)))
+            flags.define(Settings)
+            app.run(main)
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, program, "--folder=~/a", "--files=~/b,~/c,d~", "--volume=~", "--volume=x"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "HOME": "/home/me"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    expected = (
+        "folder='/home/me/a', files=('/home/me/b', '/home/me/c', 'd~'), volume=('/home/me', 'x')"
+    )
+    assert done.stdout == f"Settings({expected})\n", done.stderr

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_lars.data import order
+from tf_lars.data.arrays import check_lengths
 from tf_lars.data.fit_inputs.fit_batch import FitBatch, class_weighter
 from tf_lars.errors import InputError
 
@@ -35,7 +36,6 @@ class FitArrays:
     class_weight: Mapping[int, float] | None = None
     shape_changes: ClassVar[tuple[int, ...]] = ()
     max_bad_records: ClassVar[int] = 0
-    is_read_anew_each_epoch: ClassVar[bool] = False
 
     @property
     def num_examples(self) -> int:
@@ -48,8 +48,13 @@ class FitArrays:
         return order.evaluation_steps(self.num_examples, self.global_batch_size)
 
     def fingerprint(self) -> int:
-        """Returns a number of 31 bits that is equal on two workers with the same arrays."""
-        return checksum(tf.nest.flatten(self.element), self.num_examples)
+        """Returns a number that is equal on two workers with the same arrays.
+
+        Of each array, the first mebibyte counts.
+        """
+        leaves = tf.nest.flatten(self.element)
+        rows = (leaf[: max(1, _CHECKED_BYTES // max(1, leaf[:1].nbytes))] for leaf in leaves)
+        return checksum(rows, self.num_examples)
 
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int = 0, last_step: int | None = None
@@ -76,14 +81,13 @@ class FitArrays:
         return chunks.rebatch(share, drop_remainder=True).map(gather).prefetch(2)
 
 
-def checksum(leaves: Iterable[np.ndarray], start: int) -> int:
-    """Returns a number of 31 bits that is equal for equal arrays; of large ones, the beginning."""
-    for leaf in leaves:
-        rows = leaf[: max(1, _CHECKED_BYTES // max(1, leaf[:1].nbytes))]
-        is_text = rows.dtype == object  # pointers otherwise
-        content = repr(rows.tolist()).encode() if is_text else np.ascontiguousarray(rows).tobytes()
+def checksum(leaves: Iterable[Any], start: int = 0) -> int:
+    """Returns a number of 32 bits that is equal for equal arrays."""
+    for leaf in map(np.asarray, leaves):
+        is_text = leaf.dtype == object  # pointers otherwise
+        content = repr(leaf.tolist()).encode() if is_text else np.ascontiguousarray(leaf).tobytes()
         start = zlib.crc32(content, start)
-    return start >> 1
+    return start
 
 
 def as_rows(element: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -97,18 +101,7 @@ def as_rows(element: tuple[Any, ...]) -> tuple[Any, ...]:
       InputError: A leaf is not an array, or the lengths differ.
     """
     rows = tuple(tf.nest.map_structure(_as_array, _without_lists(one)) for one in element)
-    lengths = {len(leaf) for leaf in tf.nest.flatten(rows)}
-    if len(lengths) > 1:
-        names = ("x", "y", "sample_weight")
-        found = ", ".join(
-            f"{name} of {' and '.join(str(len(leaf)) for leaf in tf.nest.flatten(one))}"
-            for name, one in zip(names, rows, strict=False)
-        )
-        raise InputError(
-            f"All arrays must have the same number of examples. Received: {found}. Cut them to "
-            "the same length."
-        )
-    if lengths == {0}:
+    if check_lengths(rows) == 0:
         raise InputError("Arrays must hold examples. Received: arrays of length 0.")
     return rows
 

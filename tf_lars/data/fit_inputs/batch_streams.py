@@ -49,7 +49,7 @@ class BatchStream:
     """Unknown: a last batch may be smaller."""
 
     def fingerprint(self) -> int:
-        """Returns a number of 31 bits that is equal on two workers with the same first batch.
+        """Returns a number that is equal on two workers with the same first batch.
 
         Of a batch with targets, only these count: inputs may be augmented at random.
         """
@@ -221,14 +221,9 @@ def of_generator(
 
 
 def _checked(batch: Any) -> tuple[Any, ...]:
-    """Returns a batch as a tuple of nested arrays."""
-    return as_rows(keras_element(batch))
-
-
-def keras_element(batch: Any) -> tuple[Any, ...]:
-    """Returns `(x,)`, `(x, y)` or `(x, y, sample_weight)`."""
+    """Returns a batch as `(x,)`, `(x, y)` or `(x, y, sample_weight)`, each of nested arrays."""
     parts = keras.utils.unpack_x_y_sample_weight(batch)
-    return tuple(part for part in parts if part is not None)
+    return as_rows(tuple(part for part in parts if part is not None))
 
 
 def _common_spec(batches: list[Any]) -> Any:

@@ -33,13 +33,9 @@ def training(
     Raises:
       InputError: An argument does not belong to this kind of data, or the data are refused.
     """
-    if is_own(x):
-        _refuse_others(x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps)
-        return x
     _check_counts(batch_size=batch_size, steps_per_epoch=steps)
-    stream = _stream(x, y, sample_weight, batch_size, steps, class_weight, shuffle, seed)
-    if stream is not None:
-        return stream
+    if not _is_arrays(x, y=y, sample_weight=sample_weight, batch_size=batch_size):
+        return _of_batches(x, steps, class_weight, shuffle=shuffle, seed=seed)
     arrays = FitArrays(
         as_rows(_given(x, y, sample_weight)),
         batch_size or BATCH_SIZE,
@@ -68,13 +64,9 @@ def evaluation(
     Raises:
       InputError: An argument does not belong to this kind of data, or the data are refused.
     """
-    if is_own(x):
-        _refuse_others(x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps=steps)
-        return x
     _check_counts(batch_size=batch_size, steps=steps)
-    stream = _stream(x, y, sample_weight, batch_size, steps, None, False, 0)
-    if stream is not None:
-        return stream
+    if not _is_arrays(x, y=y, sample_weight=sample_weight, batch_size=batch_size):
+        return _of_batches(x, steps)
     rows = as_rows(_given(x, y, sample_weight))
     batch = batch_size or BATCH_SIZE
     if steps:
@@ -93,8 +85,7 @@ def validation(data: Any, *, batch_size: int | None = None, steps: int | None = 
                 f"a {type(data).__name__} of {len(data)}."
             )
         return evaluation(*data, batch_size=batch_size, steps=steps)
-    has_batches = is_own(data) or isinstance(data, _OF_BATCHES)
-    return evaluation(data, batch_size=None if has_batches else batch_size, steps=steps)
+    return evaluation(data, batch_size=batch_size if _is_arrays(data) else None, steps=steps)
 
 
 def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple, tuple]:
@@ -104,7 +95,7 @@ def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple, t
       InputError: The fraction is not between 0 and 1, or the data are not arrays.
     """
     require(0 < fraction < 1, "`validation_split`", "above 0 and below 1", fraction)
-    if is_own(x) or isinstance(x, _OF_BATCHES):
+    if not _is_arrays(x):
         raise InputError(
             f"validation_split needs arrays. Received: {type(x).__name__}. Use validation_data."
         )
@@ -122,39 +113,52 @@ def split(x: Any, y: Any, sample_weight: Any, fraction: float) -> tuple[tuple, t
     )
 
 
-def is_own(data: Any) -> bool:
+def _is_own(data: Any) -> bool:
     """Returns whether data are of this package, such as `image_input.TrainingInput`."""
     return hasattr(data, "dataset") and hasattr(data, "global_batch_size")
 
 
-def _stream(
-    x: Any,
-    y: Any,
-    sample_weight: Any,
-    batch_size: int | None,
-    steps: int | None,
-    class_weight: Mapping[int, float] | None,
-    shuffle: bool,
-    seed: int,
-) -> batch_streams.BatchStream | None:
-    """Returns the stream of a source of batches; None for arrays."""
-    if not isinstance(x, _OF_BATCHES):
-        return None
-    _refuse_others(x, y=y, sample_weight=sample_weight, batch_size=batch_size)
-    if isinstance(x, tf.data.Dataset):
-        return batch_streams.of_dataset(x, steps, class_weight)
-    if isinstance(x, keras.utils.PyDataset):
-        return batch_streams.of_py_dataset(x, steps, class_weight, shuffle=shuffle, seed=seed)
-    return batch_streams.of_generator(x, steps, class_weight)
+def _is_arrays(x: Any, **others: Any) -> bool:
+    """Returns whether data are arrays, rather than a source of batches.
 
+    Args:
+      x: Data.
+      **others: Arguments that only arrays may have.
 
-def _refuse_others(x: Any, **others: Any) -> None:
+    Raises:
+      InputError: A source of batches has such an argument.
+    """
+    if not (_is_own(x) or isinstance(x, _OF_BATCHES)):
+        return True
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise InputError(
             f"{' and '.join(given)} must be left out with {type(x).__name__}, whose batches hold "
             f"everything. Received: {', '.join(given)}."
         )
+    return False
+
+
+def _of_batches(
+    x: Any,
+    steps: int | None,
+    class_weight: Mapping[int, float] | None = None,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> Any:
+    """Returns the stream of a source of batches; data of this package are returned as they are."""
+    if _is_own(x):
+        if steps is not None:
+            raise InputError(
+                f"{type(x).__name__} has its own number of steps. Received: {steps}. Leave it out."
+            )
+        return x
+    if isinstance(x, tf.data.Dataset):
+        return batch_streams.of_dataset(x, steps, class_weight)
+    if isinstance(x, keras.utils.PyDataset):
+        return batch_streams.of_py_dataset(x, steps, class_weight, shuffle=shuffle, seed=seed)
+    return batch_streams.of_generator(x, steps, class_weight)
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -49,7 +49,7 @@ def part_of_worker(
                 f"instead of {global_batch_size}. Set batch_size or batch anew.",
             ],
         )
-        with tf.control_dependencies([check] if tf.inside_function() else []):
+        with tf.control_dependencies([check]):
             index = place % rows
 
         def take(t: tf.Tensor) -> tf.Tensor:

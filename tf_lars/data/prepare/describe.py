@@ -18,7 +18,7 @@ from tf_lars.data.prepare.shard_contents import ClassText, ShardContents
 from tf_lars.data.records import shard_names
 from tf_lars.data.records.dataset_info import DATASET_FILE, SPLITS, DatasetInfo, SplitInfo
 from tf_lars.data.records.shard_names import ShardName
-from tf_lars.errors import InputError, require
+from tf_lars.errors import InputError, require, some
 from tf_lars.machine import available_cores
 
 MOST_CLASSES = 1_000_000
@@ -67,13 +67,14 @@ def describe(
     listed = _label_names(folder)
     found = _read(folder, shards, num_processes or available_cores())
     form = _form(folder, found)
-    bad = [fault for split in SPLITS for shard in found[split] for fault in shard.bad]
-    if len(bad) > max_bad_images:
-        named = "; ".join(bad[:_NAMED_BAD_RECORDS])
+    bad = {split: [fault for shard in found[split] for fault in shard.bad] for split in SPLITS}
+    all_bad = [fault for split in SPLITS for fault in bad[split]]
+    if len(all_bad) > max_bad_images:
+        named = "; ".join(all_bad[:_NAMED_BAD_RECORDS])
         raise InputError(
-            f"Every record must hold a decodable image and its label. Received: {len(bad)} that do "
-            f"not: {named}. Write those shards again, or accept the records with "
-            f"max_bad_images={len(bad)}."
+            "Every record must hold a decodable image and its label. Received: "
+            f"{len(all_bad)} that do not: {named}. Write those shards again, or accept the records "
+            f"with max_bad_images={len(all_bad)}."
         )
     base, texts = _classes(
         folder, found, form, label_base, num_classes, listed if form == "tfds" else []
@@ -88,10 +89,7 @@ def describe(
             split: {
                 "reencoded": {"count": 0, "files": []},
                 "resized": {"count": 0},
-                "refused": {
-                    "count": sum(len(shard.bad) for shard in found[split]),
-                    "files": [fault for shard in found[split] for fault in shard.bad],
-                },
+                "refused": {"count": len(bad[split]), "files": bad[split]},
             }
             for split in SPLITS
         },
@@ -124,27 +122,29 @@ def _shards(folder: str) -> dict[str, list[ShardName]]:
             several = " and ".join(sorted(shard.splits))
             raise InputError(
                 "A shard belongs to one split, by its name or its folder. Received: "
-                f"{shard.path!r} in {folder!r}, which speaks of {several}. Rename or move it."
+                f"{shard.path!r} in {folder!r}, which names {several}. Rename or move it."
             )
         by_split[min(shard.splits, default="")].append(shard)
     for split in SPLITS:
         if not by_split[split]:
             others = [shard.path for shard in shards]
-            holds = f"only {_some(others)}" if others else "no shards"
+            holds = f"only {some(others, 3)}" if others else "no shards"
             raise InputError(
                 f"A folder of TFRecords must hold {split} shards, such as {split}-00000-of-00010, "
                 f"name-{split}.tfrecord-00000-of-00010, {split}_00.tfrecord or {split}/*.tfrecord. "
-                f"Received: {folder!r} with {holds}. Name or place the {split} shards like that."
+                f"Received: {folder!r} with {holds}. Name or place the {split} shards in one "
+                "of these ways."
             )
         _check_series(folder, split, by_split[split])
     return {split: sorted(by_split[split]) for split in SPLITS}
 
 
 def _check_series(folder: str, split: str, shards: Sequence[ShardName]) -> None:
-    if len({shard.series for shard in shards}) > 1:
+    series = {shard.series: shard.path for shard in shards}
+    if len(series) > 1:
         raise InputError(
             f"A folder must hold the {split} shards of one data set. Received: several in "
-            f"{folder!r}, such as {_some(list({s.series: s.path for s in shards}.values()))}. Move "
+            f"{folder!r}, such as {some([*series.values()], 3)}. Move "
             "the others away."
         )
     if fault := shard_names.fault(shards):
@@ -236,9 +236,10 @@ def _classes(
             f"{_LABEL_NAMES} must name every class. Received: {len(listed)} names in {folder!r} "
             f"for num_classes={num_classes}. Correct one of them."
         )
-    if lowest < base or highest >= base + min(count, MOST_CLASSES):
+    end = base + min(count, MOST_CLASSES)
+    if lowest < base or highest >= end:
         raise InputError(
-            f"Labels must be from {base} to {base + min(count, MOST_CLASSES) - 1}, for {count} "
+            f"Labels must be from {base} to {end - 1}, for {count} "
             f"classes from label_base={base}. Received: labels from {lowest} to {highest} in "
             f"{folder!r}. Set label_base (0 or 1) and num_classes to match."
         )
@@ -277,15 +278,12 @@ def _label_names(folder: str) -> list[str]:
     lines: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if not name or name in lines:
-            fault = f"{name!r} in lines {lines[name]} and {number}" if name else f"line {number}"
-            what = f"{fault}, which is empty" if not name else fault
+            fault = f"line {number}, which is empty"
+            if name:
+                fault = f"{name!r} in lines {lines[name]} and {number}"
             raise InputError(
-                f"{_LABEL_NAMES} must hold one name per line, each once. Received: {what}, of "
+                f"{_LABEL_NAMES} must hold one name per line, each once. Received: {fault}, of "
                 f"{path!r}. Correct it."
             )
         lines[name] = number
     return names
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

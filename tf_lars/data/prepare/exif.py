@@ -15,7 +15,6 @@ from tf_lars.data.records import jpeg_markers
 UPRIGHT = 1
 _ORIENTATION = 0x0112
 _SHORT = 3
-_SIGNATURE = b"Exif\0\0"
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _TURNS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -39,7 +38,7 @@ def orientation(data: bytes, kind: str) -> int:
     if not block:
         return UPRIGHT
     try:
-        found = _read_orientation(block.removeprefix(_SIGNATURE))
+        found = _read_orientation(block.removeprefix(jpeg_markers.EXIF_SIGNATURE))
     except struct.error:  # the block ends early
         return UPRIGHT
     return found if found in _TURNS else UPRIGHT

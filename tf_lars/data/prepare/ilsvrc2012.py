@@ -22,7 +22,7 @@ from tf_lars.data.prepare import ilsvrc2012_devkit
 from tf_lars.data.prepare.process_pool import run_tasks
 from tf_lars.data.prepare.progress_bar import Progress
 from tf_lars.data.prepare.sharding import ImageFile, ImageListing
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, some
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VALIDATION_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -116,7 +116,7 @@ class Ilsvrc2012Archives:
         if missing:
             raise InputError(
                 f"Every class must have training images. Received: {path!r} without "
-                f"{len(missing)} of {len(labels)} class archives: {_some(missing)}. "
+                f"{len(missing)} of {len(labels)} class archives: {some(missing)}. "
                 "Download it again."
             )
         images: list[ImageFile] = []
@@ -233,10 +233,6 @@ def _note_counts(kit: ilsvrc2012_devkit.Devkit, images: Sequence[ImageFile]) -> 
     if others:
         print(
             f"note: {len(others)} classes have another number of training images than in the "
-            f"development kit: {_some(others)}",
+            f"development kit: {some(others)}",
             flush=True,
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -1,13 +1,13 @@
 """Image folders `train/<class>/*`, `val/<class>/*` (or `validation/`) as a source of images."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tf_lars.data.prepare.progress_bar import Progress
 from tf_lars.data.prepare.sharding import ImageFile, ImageListing
 from tf_lars.data.records.dataset_info import SPLITS
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, some
 
 _FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
 _LAYOUT = "train/<class>/* and val/<class>/*"
@@ -107,7 +107,7 @@ def _check_same_classes(classes: Mapping[str, Mapping[str, str]]) -> None:
         if missing:
             raise InputError(
                 "Training and validation must have the same classes. Received: "
-                f"{len(missing)} in {one} only: {_some(missing)}. Add the class folders to "
+                f"{len(missing)} in {one} only: {some(missing)}. Add the class folders to "
                 f"{other}, or remove them from {one}."
             )
 
@@ -137,7 +137,3 @@ def _listing(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
     return sorted(visible, key=lambda entry: entry.name)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -39,8 +39,8 @@ def read(data: bytes) -> ImageHeader:
     """Returns the header of an image file.
 
     Raises:
-        BadImage: The file is not an image of these formats, its header is damaged, or it is an
-            animated WebP, on which TensorFlow's decoder writes beyond its memory.
+        BadImage: The file is not an image of these formats, its header is damaged, or it is a JPEG
+            of other than 8 bits or an animated WebP, which are not supported.
     """
     if data.startswith(b"\xff\xd8"):
         return _jpeg(data)

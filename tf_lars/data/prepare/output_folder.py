@@ -17,7 +17,7 @@ from typing import Any
 from tf_lars import files
 from tf_lars.data.records.dataset_info import DATASET_FILE, DatasetInfo
 from tf_lars.errors import InputError
-from tf_lars.sealed_json import CHECKSUM, is_intact, seal
+from tf_lars.sealed_json import CHECKSUM, is_sound, seal
 
 _NOTES = ".prepare"
 _PLAN = "plan"
@@ -180,5 +180,4 @@ def _read_note(path: str) -> Mapping[str, Any]:
         note = files.read_json(path) if files.exists(path) else {}
     except (ValueError, RecursionError):
         return {}
-    is_note = isinstance(note, dict)
-    return note if is_note and (CHECKSUM not in note or is_intact(note)) else {}
+    return note if isinstance(note, dict) and is_sound(note) else {}

@@ -19,23 +19,19 @@ def encode_pictures(paths: Sequence[str], encoding: EncodingSettings) -> list[by
         BadImage: A file cannot be read or decoded, or crashes its decoder; the message names it.
     """
     tasks = [(tuple(paths), encoding)]
-    encoded: list[bytes | BadImage] = []
     try:
         with contextlib.closing(run_tasks(_encode, tasks, num_processes=1)) as messages:
-            for message in messages:
-                encoded = message
+            (encoded,) = messages
     except WorkerDeath as death:
         if not death.item:
             raise
         raise BadImage(
             f"{death.item!r} (its decoder ended with exit code {death.exit_code})"
         ) from death
-    pictures = []
-    for picture in encoded:
-        if isinstance(picture, BadImage):
-            raise picture
-        pictures.append(picture)
-    return pictures
+    for bad in encoded[-1:]:
+        if isinstance(bad, BadImage):
+            raise bad
+    return encoded
 
 
 def _encode(

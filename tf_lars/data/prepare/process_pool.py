@@ -30,7 +30,7 @@ _COMMAND = (
 )
 # Room for the longest path of Linux.
 _NOTE_BYTES = 4096
-# With more deadly items than these, the fault is not in the items.
+# With more deadly items than this, the fault is not in the items.
 _MOST_DEADLY_ITEMS = 20
 # Workers decode one image at a time, on the CPU.
 _ENVIRONMENT = {
@@ -256,7 +256,7 @@ class _Worker:
         self._note.close()
 
     def start(self, job: _Job) -> None:
-        """Sends a job to the process; whether that has died is found by `receive`."""
+        """Sends a job to the process; `receive` finds out whether it has died."""
         self.job = job
         with contextlib.suppress(OSError):
             self.connection.send(job.call())

@@ -52,7 +52,7 @@ class ShardTask:
         """Encodes one image; its result does not matter."""
         (file,) = (file for file in self.shard.files if file.path == path)
         with contextlib.suppress(BadImage):
-            to_jpeg(self.source.read(file), self.encoding)
+            self.encoded(file)
 
     def without(self, path: str) -> "ShardTask":
         """Returns the task with one more deadly file."""

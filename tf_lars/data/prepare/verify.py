@@ -9,10 +9,8 @@ from tf_lars.data.prepare.progress_bar import Progress
 from tf_lars.data.prepare.shard_contents import ShardContents
 from tf_lars.data.records.dataset_info import DATASET_FILE, DatasetInfo, ShardInfo
 from tf_lars.data.records.tfrecord import DamagedShard
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, some
 from tf_lars.machine import available_cores
-
-_NAMED = 10
 
 
 def verify(data_dir: str | os.PathLike[str]) -> DatasetInfo:
@@ -45,14 +43,14 @@ def verify(data_dir: str | os.PathLike[str]) -> DatasetInfo:
             if isinstance(found, DamagedShard):
                 different.append(f"{shard.name} (damaged at its record {found.record}, from 0)")
             elif found.info.sha256 != shard.sha256:
-                different.append(" ".join([shard.name, *(f"({bad})" for bad in found.bad[:1])]))
+                different.append(f"{shard.name} ({found.bad[0]})" if found.bad else shard.name)
             else:
                 contents.append(found)
     if different:
         raise InputError(
             f"Every shard must have the SHA-256 recorded in {DATASET_FILE}. Received: "
             f"{len(different)} of {len(shards)} that differ in {data_dir!r}: "
-            f"{_some(different)}. Copy the data set again, or prepare it with overwrite."
+            f"{some(different)}. Copy the data set again, or prepare it with overwrite."
         )
     _check_counts(shards, contents)
     _check_bad(info, contents)
@@ -68,7 +66,7 @@ def _check_counts(shards: Sequence[ShardInfo], contents: Sequence[ShardContents]
     ]
     if wrong:
         raise InputError(
-            f"{DATASET_FILE} must count the records of every shard. Received: {_some(wrong)}. "
+            f"{DATASET_FILE} must count the records of every shard. Received: {some(wrong)}. "
             "Correct it, or prepare the data set again."
         )
 
@@ -81,7 +79,7 @@ def _check_bad(info: DatasetInfo, contents: Sequence[ShardContents]) -> None:
         raise InputError(
             "Every record must hold a decodable image and its label, except those listed in "
             f"{DATASET_FILE}. Received: {len(bad)} instead of {allowed} that do not: "
-            f"{_some(bad)}. Prepare the data set again, or train with "
+            f"{some(bad)}. Prepare the data set again, or train with "
             f"--max_bad_records={len(bad)}."
         )
 
@@ -92,7 +90,7 @@ def _check_labels(info: DatasetInfo, contents: Sequence[ShardContents]) -> None:
     if wrong:
         raise InputError(
             f"Labels must be from {info.labels[0]} to {info.labels[-1]}, for the "
-            f"{info.num_classes} classes in {DATASET_FILE}. Received: records with {_some(wrong)}. "
+            f"{info.num_classes} classes in {DATASET_FILE}. Received: records with {some(wrong)}. "
             "Correct it, or prepare the data set again."
         )
     absent = [info.class_names[i] for i, label in enumerate(info.labels) if label not in labels]
@@ -100,9 +98,5 @@ def _check_labels(info: DatasetInfo, contents: Sequence[ShardContents]) -> None:
     if absent and "plan" in info.settings and not info.num_refused:
         raise InputError(
             f"Every class in {DATASET_FILE} must have an example. Received: {len(absent)} without "
-            f"one: {_some(absent)}. Correct it, or prepare the data set again."
+            f"one: {some(absent)}. Correct it, or prepare the data set again."
         )
-
-
-def _some(items: Sequence[object]) -> str:
-    return ", ".join(map(str, items[:_NAMED])) + (", ..." if len(items) > _NAMED else "")

@@ -4,7 +4,7 @@ A prepared data set is a folder with `train-00000-of-000NN`, `validation-00000-o
 `dataset.json`, which is written last: a folder without it is unfinished. Every path may be local or
 remote (`gs://`), as supported by TensorFlow's file systems.
 
-`dataset.json` holds a checksum of its own content (`tf_lars.data.records.sealed_json`). One without
+`dataset.json` holds a checksum of its content (`tf_lars.sealed_json`). One without
 a checksum, written by an earlier version or changed by hand, is accepted if its content is sound.
 """
 
@@ -67,8 +67,8 @@ class DatasetInfo:
         synsets: Identifier of each class (in ImageNet, its WordNet id), in the same order.
         splits: `SplitInfo` of "train" and "validation".
         settings: Settings of the preparation.
-        report: Outcome of the preparation: per split, the number of re-encoded, resized and refused
-            images, and the names of the first ones under "files".
+        report: Outcome of the preparation: per split, the number of re-encoded, resized, oriented
+            and refused images, and the names of the first ones under "files".
         form: Format of the records, a key of `tf_lars.data.records.example.FORMATS`.
         label_base: Label of the first class in the records, 0 or 1.
     """
@@ -174,7 +174,7 @@ class DatasetInfo:
                 f"{DATASET_FILE} must hold the classes and shards as written. Received: "
                 f"{path!r}, where {error}. Correct it, or prepare the data set again."
             ) from error
-        if sealed_json.CHECKSUM in content and not sealed_json.is_intact(content):
+        if not sealed_json.is_sound(content):
             raise InputError(
                 f"{DATASET_FILE} must be as it was written. Received: {path!r}, which does not "
                 "match its checksum. Copy it again; or, to keep a change made by hand, delete its "

@@ -16,7 +16,7 @@ _END_OF_IMAGE = 0xD9
 _START_OF_SCAN = 0xDA
 _QUANTIZATION_TABLES = 0xDB
 _RESTART_INTERVAL = 0xDD
-_EXIF, _EXIF_SIGNATURE = 0xE1, b"Exif\0\0"
+_EXIF, EXIF_SIGNATURE = 0xE1, b"Exif\0\0"
 _COMMENTS = (*range(0xE0, 0xF0), 0xFE)
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
 # In a scan, 0xFF is followed by zero (the value itself), a fill byte or a restart; otherwise by the
@@ -69,8 +69,8 @@ def read_header(data: bytes) -> JpegHeader | None:
 def exif(data: bytes) -> bytes:
     """Returns the EXIF block of a JPEG file, which has the structure of a TIFF; empty if none."""
     for marker, start, end in _segments(data):
-        if marker == _EXIF and data.startswith(_EXIF_SIGNATURE, start):
-            return data[start + len(_EXIF_SIGNATURE) : end]
+        if marker == _EXIF and data.startswith(EXIF_SIGNATURE, start):
+            return data[start + len(EXIF_SIGNATURE) : end]
     return b""
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import tempfile
-import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
@@ -20,8 +19,6 @@ SHARE_OF_SPACE = 0.8
 _CHUNK = 1 << 20
 _PIECE = 4 << 20
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # the header tells which
-
-_told = threading.Lock()
 
 
 class Damaged(ValueError):
@@ -60,7 +57,9 @@ def copy(path: str, compressed: bool) -> ShardCopy:
       InputError: The shard cannot be read, or the copy would take more than `SHARE_OF_SPACE`.
     """
     folder = tempfile.gettempdir()
-    _tell(path, folder)
+    logging.log_first_n(
+        logging.WARNING, "Copying compressed or remote shards, such as %s, to %s.", 1, path, folder
+    )
     limit = SHARE_OF_SPACE * shutil.disk_usage(folder).free
     digest, num_bytes, damage = hashlib.sha256(), 0, ""
 
@@ -134,8 +133,3 @@ def _read(path: str) -> Iterator[bytes]:
             if not chunk:
                 return
             yield chunk
-
-
-def _tell(path: str, folder: str) -> None:
-    if _told.acquire(blocking=False):  # never released: once is enough
-        logging.warning("Copying compressed or remote shards, such as %s, to %s.", path, folder)

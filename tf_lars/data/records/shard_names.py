@@ -61,7 +61,7 @@ class ShardName(NamedTuple):
 
     @property
     def splits(self) -> set[str]:
-        """Splits that the name and the folder speak of: several if they contradict each other."""
+        """Splits that the name and the folder mention: several if they contradict each other."""
         return _splits(self.stem) | _splits(self.folder)
 
     @property
@@ -78,7 +78,7 @@ def parse(path: str) -> ShardName | None:
     if match is None or not (match["first"] or match["number"] or match["last"]):
         return None
     numbers = (int(text) if (text := match[part]) else None for part in ("number", "total"))
-    return ShardName(path.replace(os.sep, "/"), match["stem"], *numbers)
+    return ShardName(path, match["stem"], *numbers)
 
 
 def is_path(text: str) -> bool:
@@ -115,7 +115,7 @@ def fault(names: Iterable[ShardName]) -> str | None:
 
 
 def _splits(text: str) -> set[str]:
-    """Returns the splits of which the words of a text speak."""
+    """Returns the splits that the words of a text mention."""
     last = text.lower().rpartition("-")[2]
     if last in _SPLIT_OF:  # whatever the words before it, which name the data set
         return {_SPLIT_OF[last]}

@@ -67,11 +67,18 @@ class ShardFile:
         self._opening = threading.Lock()
         self._offsets: np.ndarray | None = None
         self._hash: tuple[int, str] | None = None
-        head = _head(path)
+        remote = files.is_remote(path)
+        with files.reading(path), STALL_WATCH.reading(path):
+            # Without a buffer, which would read a whole block of each shard.
+            local = None if remote else open(path, "rb", buffering=0)  # noqa: SIM115
+            file: IO[bytes] = local or files.open_file(path, "rb")
+            head = file.read(_HEADER.size)
         self._compressed = _length(head) is None and shard_copy.is_compressed(head)
-        if not (self._compressed or files.is_remote(path)):
+        if self._compressed or remote:
+            file.close()
+        else:
             with files.reading(path):
-                self._use(open(path, "rb", buffering=0))  # noqa: SIM115
+                self._use(file)
 
     def open(self) -> "ShardFile":
         """Copies a compressed or remote file, unless that has been done; returns this one.
@@ -115,7 +122,7 @@ class ShardFile:
         return self._hash or files.hash_file(self.path)
 
     def _use(self, file: IO[bytes], damage: str = "") -> None:
-        """Finds the records of a file of plain ones.
+        """Finds the records of an uncompressed file, from which they are then read.
 
         Args:
           file: This file or its copy.
@@ -184,11 +191,6 @@ def _allow_open_files(count: int) -> None:
             resource.RLIMIT_NOFILE,
             (more if hard == resource.RLIM_INFINITY else min(more, hard), hard),
         )
-
-
-def _head(path: str) -> bytes:
-    with files.reading(path), STALL_WATCH.reading(path), files.open_file(path, "rb") as file:
-        return file.read(_HEADER.size)
 
 
 def _length(header: bytes) -> int | None:
