@@ -132,10 +132,15 @@ def parse(text: str, allowed: tuple[Any, ...]) -> Any:
 def as_arguments(settings: Any) -> list[str]:
     """Returns the command-line arguments that give the values of a dataclass."""
     return [
-        f"--{name}={value}"
+        f"--{name}={as_text(value)}"
         for name, value in dataclasses.asdict(settings).items()
         if value is not None
     ]
+
+
+def as_text(value: Any) -> str:
+    """Returns the text that `parse` turns into a value."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def check(settings: Any) -> None:

@@ -42,7 +42,10 @@ def define(cls: type, names: Iterable[str] | None = None, *, unset: str | None =
         text = described.doc if unset is None else f"{described.doc} {unset}"
         if define_flag is flags.DEFINE_string and kind is not str and not others:
             text = f"{text} Separated by commas."
-        define_flag(name, defaults.get(name), text, module_name=described.group)
+        default = defaults.get(name)
+        if isinstance(default, tuple):
+            default = table.as_text(default)
+        define_flag(name, default, text, module_name=described.group)
 
 
 def values(cls: type) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from tf_lars.training.checkpoint_names import checkpoint_names
 CHECKPOINTS, TENSORBOARD, LOGS = "checkpoints", "tensorboard", "logs"
 """Folders."""
 
-RESULTS, FLAGS, REPORT = "results.json", "flags.txt", "report.png"
+RESULTS, FLAGS, METRICS = "results.json", "flags.txt", "metrics.jsonl"
+PICTURE, REPORT = "report.png", "report.html"
 """Files."""
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 import models
-from launch.run.layout import CHECKPOINTS, FLAGS, REPORT, RESULTS, checkpoints_in
+from launch.run.layout import CHECKPOINTS, FLAGS, PICTURE, RESULTS, checkpoints_in
 from launch.run.settings import TrainingSettings
 from tf_lars import files
 from tf_lars.cluster.spec import Cluster
@@ -83,7 +83,7 @@ def finish(
     title = f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}"
     title += ", synthetic images" if settings.data else ""
     path = os.path.join(settings.model_dir, RESULTS)
-    picture = os.path.join(settings.model_dir, REPORT)
+    picture = os.path.join(settings.model_dir, PICTURE)
     print(f"\n{results.table(summary)}\n", flush=True)
     if _written(path, lambda: results.write(path, summary)) and _written(
         picture, lambda: report.draw(history, picture, title)

@@ -6,7 +6,16 @@ import uuid
 
 import models
 from launch.run import build_input, extension, initial_weights
-from launch.run.layout import CHECKPOINTS, FLAGS, LOGS, REPORT, RESULTS, TENSORBOARD
+from launch.run.layout import (
+    CHECKPOINTS,
+    FLAGS,
+    LOGS,
+    METRICS,
+    PICTURE,
+    REPORT,
+    RESULTS,
+    TENSORBOARD,
+)
 from launch.run.settings import TrainingSettings
 from tf_lars import files
 from tf_lars.data import order
@@ -68,7 +77,7 @@ def _check_model_dir(model_dir: str, make_folders: bool, has_logs: bool) -> None
                 "--model_dir must be a folder that can be written to, and so must its subfolders. "
                 f"Received: {folder!r} ({reason}). Use another --model_dir."
             ) from error
-    for name in (FLAGS, RESULTS, REPORT):
+    for name in (FLAGS, RESULTS, PICTURE, REPORT, METRICS):
         path = os.path.join(model_dir, name)
         if files.exists(path) and not _is_writable_file(path):
             raise InputError(

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from launch.run.data_settings import DataSettings
+from launch.run.tracking_settings import TrackingSettings
 from tf_lars import files
 from tf_lars import setting as table
 from tf_lars.defaults import (
@@ -27,7 +28,7 @@ MODEL, SCHEDULE, OPTIMIZER, LOOP, RUN = (
     "Loop and precision",
     "Evaluation and checkpoints",
 )
-"""Groups of settings in `--help`, besides that of `DataSettings`."""
+"""Groups of settings in `--help`, besides those of the classes that it extends."""
 
 
 def _is_expression(text: str) -> bool:
@@ -45,7 +46,7 @@ _MICRO_BATCH = Rule(
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings(DataSettings):
+class TrainingSettings(TrackingSettings, DataSettings):
     """The settings of a training run; each field is the flag of its name.
 
     A field holds its default, documentation, range and use (`tf_lars.setting.Setting`). To add a
