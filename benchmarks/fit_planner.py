@@ -5,7 +5,7 @@
 Writes `tf_lars/planner/fitted.csv`, and under `benchmarks/results`: `planner_validation.csv`
 (in-sample and out-of-sample errors), `planner_by_size.csv` (fitted on up to 128 devices, validated
 on more), `planner_papers.csv` (every published result except MLPerf submissions) and
-`planner_data_sheets.csv` (rates computed from `benchmarks/datasheets.csv`).
+`planner_data_sheets.csv` (rates computed from `tf_lars/planner/data_sheets.csv`).
 
 The model of a family is t = (b + h)/r + k lg(p)/r; see `tf_lars/planner/devices.py`. All families
 are fitted jointly: each has its own r; a log-normal prior keeps h near a mean that all families
@@ -15,7 +15,6 @@ results is not fitted to their noise. Residuals are relative errors of the step 
 held-out results (10 folds) was between 5.8 % and 6.3 %.
 """
 
-import csv
 import dataclasses
 import math
 import pathlib
@@ -25,6 +24,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks import tables
+from tf_lars import packaged_csv
 from tf_lars.planner.communication import BYTES
 from tf_lars.planner.devices import FittedDevice
 from tf_lars.planner.epochs import epochs_to_target
@@ -226,8 +226,7 @@ def data_sheets(families: dict[str, FittedDevice]) -> tuple[float, float, list[d
       The fraction of peak FLOP/s, the bytes per FLOP in 16 bits, and a row per family with the
       error of its rate if it is held out of the fit.
     """
-    with open(pathlib.Path(__file__).parent / "datasheets.csv", newline="") as file:
-        sheets = list(csv.DictReader(file))
+    sheets = packaged_csv.rows("tf_lars.planner", "data_sheets.csv")
     shares = np.arange(20, 60, 2)[:, None, None] / 100
     traffic = np.arange(10, 30)[None, :, None] / 1000
     width = np.array([BYTES[s["precision"]] / 2 for s in sheets])

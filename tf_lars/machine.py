@@ -73,3 +73,13 @@ def available_memory_bytes() -> int:
     with open("/proc/meminfo", encoding="ascii") as file:
         lines = dict(line.split(":") for line in file)
     return 1024 * int(lines["MemAvailable"].split()[0])
+
+
+def cpu_name() -> str:
+    """Returns the name of the CPU, such as "AMD EPYC 7R13"; "CPU" where it is unknown."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            lines = [line for line in file if line.startswith("model name")]
+    except OSError:
+        lines = []
+    return lines[0].split(":", 1)[1].strip() if lines else "CPU"

@@ -102,8 +102,8 @@ def build_model(model: keras.Model, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
-def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
-    """Returns the layers of a model, those in nested models included."""
+def layers_of(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """Returns the layers of a model or a layer, itself and those in nested ones included."""
     return list(model._flatten_layers())
 
 

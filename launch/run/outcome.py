@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 import models
+from launch.run import environment
 from launch.run.layout import CHECKPOINTS, FLAGS, PICTURE, RESULTS, checkpoints_in
 from launch.run.settings import TrainingSettings
 from tf_lars import files
@@ -110,10 +111,8 @@ def _facts_for_calibration(settings, cluster: Cluster, trainer) -> dict[str, obj
     hosts = set(cluster.hosts) or {""}
     gpus = tf.config.list_physical_devices("GPU")
     replicas = trainer.strategy.num_replicas_in_sync
-    device, cores = "CPU", None
-    if gpus:
-        device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-    else:
+    cores = None
+    if not gpus:
         # Workers without dedicated cores share all of them.
         on_this_host = replicas / len(hosts)
         cores = min(available_cores(), (os.cpu_count() or 1) / on_this_host)
@@ -121,7 +120,7 @@ def _facts_for_calibration(settings, cluster: Cluster, trainer) -> dict[str, obj
         "model": settings.model,
         "image_size": settings.image_size,
         **dataclasses.asdict(models.describe(trainer.model, settings.image_size)),
-        "device": device,
+        "device": environment.device_name() if gpus else "CPU",
         "replicas": replicas,
         "cores_per_replica": cores,
         "num_hosts": len(hosts),

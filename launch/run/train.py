@@ -14,9 +14,10 @@ from launch.run import (
     initial_weights,
     outcome,
     summary,
+    watchers,
 )
 from launch.run.extension import Extension
-from launch.run.layout import CHECKPOINTS, TENSORBOARD
+from launch.run.layout import CHECKPOINTS, METRICS, TENSORBOARD
 from launch.run.settings import TrainingSettings
 from tf_lars.cluster.spec import Cluster
 from tf_lars.data import order
@@ -50,7 +51,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     from tf_lars.distribute.replicas import broadcast_from_chief
     from tf_lars.tracking.bad_records import BadRecordCount
     from tf_lars.tracking.console import ProgressLine
-    from tf_lars.tracking.tensorboard import ScalarLogger
+    from tf_lars.tracking.observation import Observe
     from tf_lars.training.checkpoints import CheckpointStore
 
     info = build_input.description(settings)
@@ -87,6 +88,9 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
         reduction_dtype=settings.gradient_reduction_dtype,
         bytes_per_pack=settings.bytes_per_pack,
         jit_compile=settings.jit_compile,
+        observe=Observe(
+            layers_every=watchers.layers_every(settings, steps), noise_scale=settings.noise_scale
+        ),
     )
     identity = _identity(settings, info, extended)
     checkpoints = CheckpointStore(
@@ -100,16 +104,24 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
         job=job.name,
     )
     bad_records = BadRecordCount(build_input.readers(settings), strategy, settings.max_bad_records)
-    watchers: list[keras.callbacks.Callback] = [bad_records] if settings.max_bad_records else []
-    watchers.append(_after_first_steps(job.has_trained))
+    callbacks: list[keras.callbacks.Callback] = [bad_records] if settings.max_bad_records else []
+    callbacks.append(_after_first_steps(job.has_trained))
     if settings.initial_weights:
-        watchers.append(_starting_weights(settings, checkpoints, trainer, cluster))
+        callbacks.append(_starting_weights(settings, checkpoints, trainer, cluster))
     if cluster.is_chief:
-        print(_describe(settings, info, model, cluster, replicas, steps, extended), flush=True)
-        watchers += [
+        about = watchers.Run(
+            settings,
+            cluster,
+            trainer,
+            models.describe(model, settings.image_size),
+            training.num_examples,
+            steps,
+        )
+        print(_describe(about, info, extended), flush=True)
+        callbacks += [
             _beginning(settings, checkpoints, trainer, steps),
             ProgressLine(total_steps=steps, epochs=settings.epochs),
-            ScalarLogger(os.path.join(settings.model_dir, TENSORBOARD)),
+            *watchers.callbacks(about),
         ]
     try:
         with checkpoints.exclusive(from_chief):
@@ -120,7 +132,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
                 validation_freq=settings.epochs_between_evaluations,
                 verbose=0,
                 batch_norm_examples=settings.batch_norm_examples_for(steps),
-                callbacks=watchers,
+                callbacks=callbacks,
                 checkpoints=checkpoints,
                 stop_requested=job.stop_requested,
             )
@@ -141,24 +153,17 @@ def _identity(
     return settings.values_where("identifies_run") | {"data": info.fingerprint} | ends
 
 
-def _describe(
-    settings: TrainingSettings,
-    info: DatasetInfo,
-    model,
-    cluster: Cluster,
-    replicas: int,
-    steps: int,
-    extended: Extension | None,
-):
+def _describe(run: watchers.Run, info: DatasetInfo, extended: Extension | None) -> str:
     """Returns the lines that describe the run before training."""
+    settings, cluster, replicas = run.settings, run.cluster, run.replicas
     batch = settings.global_batch_size
     return "\n".join(
         [
-            summary.model(settings, models.describe(model, settings.image_size)),
+            summary.model(settings, run.description),
             summary.data(settings, info),
             f"replicas    {replicas} ({cluster.num_workers} worker processes, {cluster.source})",
             f"batch       {batch:,} = {replicas} x {batch // replicas:,}",
-            summary.steps(settings, info.splits["train"].num_examples, steps),
+            summary.steps(settings, info.splits["train"].num_examples, run.steps),
             *summary.extension(settings, extended),
             summary.optimizer(settings),
         ]
@@ -181,7 +186,7 @@ def _starting_weights(settings: TrainingSettings, checkpoints, trainer, cluster:
 def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
     """Returns a callback that runs once the checkpoint is restored and all checks have passed.
 
-    It writes the flags, makes room for new event files, and prints where training resumes.
+    It writes the flags, makes room for new metrics, and prints where training resumes.
     """
     import keras
 
@@ -190,7 +195,8 @@ def _beginning(settings: TrainingSettings, checkpoints, trainer, steps: int):
     def begin(logs=None):
         outcome.write_flags(settings)
         if checkpoints.started_afresh:
-            move_aside(os.path.join(settings.model_dir, TENSORBOARD))
+            for name in (TENSORBOARD, METRICS):
+                move_aside(os.path.join(settings.model_dir, name))
         if checkpoints.resumed_from:
             left = "nothing is left to train" if trainer.step >= steps else f"of {steps:,}"
             print(

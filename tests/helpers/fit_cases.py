@@ -210,7 +210,8 @@ ALL = [name for name in vars(Cases) if name not in ("__init__", "run", "compiled
 ALL = [name for name in ALL if not name.startswith("__")]
 
 NOT_OF_KERAS = (
-    *("step", "learning_rate", "images_per_second", "skipped_steps", "seconds"),
+    *("step", "learning_rate", "images_per_second", "input_wait", "skipped_steps"),
+    "seconds",
     *("epoch", "examples", "val_examples"),
 )
 """What a Trainer's history holds besides."""

@@ -17,11 +17,13 @@ from tf_lars import LARS, Trainer, schedules
 from tf_lars.cluster.spec import resolve_cluster
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.distribute.strategy import create_strategy
+from tf_lars.errors import DivergedError
 from tf_lars.optimizers.loss_scale import LossScaleOptimizer
+from tf_lars.tracking.observation import Observe
 from tf_lars.training.checkpoints import CheckpointStore
 
 BATCH = 64
-TIMES = ("images_per_second", "seconds")
+TIMES = ("images_per_second", "input_wait", "seconds")
 
 
 def images(examples, seed=0):
@@ -146,6 +148,40 @@ def not_finite(strategy, directory):
     losses = [entry["loss"] for entry in history]
     finite = bool(np.all(np.isfinite(losses)))
     return weights(t.model) | {"losses are finite": finite, "skipped": skipped, "step": t.step}
+
+
+def diverged(strategy, directory):
+    """Trains at a hundred times a good rate, without a warm-up, until training ends by itself."""
+    return _until_divergence(
+        trainer(strategy, linear_model, lambda: keras.optimizers.SGD(10.0, momentum=0.9))
+    )
+
+
+def linear_model():
+    """Returns a network in which nothing bounds the outputs."""
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Rescaling(1 / 128, offset=-1.0),
+            keras.layers.Flatten(),
+            *(keras.layers.Dense(width) for width in (32, 32, 10)),
+        ]
+    )
+
+
+def exploded(strategy, directory):
+    """Does the same with a network that bears any weights."""
+    return _until_divergence(
+        trainer(strategy, small_resnet, lambda: LARS(1000.0), observe=Observe(layers_every=1))
+    )
+
+
+def _until_divergence(t):
+    try:
+        t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=200, verbose=0)
+    except DivergedError as error:
+        return weights(t.model) | {"message": str(error), "step": t.step}
+    raise AssertionError("training has not diverged")
 
 
 def half_precision(strategy, directory):
@@ -296,6 +332,7 @@ class StopAt(keras.callbacks.Callback):
 
 
 GROUPS = {
+    "divergence": (diverged, exploded),
     "steps": (equality, micro_batches, synchronised, not_finite, evaluation),
     "more": (
         equality,

@@ -12,7 +12,8 @@ from PIL import Image
 from tests.helpers import faulty_disks
 from tf_lars.tracking import report, results
 from tf_lars.tracking.console import ProgressLine, clock
-from tf_lars.tracking.tensorboard import ScalarLogger
+from tf_lars.tracking.metric_log import MetricLog
+from tf_lars.tracking.scalars import ScalarLogger
 
 LOGS = {"loss": 0.5, "top1": 0.25, "learning_rate": 3.0, "images_per_second": 1234.5}
 
@@ -103,9 +104,10 @@ def test_results_are_json_and_a_table(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_a_full_disk_costs_events_of_tensorboard_and_one_warning(tmp_path, capsys):
+def test_a_full_disk_costs_metrics_and_one_warning(tmp_path, capsys):
     with faulty_disks.small(tmp_path / "disk", megabytes=1) as disk:
-        logger = ScalarLogger(str(disk.path / "tensorboard"))
+        log = MetricLog(str(disk.path / "tensorboard"), str(disk.path / "metrics.jsonl"))
+        logger = ScalarLogger(log, lambda: 0, steps_per_epoch=1)
         logger.on_train_begin()
         disk.fill()
         for step in range(2):
@@ -113,4 +115,4 @@ def test_a_full_disk_costs_events_of_tensorboard_and_one_warning(tmp_path, capsy
                 logger.on_train_batch_end(step, LOGS)
             logger.on_epoch_end(step, LOGS | {"step": step + 1, "val_loss": 0.4})
         logger.on_train_end()
-    assert capsys.readouterr().out.count("warning: TensorBoard's events cannot be written") == 1
+    assert capsys.readouterr().out.count("warning: metrics cannot be written") == 1

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_lars.data.autotune import without_autotune
@@ -59,6 +60,30 @@ def mean_over_workers(strategy: tf.distribute.Strategy, values: Sequence[float])
     if strategy.num_replicas_in_sync == 1:
         return list(values)
     return _mean_over_replicas(strategy, tf.constant(values, tf.float32)).numpy().tolist()
+
+
+def gather_from_workers(
+    strategy: tf.distribute.Strategy, values: Sequence[float]
+) -> list[list[float]]:
+    """Returns the numbers of each worker, in order, bit for bit the same on all of them.
+
+    They pass through float32.
+    """
+    workers = num_workers(strategy)
+    if workers == 1:
+        return [list(values)]
+    resolver = strategy.cluster_resolver
+    table = np.zeros([workers, len(values)], np.float32)
+    table[resolver.task_id] = values
+    means = mean_over_workers(strategy, table.ravel().tolist())
+    # All others have added zeros.
+    return (workers * np.array(means).reshape(table.shape)).tolist()
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of processes that train."""
+    replicas = strategy.num_replicas_in_sync
+    return 1 if replicas == 1 else replicas // len(strategy.extended.worker_devices)
 
 
 def broadcast_from_chief(strategy: tf.distribute.Strategy, value: int) -> int:

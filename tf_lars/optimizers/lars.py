@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 from tf_lars.optimizers.lars_rule import (
     clip_by_global_norm,
     clip_by_norm,
@@ -27,6 +28,7 @@ LearningRate: TypeAlias = (
     "float | keras.optimizers.schedules.LearningRateSchedule | Callable[[], Any]"
 )
 
+_RECORD = "Call `record_layer_statistics()` before the first step."
 
 if not keras.__version__.startswith("3.") or keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -185,10 +187,37 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
         Must be called before the training step is traced; a step traced earlier records nothing.
         Recording adds two passes over the memory of each variable to the step.
         """
-        if self._records is None:
-            self._records = LayerRecords()
+        self._record(norms=True)
+
+    def record_trust_ratios(self) -> None:
+        """Records, in every later step, the values that `trust_ratios` returns.
+
+        Must be called before the training step is traced. It costs one assignment of a number for
+        each adapted variable.
+        """
+        self._record(norms=False)
+
+    def trust_ratios(self) -> np.ndarray:
+        """Returns the trust ratio of each variable in the last step, float32 `[variables]`.
+
+        Raises:
+            InputError: If nothing was recorded.
+        """
+        return self._recorded().trust_ratios()
+
+    def _record(self, *, norms: bool) -> None:
+        if self._records is None or norms > self._records.norms:
+            self._records = LayerRecords(norms)
             if self.built:
                 self._records.build(self._trainable_variables)
+
+    def _recorded(self) -> LayerRecords:
+        if self._records is None or not self.built:
+            raise InputError(
+                "Statistics need a step that recorded them. Received: none. Call "
+                "`record_layer_statistics()` before the first step."
+            )
+        return self._records
 
     def layer_statistics(self) -> dict[str, LayerStatistics]:
         """Returns the `LayerStatistics` of the last step, by variable path.
@@ -196,12 +225,9 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
         Raises:
             InputError: If `record_layer_statistics` was not called before the step.
         """
-        if self._records is None or not self.built:
-            raise InputError(
-                "`layer_statistics()` needs a step that recorded them. Received: none. "
-                "Call `record_layer_statistics()` before the first step."
-            )
-        return self._records.read()
+        records = self._recorded()
+        require(records.norms, "Recorded statistics", "with norms", "trust ratios alone", _RECORD)
+        return records.read()
 
     def _add_velocity(self, variable):
         if self._overwrite_variable_with_gradient(variable):
@@ -220,7 +246,8 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
         adapt = self._adapts[index]
         if not adapt and self.excluded_learning_rate_multiplier != 1:
             learning_rate *= self.excluded_learning_rate_multiplier
-        if self._records is not None:
+        norms: tuple[Any, ...] = ()
+        if self._records is not None and self._records.norms:
             norms = l2_norm(variable), l2_norm(gradient)
         ratio = self.rule.update(
             variable,
@@ -230,7 +257,7 @@ class LARS(LarsSettings, keras.optimizers.Optimizer):
             self._weight_decays[index],
             adapt,
         )
-        if self._records is not None:
+        if self._records is not None and (adapt or norms):  # otherwise it stays 1
             self._records.record(index, ratio, *norms)
 
     def _get_current_learning_rate(self):

@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_lars.optimizers.variables import variable_path
@@ -28,22 +29,27 @@ class LayerRecords:
 
     They are not part of the optimizer's state: checkpoints are the same with and without them. This
     is therefore a plain object, which hides them from the tracking of Keras and TensorFlow.
+
+    Args:
+        norms: Whether to record the norms as well, which have to be computed for it.
     """
 
-    def __init__(self):
+    def __init__(self, norms):
+        self.norms = norms
         self._paths = []
         self._records = []
 
     def build(self, variables):
-        """Creates a record of three numbers for each variable."""
+        """Creates a record for each variable: its trust ratio, and its norms if they are wanted."""
         self._paths = [variable_path(v) for v in variables]
+        shape = (3,) if self.norms else (1,)
         self._records = [
-            keras.Variable("zeros", shape=(3,), dtype="float32", trainable=False) for _ in variables
+            keras.Variable("ones", shape=shape, dtype="float32", trainable=False) for _ in variables
         ]
 
-    def record(self, index, trust_ratio, weight_norm, gradient_norm):
+    def record(self, index, trust_ratio, *norms):
         """Assigns the record of variable `index`, in the graph, on the caller's device."""
-        row = [tf.cast(x, tf.float32) for x in (trust_ratio, weight_norm, gradient_norm)]
+        row = [tf.cast(x, tf.float32) for x in (trust_ratio, *norms)]
         self._records[index].value.assign(tf.stack(row))
 
     def read(self):
@@ -52,3 +58,7 @@ class LayerRecords:
             path: LayerStatistics(*map(float, record.numpy()))
             for path, record in zip(self._paths, self._records, strict=True)
         }
+
+    def trust_ratios(self):
+        """Returns the trust ratio of each variable, float32 `[variables]`."""
+        return np.array([record.numpy()[0] for record in self._records])

@@ -8,13 +8,20 @@ results, and `calibrate` fits the model to a user's own short runs.
 
 from tf_lars.planner.calibration import CalibratedDevice, Measurement, calibrate
 from tf_lars.planner.communication import Network, network, networks
-from tf_lars.planner.devices import FittedDevice, Hardware, accelerators, device
+from tf_lars.planner.devices import (
+    FittedDevice,
+    Hardware,
+    accelerators,
+    device,
+    peak_flops,
+)
 from tf_lars.planner.epochs import critical_batch, epochs_to_target
 from tf_lars.planner.prediction import Plan, predict
 from tf_lars.planner.published import PublishedResult, published_results
-from tf_lars.planner.workloads import Workload, workload, workloads
+from tf_lars.planner.workloads import TRAINING_PASSES, Workload, workload, workloads
 
 __all__ = [
+    "TRAINING_PASSES",
     "CalibratedDevice",
     "FittedDevice",
     "Hardware",
@@ -30,6 +37,7 @@ __all__ = [
     "epochs_to_target",
     "network",
     "networks",
+    "peak_flops",
     "predict",
     "published_results",
     "workload",

@@ -34,7 +34,7 @@ BYTES_PER_FLOP = 0.019
 """Bytes moved to and from memory per FLOP of training with 16-bit activations.
 
 `FLOPS_SHARE` and this number were fitted to the rates of 19 families (benchmarks/fit_planner.py,
-benchmarks/datasheets.csv).
+data_sheets.csv).
 """
 
 HARDWARE_ERROR = 0.23
@@ -266,6 +266,15 @@ def fitted_devices() -> dict[str, FittedDevice]:
         fields |= {key: int(row[key]) for key in ("results", "most_devices")}
         families[row["name"]] = FittedDevice(name=row["name"], **fields)
     return families
+
+
+def peak_flops(accelerator: str) -> float | None:
+    """Returns the peak of a family in 16-bit arithmetic by its data sheet, in FLOP/s; or None."""
+    sheets = {row["accelerator"]: row for row in rows(__package__, "data_sheets.csv")}
+    sheet = sheets.get(accelerator)
+    if sheet is None or sheet["precision"] == "float32":
+        return None
+    return 1e12 * float(sheet["peak_tflops"])
 
 
 def accelerators() -> list[str]:

@@ -1,6 +1,6 @@
 """The record of a run: TensorBoard's events, and the same numbers as lines of JSON.
 
-`metrics.jsonl` has one JSON object per line, in the order in which the lines were written. All
+`metrics.jsonl` has one JSON object per line, in the order of their steps or nearly so. All
 lines have `step`, the number of steps taken, and `time`, in seconds since 1970. By their other keys
 there are four kinds:
 
@@ -10,6 +10,8 @@ there are four kinds:
 | `epoch`, and tags | scalars by their tags in TensorBoard; of validation: with `val_` in front |
 | `layers`: {tag: {path: number}} | statistics of each variable after this step |
 | `warning`: kind, `message`: text | a finding about the health of the run |
+
+A line of scalars may hold `noise_state`, from which a resumed run continues its averages.
 
 A number that is not finite is `null`. Where a run resumes, what the interrupted process has written
 after the step of the checkpoint is dropped, so that each step occurs once.
@@ -50,6 +52,7 @@ class MetricLog:
         self._events: dict[str, _EventFile] = {}
         self._lines: Any = None
         self._row: Line = {}
+        self._earlier: list[Line] = []
         self._warned = False
 
     def begin(self, step: int, environment: Mapping[str, object]) -> None:
@@ -61,12 +64,17 @@ class MetricLog:
         """
         if self._thread is not None:
             return
+        self._earlier = self._kept(step)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "metric_log")
         self._submit(self._open, step)
         self.line(step, start={name: str(value) for name, value in environment.items()})
 
+    def earlier(self) -> list[Line]:
+        """Returns the lines that were kept from the processes before this one."""
+        return self._earlier
+
     def scalars(
-        self, step: int, values: Mapping[str, float], run: str = "train", **more: float
+        self, step: int, values: Mapping[str, float], run: str = "train", **more: Any
     ) -> None:
         """Writes scalars.
 
@@ -74,7 +82,7 @@ class MetricLog:
           step: Number of steps taken.
           values: Values by tag.
           run: Run of TensorBoard, "train" or "validation".
-          **more: Values for the line only, such as `epoch`.
+          **more: Entries of the line only, such as `epoch`.
         """
         if self._row and self._row["step"] != step:
             self._end_row()
@@ -108,7 +116,6 @@ class MetricLog:
 
     def line(self, step: int, **fields: Any) -> None:
         """Writes a line of JSON that has no counterpart in TensorBoard."""
-        self._end_row()
         self._submit(self._write_line, {"step": step, "time": time.time()} | fields)
 
     def flush(self) -> None:
@@ -146,15 +153,21 @@ class MetricLog:
                     flush=True,
                 )
 
+    def _kept(self, step: int) -> list[Line]:
+        """Returns the lines up to a step, of a file that may be missing or unreadable."""
+        try:
+            if not files.exists(self._lines_path):
+                return []
+            return [line for line in read(self._lines_path) if line["step"] <= step]
+        except InputError:  # writing to it will fail too, and be told
+            return []
+
     def _open(self, step: int) -> None:
         files.make_folder(os.path.dirname(self._lines_path))
-        if files.exists(self._lines_path):
-            kept = [line for line in read(self._lines_path) if line["step"] <= step]
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            temporary = files.temporary_path(self._lines_path)
-            with files.open_file(temporary, "w") as file:
-                file.write(text)
-            files.rename(temporary, self._lines_path)
+        temporary = files.temporary_path(self._lines_path)
+        with files.open_file(temporary, "w") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in self._earlier))
+        files.rename(temporary, self._lines_path)
         self._lines = files.open_file(self._lines_path, "a")
         for run in _RUNS:
             self._events[run] = _EventFile(os.path.join(self._events_folder, run), step)

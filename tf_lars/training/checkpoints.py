@@ -253,14 +253,16 @@ class CheckpointStore:
         )
 
 
-def move_aside(directory: str) -> None:
-    """Renames a folder, if it is not empty, by appending the time to its name."""
-    if files.is_folder(directory) and files.names(directory, hidden=True):
-        name = f"{directory}-{time.strftime('%Y%m%d-%H%M%S')}"
-        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-        aside = next(name for name in names if not files.exists(name))
-        files.rename_folder(directory, aside)
-        logging.info("%s is now %s.", directory, aside)
+def move_aside(path: str) -> None:
+    """Renames a file or a folder, if it is not empty, by appending the time to its name."""
+    is_folder = files.is_folder(path)
+    if not (files.names(path, hidden=True) if is_folder else files.size(path)):
+        return
+    name = f"{path}-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    aside = next(name for name in names if not files.exists(name))
+    (files.rename_folder if is_folder else files.rename)(path, aside)
+    logging.info("%s is now %s.", path, aside)
 
 
 def _remove_folder(path: str) -> None:

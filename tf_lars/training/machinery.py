@@ -11,8 +11,10 @@ import tensorflow as tf
 from tf_lars.data import order
 from tf_lars.distribute.batch_norm import BatchNormStatistics
 from tf_lars.private_api import compiled_parts, layers_of
+from tf_lars.tracking.observation import Observe
 from tf_lars.training.batch import Unpack
 from tf_lars.training.evaluator import EvaluationData, Evaluator
+from tf_lars.training.layer_samples import LayerSampler
 from tf_lars.training.loop import TrainingLoop
 from tf_lars.training.run_state import TrainingData, distributed
 from tf_lars.training.step import TrainingStep
@@ -65,6 +67,7 @@ class Machinery:
       steps_per_loop: See `Trainer`.
       max_skipped_steps: See `Trainer`.
       evaluate_average: See `Trainer`.
+      observe: See `Trainer`.
       **of_step: Further arguments of `TrainingStep`.
     """
 
@@ -77,19 +80,24 @@ class Machinery:
         steps_per_loop: int | None,
         max_skipped_steps: int,
         evaluate_average: bool,
+        observe: Observe,
         **of_step: Any,
     ):
         self._strategy = strategy
         self.evaluator = Evaluator(model, strategy, unpack)
         self.batch_norm = BatchNormStatistics(model, strategy, lambda element: unpack(element).x)
         self.average = WeightAverage(model.optimizer, strategy) if evaluate_average else None
-        self.step = TrainingStep(model, strategy, unpack, **of_step)
+        self.step = TrainingStep(
+            model, strategy, unpack, observe_parts=observe.noise_scale, **of_step
+        )
         self.loop = TrainingLoop(
             model,
             strategy,
             self.step,
             steps_per_loop=steps_per_loop,
             max_skipped_steps=max_skipped_steps,
+            sampler=LayerSampler(model, strategy) if observe.layers_every else None,
+            layers_every=observe.layers_every,
         )
 
     def averaged_weights(self) -> contextlib.AbstractContextManager:
@@ -127,5 +135,4 @@ class Machinery:
         start = max(data.shape_changes, default=0)  # images of the size of the last epochs
         dataset = distributed(self._strategy, data, start, start + steps)
         share = data.global_batch_size // self._strategy.num_replicas_in_sync
-        parts = share // (self.step.micro_batch_size or share)
-        return lambda: self.batch_norm.estimate(dataset, steps, parts)
+        return lambda: self.batch_norm.estimate(dataset, steps, self.step.parts_of(share))

@@ -13,7 +13,11 @@ import tensorflow as tf
 from tf_lars.data import order
 from tf_lars.distribute.replicas import distribute
 from tf_lars.errors import Preempted
+from tf_lars.tracking.observation import Observation
 from tf_lars.training.checkpoints import CheckpointStore
+
+MANY_STEPS = 2**24
+"""More steps than a call of the loop takes; float32 has it exactly."""
 
 
 class TrainingData(Protocol):
@@ -100,6 +104,19 @@ class RunState:
     def last_step(self) -> int:
         """Step after which the run ends."""
         return self.epoch_ends[-1]
+
+    def tell(self, observation: Observation) -> None:
+        """Tells the callbacks that want to know what the loop has observed."""
+        for callback in self.callbacks.callbacks:
+            if hasattr(callback, "on_observation"):
+                callback.on_observation(observation)
+
+    def steps_to_boundary(self, step: int) -> int:
+        """Returns how many steps after a step a call of the loop must end, by the callbacks."""
+        asked = (getattr(callback, "next_boundary", None) for callback in self.callbacks.callbacks)
+        steps = (ask(step) for ask in asked if ask is not None)
+        ahead = [one - step for one in steps if one is not None and one > step]
+        return min([*ahead, MANY_STEPS])
 
     def epochs_left(self) -> Iterator[tuple[int, int]]:
         """Yields the number (from 1) and the last step of each remaining epoch, until stopped.

@@ -1,7 +1,7 @@
 """Synchronous training steps: gradients of the global batch, one all-reduce, one update."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -12,8 +12,52 @@ from tf_lars.errors import InputError, require
 from tf_lars.optimizers.lars_rule import densify
 from tf_lars.optimizers.variables import native_variable
 from tf_lars.private_api import call_model, loss_tracker, update_metrics
+from tf_lars.tracking.noise_scale import DECAY
 from tf_lars.training.batch import Batch, Unpack
 from tf_lars.training.mean_loss import averaged_over, mean_loss
+
+
+class StepsTaken(NamedTuple):
+    """What `TrainingStep.repeat` returns.
+
+    Attributes:
+      done: Number of batches used, int32.
+      finite: Whether the last batch's gradient of each trainable variable was finite, bool
+        `[variables]`. If one was not, the last step was skipped.
+      gradient_norms: Norms of these gradients, summed over the replicas, float32 `[variables]`.
+      part_norms: `(steps, |g|^2, sum |g_i|^2)`, float32 `[3]`: the number of steps that count, and
+        sums over them that decay by `noise_scale.DECAY` per step; the last one is of this worker's
+        parts alone, as summands of the global gradient. Zeros if they are not observed.
+      seconds: Seconds of all steps in waiting for the batch, the forward and backward pass, the
+        all-reduce and the update, float64 `[4]`, on this worker; zeros on TPUs.
+    """
+
+    done: tf.Tensor
+    finite: tf.Tensor
+    gradient_norms: tf.Tensor
+    part_norms: tf.Tensor
+    seconds: tf.Tensor
+
+
+class _Reduced(NamedTuple):
+    """Gradients of a step: summed over the replicas, and what was seen on the way there.
+
+    Attributes:
+      before: What the forward pass has changed, as it was before.
+      gradients: Gradients by the index of their variable.
+      norms: Norms of the gradients, without the scale of the loss, float32 `[variables]`.
+      part_squares: Sum of the squared norms of this worker's parts; 0 if they are not observed.
+      counts: Whether the parts are of equal size, bool.
+      times: When the batch had arrived, when the worker's own gradients were known and when the
+        sums were, in seconds, float64 `[3]`.
+    """
+
+    before: Any
+    gradients: dict[int, tf.Tensor]
+    norms: tf.Tensor
+    part_squares: tf.Tensor
+    counts: tf.Tensor
+    times: tf.Tensor
 
 
 class TrainingStep:
@@ -36,6 +80,7 @@ class TrainingStep:
         rounds each summand to 8 bits of precision; None keeps the gradients' own type.
       bytes_per_pack: Maximum size of the packs in which gradients are all-reduced; 0 for one pack.
       jit_compile: Whether to compile each replica's forward and backward pass with XLA.
+      observe_parts: Whether to compute the norms of the gradients of the parts of a batch.
       in_one_program: Whether to run each step, including its update, as one program of the
         replicas, and to take bad steps too: see `repeat`. True by default on TPUs, where values
         pass from one program to the next through the host.
@@ -51,6 +96,7 @@ class TrainingStep:
         reduction_dtype: str | None = None,
         bytes_per_pack: int = BYTES_PER_PACK,
         jit_compile: bool = False,
+        observe_parts: bool = False,
         in_one_program: bool | None = None,
     ):
         if reduction_dtype not in (None, *REDUCTION_DTYPES):
@@ -62,8 +108,9 @@ class TrainingStep:
         self.micro_batch_size = micro_batch_size
         self._model = model
         self._strategy = strategy
-        self._unpack = unpack
+        self.unpack = unpack
         self._jit_compile = jit_compile
+        self._observe_parts = observe_parts
         self._reduction_dtype = reduction_dtype
         self._options = communication_options(bytes_per_pack)
         self.scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -80,7 +127,11 @@ class TrainingStep:
         self._step_of_all = tf.function(self._whole_step)
         self._put_back_all = tf.function(self._put_back)
 
-    def repeat(self, iterator: Iterator, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def parts_of(self, share: int) -> int:
+        """Returns the number of micro-batches of a replica's share of the batch."""
+        return share // (self.micro_batch_size or share)
+
+    def repeat(self, iterator: Iterator, steps: tf.Tensor) -> StepsTaken:
         """Takes steps until one has gradients that are not finite; that one is skipped.
 
         If `skips_bad_steps` is false, that step is taken too, and leaves the weights useless.
@@ -92,78 +143,136 @@ class TrainingStep:
         Args:
           iterator: Iterator over a distributed dataset.
           steps: int32 scalar, the number of steps to take.
-
-        Returns:
-          `(done, finite)`: the number of batches used, and a bool for each trainable variable,
-          whether its gradient of the last batch was finite. If one was not, the last step was
-          skipped.
         """
-        if self._in_one_program:
-            finite = self._step_of_all(next(iterator))
-            done = tf.constant(1)
-            while tf.logical_and(done < steps, tf.reduce_all(finite)):
-                finite = self._step_of_all(next(iterator))
-                done += 1
-            return done, finite
-        before, reduced, finite = self._gradients_of_all(next(iterator))
+        part_norms, seconds = tf.zeros([3]), tf.zeros([4], tf.float64)
         done = tf.constant(1)
-        while tf.logical_and(done < steps, tf.reduce_all(finite)):
-            self._update_all(reduced)
-            before, reduced, finite = self._gradients_of_all(next(iterator))
+        if self._in_one_program:
+            norms, part_squares, counts = self._step_of_all(next(iterator))
+            part_norms = self._with_step(part_norms, norms, part_squares, counts)
+            while tf.logical_and(done < steps, tf.reduce_all(tf.math.is_finite(norms))):
+                norms, part_squares, counts = self._step_of_all(next(iterator))
+                part_norms = self._with_step(part_norms, norms, part_squares, counts)
+                done += 1
+            return StepsTaken(done, tf.math.is_finite(norms), norms, part_norms, seconds)
+        updated = tf.timestamp()
+        step = self._gradients_of_all(next(iterator))
+        part_norms = self._with_step(part_norms, step.norms, step.part_squares, step.counts)
+        seconds += _durations(step.times[2], updated, step.times)
+        while tf.logical_and(done < steps, tf.reduce_all(tf.math.is_finite(step.norms))):
+            reduced_before = step.times[2]
+            token = self._update_all(step.gradients)
+            with tf.control_dependencies([token]):
+                updated = tf.timestamp()
+            step = self._gradients_of_all(next(iterator))
+            part_norms = self._with_step(part_norms, step.norms, step.part_squares, step.counts)
+            seconds += _durations(reduced_before, updated, step.times)
             done += 1
+        finite = tf.math.is_finite(step.norms)
         if self.scales_loss or tf.reduce_all(finite):
-            self._update_all(reduced)
+            self._update_all(step.gradients)
         if not tf.reduce_all(finite):
-            self._put_back_all(before)
-        return done, finite
+            self._put_back_all(step.before)
+        return StepsTaken(done, finite, step.norms, part_norms, seconds)
+
+    def _with_step(self, part_norms, norms, part_squares, counts) -> tf.Tensor:
+        """Returns the decaying sums with one more step, if it counts."""
+        if not self._observe_parts:
+            return part_norms
+        now = tf.stack([tf.reduce_sum(norms**2), part_squares])
+        sums = DECAY * part_norms[1:] + (1 - DECAY) * now
+        counts = tf.logical_and(counts, tf.reduce_all(tf.math.is_finite(sums)))
+        return tf.where(counts, tf.concat([part_norms[:1] + 1, sums], axis=0), part_norms)
 
     def gradients(self, batch: Any) -> list:
         """Returns a replica's summands of the gradients, None for variables that have no gradient.
 
         Must be called in a replica. Updates the model's metrics with the batch.
         """
-        batch = self._unpack(batch)
+        return self._gradients_and_squares(self.unpack(batch))[0]
+
+    def _gradients_and_squares(self, batch: Batch) -> tuple[list, tf.Tensor]:
+        """Returns a replica's gradients, and the sum of the squared norms of its parts."""
         size = batch.size
-        parts = size // (self.micro_batch_size or size)
+        parts = self.parts_of(size)
         if parts == 1:
-            return self._gradients(batch, 1)
+            gradients = self._gradients(batch, 1)
+            return gradients, self._part_square(gradients)
         variables = self._model.trainable_variables
+        squares = tf.constant(0.0)
         # Constant zeros would be stored in the graph, each as large as its variable.
         total = [tf.raw_ops.Empty(shape=v.shape, dtype=v.dtype, init=True) for v in variables]
         for i in tf.range(parts):
             more = self._gradients(slice_batch(batch, i, size // parts), parts)
+            squares += self._part_square(more)
             total = [t if g is None else t + g for t, g in zip(total, more, strict=True)]
-        return total
+        return total, squares
 
-    def _reduced_gradients(self, batch):
+    def _part_square(self, gradients: list) -> tf.Tensor:
+        if not self._observe_parts:
+            return tf.constant(0.0)
+        pairs = zip(gradients, self._model.trainable_variables, strict=True)
+        return tf.add_n([_square(g, v.shape) for g, v in pairs if g is not None])
+
+    def _reduced_gradients(self, batch) -> _Reduced:
         def replica(batch):
             before = [tf.identity(variable) for variable in self._changed_by_forward_pass()]
-            return before, *self._reduced_in_replica(batch)
+            return before, *self._reduced_in_replica(batch, timed=True)
 
-        before, reduced, finite = self._strategy.run(replica, args=(batch,))
-        return before, reduced, self._strategy.experimental_local_results(finite)[0]
+        before, gradients, *seen = self._strategy.run(replica, args=(batch,))
+        norms, part_squares, counts, times = map(self._strategy.experimental_local_results, seen)
+        return _Reduced(
+            before,
+            gradients,
+            norms[0],
+            tf.add_n(part_squares),
+            counts[0],
+            tf.reduce_max(tf.stack(times), axis=0),
+        )
 
     def _whole_step(self, batch):
-        finite = self._strategy.run(self._whole_step_in_replica, args=(batch,))
-        return self._strategy.experimental_local_results(finite)[0]
+        seen = self._strategy.run(self._whole_step_in_replica, args=(batch,))
+        norms, part_squares, counts = map(self._strategy.experimental_local_results, seen)
+        return norms[0], tf.add_n(part_squares), counts[0]
 
     def _whole_step_in_replica(self, batch):
-        reduced, finite = self._reduced_in_replica(batch)
-        self._update_in_replica(reduced)
-        return finite
+        gradients, *seen = self._reduced_in_replica(batch, timed=False)
+        self._update_in_replica(gradients)
+        return seen
 
-    def _reduced_in_replica(self, batch) -> tuple[dict[int, tf.Tensor], tf.Tensor]:
-        """Returns the gradients summed over the replicas, and whether each is finite.
+    def _reduced_in_replica(self, element, *, timed: bool):
+        """Returns the gradients summed over the replicas, and what `_Reduced` has after them.
 
         The sums are keyed by the index of their variable: some variables have no gradient, and a
         replica cannot return None.
         """
-        gradients = {i: g for i, g in enumerate(self.gradients(batch)) if g is not None}
+        if timed:
+            arrived = _time_after([element])
+            # A single thread would take the time when it has nothing else to do.
+            with tf.control_dependencies([arrived]):
+                element = tf.nest.map_structure(tf.identity, element, expand_composites=True)
+        batch = self.unpack(element)
+        own, part_squares = self._gradients_and_squares(batch)
+        gradients = {i: g for i, g in enumerate(own) if g is not None}
         sums = self._all_reduce(list(gradients.values()))
         reduced = dict(zip(gradients, sums, strict=True))
-        number = len(self._model.trainable_variables)
-        sizes = [_size(reduced[i]) if i in reduced else 0.0 for i in range(number)]
-        return reduced, tf.math.is_finite(tf.stack(sizes))
+        squares = tf.stack(
+            [
+                _square(reduced[i], variable.shape) if i in reduced else 0.0
+                for i, variable in enumerate(self._model.trainable_variables)
+            ]
+        )
+        scale = 1.0
+        if self.scales_loss:
+            scale = tf.convert_to_tensor(self._model.optimizer.dynamic_scale)
+        norms = tf.sqrt(squares) / scale
+        counts = tf.constant(True)
+        if batch.fill is not None:  # padding makes parts of different sizes
+            counts = tf.equal(batch.fill[0], 1)
+        seen = [reduced, norms, part_squares / scale**2, counts]
+        if timed:
+            computed = _time_after(list(gradients.values()))
+            seen.append(tf.stack([arrived, computed, _time_after([squares])]))
+        return seen
 
     def _changed_by_forward_pass(self) -> list[tf.Variable]:
         """Returns the variables that have their own value on each replica."""
@@ -181,8 +290,9 @@ class TrainingStep:
 
         self._strategy.run(replica, args=(before,))
 
-    def _updated_weights(self, reduced) -> None:
+    def _updated_weights(self, reduced) -> tf.Tensor:
         self._strategy.run(self._update_in_replica, args=(reduced,))
+        return tf.constant(0)  # whose operation ends when the updates do
 
     def _update_in_replica(self, reduced: dict[int, tf.Tensor]) -> None:
         variables = self._model.trainable_variables
@@ -225,12 +335,38 @@ class TrainingStep:
         return [tf.cast(s, g.dtype) for s, g in zip(summed, dense, strict=True)]
 
 
-def _size(gradient) -> tf.Tensor:
-    """Returns a float32 that is finite if the gradient is finite and its norm is in range.
+def _square(gradient, shape) -> tf.Tensor:
+    """Returns the squared norm as a float32, finite if the gradient is and the square is in range.
 
     It takes one pass over memory; `tf.math.is_finite` takes two, and a tensor of flags.
     """
-    values = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+    values = densify(gradient, shape)
     if values.dtype.size < 4:
         values = tf.cast(values, tf.float32)
-    return tf.cast(tf.nn.l2_loss(values), tf.float32)
+    return 2 * tf.cast(tf.nn.l2_loss(values), tf.float32)
+
+
+def _time_after(tensors: list) -> tf.Tensor:
+    """Returns when tensors were known, in seconds, as a float64."""
+    values = tf.nest.flatten(tensors, expand_composites=True)
+    with tf.control_dependencies(values):
+        probe = tf.reshape(values[0], [-1])[:1]
+    # A GPU's operations end when they are launched, but copies to the host when they are done.
+    with tf.device("/device:CPU:0"), tf.control_dependencies([tf.identity(probe)]):
+        return tf.timestamp()
+
+
+def _durations(reduced_before, updated, times) -> tf.Tensor:
+    """Returns seconds of waiting for the batch, computing, reducing and updating, float64 `[4]`.
+
+    The batch is fetched while the weights are updated; only what comes after that is waiting.
+
+    Args:
+      reduced_before: When the sums of the step before were known, scalar.
+      updated: When the weights were updated with these, scalar.
+      times: See `_Reduced`.
+    """
+    arrived, computed, reduced = tf.unstack(times)
+    begun = tf.maximum(arrived, updated)
+    update = tf.maximum(updated - reduced_before, 0.0)
+    return tf.stack([begun - updated, computed - begun, reduced - computed, update])

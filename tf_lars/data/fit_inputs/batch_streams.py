@@ -67,6 +67,11 @@ class BatchStream:
             batches = batches.map(class_weighter(self.class_weight))
         return of_replicas(batches, context, self.global_batch_size)
 
+    def first_batch(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """Returns this worker's parts of the first batch, which is kept."""
+        batches = tf.data.Dataset.from_tensors(self.first)
+        return of_replicas(batches, context, self.global_batch_size)
+
 
 def of_dataset(
     source: tf.data.Dataset, steps: int | None, class_weight: Mapping[int, float] | None = None

@@ -1,0 +1,154 @@
+"""The callbacks with which the chief records a run, and warns of what goes wrong in it."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from launch.run import build_input, environment
+from launch.run.layout import METRICS, TENSORBOARD
+from launch.run.settings import TrainingSettings
+from tf_lars import planner, recipes
+from tf_lars.cluster.spec import Cluster
+from tf_lars.errors import InputError
+from tf_lars.planner.gpu_names import accelerator_of
+
+if TYPE_CHECKING:
+    import keras
+
+    from models.flops import Description
+    from tf_lars import Trainer
+
+MEASURED_SECONDS = 2.0
+"""Seconds for which the input is measured when a run waits for it."""
+
+SAMPLES_OF_LAYERS = 100
+"""Number of samples of the layers in a run, by default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is about to begin.
+
+    Attributes:
+      settings: Its settings.
+      cluster: Its cluster.
+      trainer: Its trainer.
+      description: Size and cost of the model.
+      num_examples: Number of training examples.
+      steps: Number of steps of the whole run.
+    """
+
+    settings: TrainingSettings
+    cluster: Cluster
+    trainer: "Trainer"
+    description: "Description"
+    num_examples: int
+    steps: int
+
+    @property
+    def replicas(self) -> int:
+        """Number of devices."""
+        return self.trainer.strategy.num_replicas_in_sync
+
+
+def layers_every(settings: TrainingSettings, steps: int) -> int:
+    """Returns the interval of the samples of the layers, in steps."""
+    return settings.layers_every or max(1, steps // SAMPLES_OF_LAYERS)
+
+
+def callbacks(run: Run) -> list["keras.callbacks.Callback"]:
+    """Returns the callbacks of the chief, in the order in which they must be called."""
+    from tf_lars.tracking.health import Health
+    from tf_lars.tracking.metric_log import MetricLog
+    from tf_lars.tracking.noise import NoiseMeter
+    from tf_lars.tracking.norms import Norms
+    from tf_lars.tracking.scalars import ScalarLogger
+    from tf_lars.tracking.throughput_log import ThroughputLogger
+
+    settings, every = run.settings, run.settings.tracking_every
+    folder = settings.model_dir
+    log = MetricLog(os.path.join(folder, TENSORBOARD), os.path.join(folder, METRICS))
+    return [
+        ScalarLogger(
+            log,
+            lambda: run.trainer.step,
+            steps_per_epoch=run.num_examples / settings.global_batch_size,
+            environment=environment.describe(run.cluster, run.replicas),
+            every=every,
+        ),
+        ThroughputLogger(
+            log,
+            devices=run.replicas,
+            training_flops=planner.TRAINING_PASSES * run.description.forward_flops,
+            peak_flops=_peak_flops(settings),
+            every=every,
+        ),
+        Norms(log, every=every),
+        NoiseMeter(log, every=every),
+        Health(
+            log,
+            total_steps=run.steps,
+            layers_every=layers_every(settings, run.steps),
+            worker_names=run.cluster.workers,
+            warmup=_warmups(settings, run.num_examples),
+            moving_average_momentum=_moving_average_momentum(run),
+            measure_input=None if settings.data else _input_meter(run),
+        ),
+    ]
+
+
+def _peak_flops(settings: TrainingSettings) -> float | None:
+    """Returns the peak of this process's devices in the run's precision, if it is known."""
+    family = accelerator_of(environment.device_name())
+    if family is None or settings.mixed_precision == "float32":
+        return None
+    return planner.peak_flops(family)
+
+
+def _warmups(settings: TrainingSettings, num_examples: int) -> tuple[float, float] | None:
+    """Returns the warm-up of the run and of the recipe for its model, data and batch."""
+    optimizer = "lars" if settings.optimizer == "lars" else "sgd"
+    try:
+        recipe = recipes.for_model(settings.model, settings.global_batch_size, optimizer)
+    except InputError:
+        return None
+    if abs(num_examples / recipe.num_examples - 1) > 0.01:
+        return None
+    return settings.warmup_epochs, recipe.warmup_epochs
+
+
+def _moving_average_momentum(run: Run) -> float | None:
+    """Returns the largest momentum of the statistics with which the model is evaluated."""
+    from tf_lars.private_api import layers_of
+
+    if run.settings.batch_norm_examples_for(run.steps):
+        return None
+    import keras
+
+    kind = keras.layers.BatchNormalization
+    layers = [one for one in layers_of(run.trainer.model) if isinstance(one, kind)]
+    return max((layer.momentum for layer in layers if layer.trainable), default=None)
+
+
+def _input_meter(run: Run) -> Callable[[], str]:
+    """Returns a function that measures what the input of this host can give."""
+
+    def measure() -> str:
+        import tensorflow as tf
+
+        from tf_lars.data import throughput
+
+        batch = run.settings.global_batch_size
+        data = build_input.training(run.settings, batch)
+        context = tf.distribute.InputContext(
+            run.cluster.num_workers, run.cluster.rank, run.replicas
+        )
+        rate = throughput.measure(data.dataset(context, 0, run.steps), MEASURED_SECONDS)
+        return (
+            f"The input of the first host gives {rate.images_per_second:,.0f} images/s, at "
+            f"{rate.cpu_ms_per_image:.3g} ms of CPU per image on {rate.cores} cores "
+            "(launch.measure_input measures it at length)."
+        )
+
+    return measure
