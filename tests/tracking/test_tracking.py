@@ -1,4 +1,4 @@
-"""Progress lines, pictures, results and TensorBoard events."""
+"""Pictures, results and TensorBoard events."""
 
 import hashlib
 import io
@@ -11,7 +11,6 @@ from PIL import Image
 
 from tests.helpers import faulty_disks
 from tf_lars.tracking import report, results
-from tf_lars.tracking.console import ProgressLine, clock
 from tf_lars.tracking.metric_log import MetricLog
 from tf_lars.tracking.scalars import ScalarLogger
 
@@ -23,40 +22,6 @@ def _history(epochs=4):
         LOGS | {"epoch": e, "step": 10 * e, "top5": 0.5, "val_loss": 0.4, "val_top1": 0.3}
         for e in range(1, epochs + 1)
     ]
-
-
-def test_a_file_gets_a_line_per_epoch_with_rate_time_left_and_validation():
-    stream = io.StringIO()
-    line = ProgressLine(total_steps=20, epochs=2, stream=stream)
-    for epoch in range(2):
-        line.on_epoch_begin(epoch)
-        for step in range(10 * epoch, 10 * epoch + 10):
-            line.on_train_batch_end(step, LOGS)
-        line.on_epoch_end(epoch, LOGS | {"step": 10 * (epoch + 1), "val_loss": 0.4, "val_top1": 1})
-    first, second = stream.getvalue().splitlines()
-    assert first.startswith(
-        "epoch 1/2  step 10/20  loss 0.5000  top-1 25.00%  lr 3  1,234 images/s"
-    )
-    assert "ETA 0:00" in second
-    assert "validation: loss 0.4000  top-1 100.00%" in second
-
-
-def test_a_terminal_gets_one_line_that_is_written_over():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    stream = Terminal()
-    line = ProgressLine(total_steps=20, epochs=2, stream=stream)
-    line.on_epoch_begin(0)
-    line.on_train_batch_end(4, LOGS)
-    line.on_train_batch_end(9, LOGS)
-    assert stream.getvalue().count("\r") == 2
-    assert "\n" not in stream.getvalue()
-
-
-def test_durations_are_readable():
-    assert [clock(s) for s in (0, 61, 3600, 36_610)] == ["0:00", "1:01", "1:00:00", "10:10:10"]
 
 
 def test_the_report_is_a_picture_of_the_history(tmp_path):

@@ -1,15 +1,37 @@
-"""Progress lines: epoch, step, loss, accuracy, rate and time left."""
+"""Progress of a run: epoch, step, loss, accuracy, rate, time left and time spent waiting."""
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 import keras
 
+from tf_lars.tracking.live_bar import LiveBar
+
+INPUT_WAIT_SHOWN = 0.05
+"""Share of the time spent waiting for input above which the line says so."""
+
+SECONDS_BETWEEN_DRAWINGS = 0.1
+"""Minimum seconds between two updates of a terminal."""
+
 
 class ProgressLine(keras.callbacks.Callback):
-    """Prints progress: a line that is updated in place to a terminal, a line per epoch to a file.
+    """Prints progress: a bar over the whole run to a terminal, and a line per epoch.
+
+    A terminal shows the bar and the current values, updated in place, below the lines of the
+    finished epochs. A file gets the lines only, and further ones within long epochs.
+
+    | part | meaning | unit | when |
+    |---|---|---|---|
+    | `epoch`, `step` | current one, and all of the run | count | always |
+    | `loss`, `top-1`, other metrics | means over the epoch so far | top-1 in % | if in the logs |
+    | `lr` | learning rate of the next step | | always |
+    | `images/s` | images trained on by all replicas | 1/s | always |
+    | `ETA` | time to the end, without the first call | h:mm:ss | from the second call |
+    | `waiting for input` | share of `input_wait` in the logs | % | above 5 % |
+    | `steps skipped` | steps whose gradients were not finite | count | end of epoch, if any |
+    | `validation` | the same metrics of the evaluation | | end of epoch, if evaluated |
 
     Args:
       total_steps: Steps of the whole run.
@@ -37,22 +59,35 @@ class ProgressLine(keras.callbacks.Callback):
         self._epoch = 0
         self._first: tuple[float, int] | None = None
         self._printed = time.monotonic()
+        self._bar = LiveBar(self._stream)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Stores the epoch for its lines."""
         self._epoch = epoch + 1
 
+    def on_train_batch_begin(self, batch, logs=None):
+        """Shows the bar before the first call of the loop, which takes long to trace."""
+        if self._first is None:
+            self._bar.show(self._label(), batch, self._total_steps, "", ["starting"])
+
     def on_train_batch_end(self, batch, logs=None):
-        """Prints the progress within the epoch."""
+        """Shows the progress within the epoch."""
         now, step = time.monotonic(), batch + 1
         # Measures from the end of the first call of the loop, which includes tracing.
         self._first = self._first or (now, step)
-        if self._stream.isatty():
-            self._stream.write("\r\x1b[K" + self._line(step, now, logs))
-            self._stream.flush()
+        if self._bar.is_possible:
+            if now - self._printed > SECONDS_BETWEEN_DRAWINGS:
+                self._printed = now
+                self._bar.show(
+                    self._label(),
+                    step,
+                    self._total_steps,
+                    f"ETA {self._eta(step, now)}",
+                    [self._steps(step), *self._values(logs), *self._rates(logs), *_waits(logs)],
+                )
         elif now - self._printed > self._interval:
             self._printed = now
-            print(self._line(step, now, logs), file=self._stream, flush=True)
+            self._print(self._line(step, now, logs))
 
     def on_epoch_end(self, epoch, logs=None):
         """Prints the results of the epoch."""
@@ -62,31 +97,52 @@ class ProgressLine(keras.callbacks.Callback):
         if logs.get("skipped_steps"):
             line += f"  {logs['skipped_steps']} steps skipped"
         if "val_loss" in logs:
-            line += f"  | validation: {self._values(logs, 'val_')}"
-        if self._stream.isatty():
-            line = "\r\x1b[K" + line
-        print(line, file=self._stream, flush=True)
+            line += f"  | validation: {'  '.join(self._values(logs, 'val_'))}"
+        self._print(line)
+
+    def on_train_end(self, logs=None):
+        """Removes the bar; the lines of the epochs stay."""
+        self._bar.close()
+
+    def _print(self, line: str) -> None:
+        if not self._bar.print_above(line):
+            print(line, file=self._stream, flush=True)
 
     def _line(self, step: int, now: float, logs: dict) -> str:
-        return (
-            f"epoch {self._epoch}/{self._epochs}  step {step:.0f}/{self._total_steps}  "
-            f"{self._values(logs)}  lr {logs['learning_rate']:.4g}  "
-            f"{logs['images_per_second']:,.0f} images/s  ETA {self._eta(step, now)}"
+        eta = f"ETA {self._eta(step, now)}"
+        values, rates = self._values(logs), self._rates(logs)
+        return "  ".join(
+            [self._label(), self._steps(step), *values, *rates, eta, *_waits(logs)],
         )
 
-    def _values(self, logs: dict, prefix: str = "") -> str:
+    def _label(self) -> str:
+        return f"epoch {self._epoch}/{self._epochs}"
+
+    def _steps(self, step: int) -> str:
+        return f"step {step:.0f}/{self._total_steps}"
+
+    def _rates(self, logs: dict) -> list[str]:
+        return [f"lr {logs['learning_rate']:.4g}", f"{logs['images_per_second']:,.0f} images/s"]
+
+    def _values(self, logs: dict, prefix: str = "") -> list[str]:
         parts = []
         for name in ("loss", *self._metrics):
             label, form = ("top-1", ".2%") if name == "top1" else (name, ".4f")
             if prefix + name in logs:
                 parts.append(f"{label} {logs[prefix + name]:{form}}")
-        return "  ".join(parts)
+        return parts
 
     def _eta(self, step: int, now: float) -> str:
         if self._first is None or step <= self._first[1]:
             return "--:--"
         start, first_step = self._first
         return clock((now - start) / (step - first_step) * (self._total_steps - step))
+
+
+def _waits(logs: dict) -> Iterator[str]:
+    share = logs.get("input_wait", 0.0)
+    if share > INPUT_WAIT_SHOWN:
+        yield f"waiting for input {share:.0%}"
 
 
 def clock(seconds: float) -> str:
