@@ -1,7 +1,6 @@
 """Pictures, results and TensorBoard events."""
 
 import hashlib
-import io
 import json
 
 import keras

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 COLUMNS = 8
+SMALLEST_TILE = 64
+"""Images with smaller sides are enlarged by a whole factor in `tiled`, so that they can be seen."""
 
 
 def draw(
@@ -39,6 +41,29 @@ def draw(
         filled = [*caption, *[""] * (lines - len(caption))]  # so that all rows have the same height
         axes.set_xlabel("\n".join(filled), fontsize=8, linespacing=1.3)
     figure.savefig(path)
+
+
+def tiled(images: np.ndarray) -> np.ndarray:
+    """Returns images in rows on white, without captions, each pixel as it is.
+
+    Args:
+      images: Images `[examples, height, width, 3]`, colours from 0 to 255; at least one.
+
+    Returns:
+      One image, uint8 `[height, width, 3]`.
+    """
+    factor = max(1, math.ceil(SMALLEST_TILE / max(images.shape[1:3])))
+    pixels = np.clip(np.round(images), 0, 255).astype(np.uint8)
+    pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    columns = min(COLUMNS, len(pixels))
+    rows = math.ceil(len(pixels) / columns)
+    margin = 2
+    sheet = np.full(
+        (rows * columns, pixels.shape[1] + margin, pixels.shape[2] + margin, 3), 255, np.uint8
+    )
+    sheet[: len(pixels), :-margin, :-margin] = pixels
+    sheet = sheet.reshape(rows, columns, *sheet.shape[1:]).swapaxes(1, 2)
+    return sheet.reshape(rows * sheet.shape[1], -1, 3)[:-margin, :-margin]
 
 
 def describe(target: np.ndarray, class_names: Sequence[str]) -> list[str]:
