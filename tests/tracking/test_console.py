@@ -135,6 +135,16 @@ def _details(columns):
         yield full if columns == 100 else f"step {step}/20  loss 0.5000"
 
 
+def test_a_training_that_ends_with_an_error_leaves_the_terminal_as_it_was():
+    begun = ON_A_TERMINAL[: ON_A_TERMINAL.index("test._train")]
+    code = f"{begun}line.on_train_batch_begin(0)\nprint('word ' * 30)\nraise SystemExit"
+    written = terminal.run(code, 40)
+    assert "word " * 30 + "\r\n" in written  # whole, so that it can be copied
+    lines = terminal.screen(written, 40)
+    assert "".join(line.ljust(40) for line in lines).split() == ["before", *["word"] * 30]
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
+
+
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines():
     written = terminal.run(ON_A_TERMINAL, 100, environment={"TERM": "dumb"})
     assert "\x1b" not in written

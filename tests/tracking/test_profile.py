@@ -82,7 +82,7 @@ def test_a_profiler_that_fails_costs_one_warning_and_not_the_run(tmp_path, capsy
 def test_a_folder_that_cannot_be_written_costs_one_warning(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     _train(Profile(str(tmp_path / "file"), [2, 3]))
-    assert capsys.readouterr().out.count("warning: the profiler has failed") <= 1
+    assert capsys.readouterr().out.count("warning: the profiler has failed") == 1
     # The profiler itself has ended, so that another may run.
     tf.profiler.experimental.start(str(tmp_path / "another"))
     tf.profiler.experimental.stop(save=False)

@@ -30,7 +30,8 @@ class LiveBar:
         if stream.isatty():
             from rich.console import Console
 
-            console = Console(file=stream, highlight=False)
+            # Long lines of others stay whole, so that they can be copied.
+            console = Console(file=stream, highlight=False, soft_wrap=True)
             if console.is_terminal and not console.is_dumb_terminal:
                 self._console = console
 
@@ -84,7 +85,7 @@ class LiveBar:
             return False
         from rich.text import Text
 
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(line))
         return True
 
     def close(self) -> None:
