@@ -164,6 +164,42 @@ def test_lambda_callbacks_are_called_at_every_point():
     assert seen == ["train_begin", "epoch_begin", *3 * loop, "epoch_end", "train_end"]
 
 
+class _Evaluations(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(batch)
+
+    def on_test_begin(self, logs=None):
+        self.seen.append("begin")
+
+    def on_test_end(self, logs=None):
+        self.seen.append(dict(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append("epoch")
+
+
+def test_callbacks_see_the_begin_and_the_results_of_each_evaluation():
+    callback = _Evaluations()
+    _, history = fit([callback], epochs=2)
+    results = [
+        {name.removeprefix("val_"): entry[name] for name in entry if name.startswith("val_")}
+        for entry in history
+    ]
+    assert set(results[0]) >= {"loss", "accuracy"}
+    first, second = ([*steps, "begin"] for steps in ([1, 3, 4], [6, 8, 9]))
+    assert callback.seen == [*first, results[0], "epoch", *second, results[1], "epoch"]
+
+
+def test_without_validation_data_no_evaluation_begins():
+    callback = _Evaluations()
+    fit([callback], epochs=1, validation_data=None)
+    assert callback.seen == [1, 3, 4, "epoch"]
+
+
 def test_terminate_on_nan_ends_the_run_in_peace():
     trainer, history = fit(
         [keras.callbacks.TerminateOnNaN()], optimizer=lambda: keras.optimizers.SGD(1e30)

@@ -147,6 +147,25 @@ class RunState:
         """Returns whether training was stopped other than by a request within an epoch."""
         return self.model.stop_training and not self.stopped_within(end)
 
+    def with_test_callbacks(
+        self, validate: Callable[[], dict[str, float]]
+    ) -> Callable[[], dict[str, float]]:
+        """Returns `validate` with calls of `on_test_begin` and `on_test_end`, as in Keras's `fit`.
+
+        Args:
+          validate: Function that evaluates the model; `on_test_end` receives its results without
+            their prefix `val_`.
+        """
+
+        def validate_with_callbacks() -> dict[str, float]:
+            self.callbacks.on_test_begin()
+            logs = validate()
+            results = {name.removeprefix("val_"): value for name, value in logs.items()}
+            self.callbacks.on_test_end(results)
+            return logs
+
+        return validate_with_callbacks
+
     def shape_change(self) -> int:
         """Returns the step after which the batches next change shape, or the last step."""
         later = (change for change in self.data.shape_changes if change > self.step)

@@ -275,6 +275,8 @@ class Trainer:
         self.model.history = history
         run.callbacks.on_train_begin()
         validate = self._now.validation(data, validation, batch_norm_examples)
+        if validation is not None:
+            validate = run.with_test_callbacks(validate)
         with gradients_reduced_by_caller(self.model.optimizer), run.batches():
             for epoch, end in run.epochs_left():
                 start_time = time.perf_counter()
