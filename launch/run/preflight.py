@@ -5,7 +5,7 @@ import os
 import uuid
 
 import models
-from launch.run import build_input, extension, initial_weights
+from launch.run import build_input, extension, initial_weights, mlperf
 from launch.run.layout import (
     CHECKPOINTS,
     FLAGS,
@@ -34,8 +34,8 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
 
     Raises:
       InputError: If the model is unknown, an augmentation lacks its package, the data is unusable,
-        there are no weights to start from or no run to extend, a folder is not writable, or a batch
-        does not divide.
+        there are no weights to start from or no run to extend, a folder is not writable, a batch
+        does not divide, or `--mlperf_log` lacks its package.
     """
     if not settings.data:
         require(settings.data_dir, "--data_dir", "the path of a folder", settings.data_dir)
@@ -55,28 +55,21 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)
     _check_model_dir(settings.model_dir, make_folders, has_logs=num_workers > 1)
+    mlperf.check(settings)
+    if settings.mlperf_log is not None:
+        _check_mlperf_log(settings.mlperf_log, make_folders)
 
 
 def _check_model_dir(model_dir: str, make_folders: bool, has_logs: bool) -> None:
     """Checks that everything a run writes can be written."""
     for name in ("", CHECKPOINTS, TENSORBOARD, LOGS if has_logs else ""):
         folder = os.path.join(model_dir, name)
-        try:
-            if make_folders:
-                files.make_folder(folder)
-                probe = os.path.join(folder, f".writable-{uuid.uuid4().hex}")
-                with files.writing(probe):
-                    with files.open_file(probe, "w") as file:
-                        file.write("")
-                    files.remove(probe)
-            else:
-                _look_at(folder)
-        except (OSError, InputError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error.__cause__ or error
-            raise InputError(
-                "--model_dir must be a folder that can be written to, and so must its subfolders. "
-                f"Received: {folder!r} ({reason}). Use another --model_dir."
-            ) from error
+        _check_folder(
+            folder,
+            make_folders,
+            "--model_dir must be a folder that can be written to, and so must its subfolders.",
+            "Use another --model_dir.",
+        )
     for name in (FLAGS, RESULTS, PICTURE, REPORT, METRICS):
         path = os.path.join(model_dir, name)
         if files.exists(path) and not _is_writable_file(path):
@@ -84,6 +77,32 @@ def _check_model_dir(model_dir: str, make_folders: bool, has_logs: bool) -> None
                 "A run must be able to write its files. Received: "
                 f"{path!r}, which cannot be written. Remove it, or use another --model_dir."
             )
+
+
+def _check_mlperf_log(path: str, make_folders: bool) -> None:
+    """Checks that the file of `--mlperf_log` can be written."""
+    rule = "--mlperf_log must be a file in a folder that can be written to."
+    remedy = "Use another --mlperf_log."
+    _check_folder(os.path.dirname(path) or os.curdir, make_folders, rule, remedy)
+    if files.is_folder(path):
+        raise InputError(f"{rule} Received: {path!r}, which is a folder. {remedy}")
+
+
+def _check_folder(folder: str, make_folders: bool, rule: str, remedy: str) -> None:
+    """Checks that a folder can be written to, and makes it if that is wanted."""
+    try:
+        if make_folders:
+            files.make_folder(folder)
+            probe = os.path.join(folder, f".writable-{uuid.uuid4().hex}")
+            with files.writing(probe):
+                with files.open_file(probe, "w") as file:
+                    file.write("")
+                files.remove(probe)
+        else:
+            _look_at(folder)
+    except (OSError, InputError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.__cause__ or error
+        raise InputError(f"{rule} Received: {folder!r} ({reason}). {remedy}") from error
 
 
 def _is_writable_file(path: str) -> bool:

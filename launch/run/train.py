@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from launch.run import (
     determinism,
     extension,
     initial_weights,
+    mlperf,
     outcome,
     summary,
     watchers,
@@ -41,6 +43,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
       PeerFailure: If another worker is lost.
       Preempted: If a stop was requested; a checkpoint has been written.
     """
+    init_start = time.time()
     if settings.deterministic:
         determinism.enable()
     import keras
@@ -108,6 +111,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     callbacks.append(_after_first_steps(job.has_trained))
     if settings.initial_weights:
         callbacks.append(_starting_weights(settings, checkpoints, trainer, cluster))
+    mlperf_log = None
     if cluster.is_chief:
         about = watchers.Run(
             settings,
@@ -123,8 +127,13 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
             ProgressLine(total_steps=steps, epochs=settings.epochs),
             *watchers.callbacks(about),
         ]
+        if settings.mlperf_log:
+            mlperf_log = mlperf.create(
+                settings, info, trainer, checkpoints, steps=steps, init_start=init_start
+            )
+            callbacks.append(mlperf_log)  # last, since it starts the clock
     try:
-        with checkpoints.exclusive(from_chief):
+        with checkpoints.exclusive(from_chief), mlperf.aborted_by_errors(mlperf_log):
             history = trainer.fit(
                 training,
                 epochs=settings.epochs,

@@ -329,6 +329,11 @@ class Trainer:
         return self._now.loop.skipped_steps
 
     @property
+    def micro_batch_size(self) -> int | None:
+        """Examples that a replica processes at a time, once `fit` has begun; None for its share."""
+        return self._now.step.micro_batch_size
+
+    @property
     def images_per_second(self) -> float:
         """Examples per second over all replicas, excluding calls that traced the loop."""
         return self._now.loop.images_per_second
