@@ -9,10 +9,11 @@ from launch.run import build_model
 from launch.run.settings import TrainingSettings
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import InputError, require
+from tf_lars.tracking.mlperf_rules import MLPerfRun
 
 if TYPE_CHECKING:
     from tf_lars import Trainer
-    from tf_lars.tracking.mlperf_log import MLPerfLog, MLPerfRun
+    from tf_lars.tracking.mlperf_log import MLPerfLog
     from tf_lars.training.checkpoints import CheckpointStore
 
 
@@ -77,10 +78,8 @@ def create(
 
 def describe(
     settings: TrainingSettings, info: DatasetInfo, trainer: "Trainer", steps: int
-) -> "MLPerfRun":
+) -> MLPerfRun:
     """Returns what the log says about a run. The arguments are those of `create`."""
-    from tf_lars.tracking.mlperf_log import MLPerfRun
-
     num_examples = info.splits["train"].num_examples
     schedule = build_model.schedule_arguments(settings, steps, num_examples)
     replicas = trainer.strategy.num_replicas_in_sync
@@ -115,7 +114,7 @@ def describe(
     )
 
 
-def warning(run: "MLPerfRun") -> str:
+def warning(run: MLPerfRun) -> str:
     """Returns a warning about what the closed division does not allow; "" if there is nothing."""
     found = run.violations() if run.division == "closed" else []
     if not found:
