@@ -18,7 +18,7 @@ from absl import flags as absl_flags
 
 import models
 from launch.cli import flags
-from launch.run import build_input, build_model, extension, preflight, summary
+from launch.run import build_input, build_model, extension, forecast, preflight, summary
 from launch.run.extension import Extension
 from launch.run.layout import CHECKPOINTS, checkpoints_in
 from launch.run.settings import TrainingSettings
@@ -28,7 +28,6 @@ from tf_lars.data import order
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import EXIT_DONE
 from tf_lars.planner.devices import Device
-from tf_lars.planner.gpu_names import accelerator_of
 from tf_lars.planner.plan_table import planned_time
 from tf_lars.planner.workloads import name_at
 from tf_lars.setting import check, picture, setting, within
@@ -259,50 +258,32 @@ def _time(
     here: list[str],
 ) -> Iterator[str]:
     """Yields the lines with the planned time, or with how to get it."""
-    model = name_at(settings.model, settings.image_size)
-    calibrate = "--calibrate=RUN,RUN plans it from your own finished runs"
     device: Device
     if asked.calibrate:
         device = planner.calibrate(asked.calibrate, accelerator=asked.accelerator)
-        known = model == device.measured_on.name or model in planner.workloads()
     else:
-        families = {accelerator_of(gpu) for gpu in here}
-        detected = families.pop() if len(families) == 1 else None
-        name = asked.accelerator or accelerator or detected
+        name = asked.accelerator or accelerator or forecast.family_of(here)
         if name is None:
             these = f" ({', '.join(sorted(set(here)))})" if here else ""
             yield (
                 f"time        unknown for these devices{these}: --accelerator=NAME plans it from "
-                f"published results, {calibrate}"
+                f"published results, {forecast.CALIBRATE}"
             )
             return
         device = planner.device(name)
-        known = model in planner.workloads()
-    if not known:
-        yield f"time        unknown for {model}, which the planner does not know: {calibrate}"
+    planned = forecast.plan(settings, device, devices, epochs, examples)
+    if planned is None:
+        yield (
+            f"time        unknown for {name_at(settings.model, settings.image_size)}, which the "
+            f"planner does not know: {forecast.CALIBRATE}"
+        )
         return
-    planned = planner.predict(
-        model=model,
-        accelerator=device,
-        devices=devices,
-        global_batch_size=settings.global_batch_size,
-        epochs=epochs,
-        num_examples=examples,
-    )
     yield f"time        {planned_time(planned)}, on {devices:,} x {planned.accelerator}"
     yield (
         f"{_INDENT}{1e3 * planned.step_seconds:,.4g} ms per step; the input must give "
         f"{planned.images_per_second:,.0f} images/s"
     )
-    if settings.image_size_schedule:
-        yield f"note        planned as if all images were of {settings.image_size} px"
-    # The plan ignores micro-batches, but memory depends on the images processed at a time.
-    at_once = settings.global_batch_size / devices
-    if isinstance(settings.micro_batch_size, int):
-        at_once = settings.micro_batch_size
-    elif settings.micro_batch_size:
-        at_once = min(at_once, device.most_images)
-    for note in device.notes(at_once, devices):
+    for note in forecast.notes(settings, device, devices):
         yield f"note        {note}"
 
 

@@ -7,9 +7,17 @@ import sys
 from collections.abc import Callable, Mapping
 
 import models
-from launch.run import environment
-from launch.run.layout import CHECKPOINTS, FLAGS, PICTURE, RESULTS, checkpoints_in
-from launch.run.settings import TrainingSettings
+from launch.run import environment, forecast
+from launch.run.layout import (
+    CHECKPOINTS,
+    FLAGS,
+    PICTURE,
+    REPORT,
+    RESULTS,
+    checkpoints_in,
+    record_of,
+)
+from launch.run.settings import TrainingSettings, default_texts
 from tf_lars import files
 from tf_lars.cluster.spec import Cluster
 from tf_lars.errors import EXIT_DONE, InputError, PeerFailure
@@ -90,7 +98,39 @@ def finish(
         picture, lambda: report.draw(history, picture, title)
     ):
         print(f"results in {path}, picture in {picture}", flush=True)
+    write_report(settings)
     return EXIT_DONE
+
+
+def write_report(settings: TrainingSettings) -> bool:
+    """Writes report.html from the files in the model folder, and prints its path.
+
+    It needs no trainer, so it can be called however a run has ended; `flags.txt` must exist. A
+    failure is a warning. To be called on the chief, after the metrics were written.
+
+    Args:
+      settings: Settings of the run.
+
+    Returns:
+      Whether the report was written.
+    """
+    from tf_lars.tracking import report_page
+
+    path = os.path.join(settings.model_dir, REPORT)
+
+    def write():
+        record = record_of(settings.model_dir)
+        planned = forecast.beside_outcome(settings, record)
+        report_page.write(record, path, defaults=default_texts(), forecast=planned)
+
+    try:
+        written = _written(path, write)
+    except Exception as error:  # the outcome of the run must not depend on a picture
+        print(f"warning: {path!r} was not written: {error!r}", file=sys.stderr, flush=True)
+        return False
+    if written:
+        print(f"report in {path}", flush=True)
+    return written
 
 
 def _written(path: str, write: Callable[[], None]) -> bool:

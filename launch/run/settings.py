@@ -95,7 +95,7 @@ class TrainingSettings(TrackingSettings, DataSettings):
         group=MODEL,
     )
     model_dir: str = setting(
-        "Folder for checkpoints, TensorBoard, results.json and report.png.",
+        "Folder for checkpoints, TensorBoard, results.json, report.html and report.png.",
         "",
         group=RUN,
         identifies_run=False,
@@ -344,6 +344,12 @@ class TrainingSettings(TrackingSettings, DataSettings):
 # Synthetic images pass through no pipeline.
 INPUT_SETTINGS = tuple(name for name in table.settings_of(DataSettings) if name != "data")
 """Names of the settings of the input pipeline."""
+
+
+def default_texts() -> dict[str, str]:
+    """Returns the defaults by name, as flags.txt would hold them; omits those that are None."""
+    values = table.defaults(TrainingSettings)
+    return {name: table.as_text(value) for name, value in values.items() if value is not None}
 
 
 def read_arguments(path: str) -> TrainingSettings:

@@ -11,8 +11,8 @@ def planned_time(plan: Plan) -> str:
     """Returns the time of a plan and its likely range, in words."""
     low, high = (plan.minutes * math.exp(sign * plan.relative_error) for sign in (-1, 1))
     return (
-        f"{_duration(plan.minutes)}, with two chances in three between {_duration(low)} and "
-        f"{_duration(high)}"
+        f"{duration(plan.minutes)}, with two chances in three between {duration(low)} and "
+        f"{duration(high)}"
     )
 
 
@@ -33,7 +33,7 @@ def row(plan: Plan, *, marked: bool) -> str:
         f"{1e3 * plan.step_seconds:,.4g}",
         f"{plan.communication_fraction:.1%}",
         f"{plan.overhead_fraction:.1%}",
-        _duration(plan.minutes),
+        duration(plan.minutes),
         f"{plan.images_per_second:,.0f}",
         "" if plan.cost is None else f"{plan.cost:,.2f}",
     )
@@ -44,7 +44,8 @@ def _line(*cells: str) -> str:
     return "".join(aligned).rstrip()
 
 
-def _duration(minutes: float) -> str:
+def duration(minutes: float) -> str:
+    """Returns a time in its unit, such as "12.5 min"."""
     if minutes < 1:
         return f"{60 * minutes:.3g} s"
     if minutes < 120:

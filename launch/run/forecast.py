@@ -1,0 +1,123 @@
+"""The planner's forecast of a run: for a dry run before it, and for the report after it."""
+
+from collections.abc import Iterable, Iterator
+
+from launch.run.settings import TrainingSettings
+from tf_lars import planner
+from tf_lars.planner.devices import Device
+from tf_lars.planner.gpu_names import accelerator_of
+from tf_lars.planner.plan_table import duration, planned_time
+from tf_lars.planner.prediction import Plan
+from tf_lars.planner.workloads import name_at
+from tf_lars.tracking.report_page import Forecast
+from tf_lars.tracking.run_record import FINISHED, RunRecord, number
+
+CALIBRATE = "--calibrate=RUN,RUN plans it from your own finished runs"
+"""What to do where there is no forecast, in the words of a dry run."""
+
+_THIS_RUN = "A dry run or launch.plan with --calibrate=RUN forecasts from this run and others."
+
+
+def family_of(devices: Iterable[str]) -> str | None:
+    """Returns the planner's name of devices; None if unknown, or if they are of several families.
+
+    Args:
+      devices: Names of the devices, as the driver and TensorFlow report them.
+    """
+    families = {accelerator_of(device) for device in devices}
+    return families.pop() if len(families) == 1 else None
+
+
+def plan(
+    settings: TrainingSettings, device: Device, devices: int, epochs: float, examples: int
+) -> Plan | None:
+    """Returns the planned time of a run; None if the planner does not know its model.
+
+    Args:
+      settings: Settings of the run.
+      device: The planner's device.
+      devices: Number of devices.
+      epochs: Number of epochs.
+      examples: Training examples per epoch.
+    """
+    model = name_at(settings.model, settings.image_size)
+    if model != device.measured_on.name and model not in planner.workloads():
+        return None
+    return planner.predict(
+        model=model,
+        accelerator=device,
+        devices=devices,
+        global_batch_size=settings.global_batch_size,
+        epochs=epochs,
+        num_examples=examples,
+    )
+
+
+def notes(settings: TrainingSettings, device: Device, devices: int) -> Iterator[str]:
+    """Yields remarks on a plan, for the user."""
+    if settings.image_size_schedule:
+        yield f"planned as if all images were of {settings.image_size} px"
+    # The plan ignores micro-batches, but memory depends on the images processed at a time.
+    images = settings.global_batch_size / devices
+    if isinstance(settings.micro_batch_size, int):
+        images = settings.micro_batch_size
+    elif settings.micro_batch_size:
+        images = min(images, device.most_images)
+    yield from device.notes(images, devices)
+
+
+def beside_outcome(settings: TrainingSettings, record: RunRecord) -> Forecast:
+    """Returns the forecast of a finished run beside what happened, or why there is none.
+
+    Args:
+      settings: Settings of the run.
+      record: Its record.
+    """
+    found = record.results
+    if record.state != FINISHED:
+        return Forecast(
+            ["There is no forecast: it is compared with the results of a finished run."]
+        )
+    steps, epochs, replicas, batch, seconds, speed = (
+        number(found.get(name))
+        for name in (
+            "steps", "epochs", "replicas", "global_batch_size", "seconds", "images_per_second"
+        )
+    )  # fmt: skip
+    if not min(steps, epochs, replicas, batch, seconds, speed) > 0:  # also if one is NaN
+        return Forecast(["There is no forecast: results.json is of an earlier version."])
+    name = str(found.get("device", "unknown"))
+    family = family_of([name])
+    if family is None:
+        return Forecast(
+            [f"There is no forecast: the planner has no published results for {name}. {_THIS_RUN}"]
+        )
+    device = planner.device(family)
+    devices = int(replicas)
+    planned = plan(settings, device, devices, epochs, round(steps * batch / epochs))
+    if planned is None:
+        model = name_at(settings.model, settings.image_size)
+        return Forecast([f"There is no forecast: the planner does not know {model}. {_THIS_RUN}"])
+    per_step = 1e3 * batch / speed
+    rows = [
+        ("time of training", duration(planned.minutes), duration(seconds / 60))
+        + (_ratio(seconds / 60, planned.minutes),),
+        ("images/s", f"{planned.images_per_second:,.0f}", f"{speed:,.0f}")
+        + (_ratio(speed, planned.images_per_second),),
+        ("ms per step", f"{1e3 * planned.step_seconds:,.4g}", f"{per_step:,.4g}")
+        + (_ratio(per_step, 1e3 * planned.step_seconds),),
+    ]
+    remarks = [f"Note: {note}." for note in notes(settings, device, devices)]
+    return Forecast(
+        [
+            f"{devices:,} x {family}, from published results: {planned_time(planned)}.",
+            *remarks,
+            "The forecast includes evaluation; measured images/s and ms per step do not. "
+            + _THIS_RUN,
+        ],
+        rows,
+    )
+
+
+def _ratio(measured: float, forecast: float) -> str:
+    return f"{measured / forecast:.2f}"
