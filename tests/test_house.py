@@ -9,6 +9,7 @@ from tests.helpers.paths import ROOT
 
 PACKAGES = ("tf_lars", "models", "launch")
 PROGRAMS = {
+    "compare",
     "evaluate",
     "export",
     "gpu_cluster",

@@ -19,8 +19,13 @@ _KERAS_CONFIGURATION = os.path.join("keras", "src", "backend", "config.py")
 _HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
+def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> NoReturn:
     """Parses the flags, calls `main()` and ends the process with the code it returns (`None` is 0).
+
+    Args:
+      main: The program.
+      takes_arguments: Whether `main` is called with the list of the arguments that are not flags,
+        such as paths, in any order with flags. By default they are refused.
 
     The process ends without the interpreter being finalised. Finalisation kills every thread that
     asks for the interpreter, such as one of an input pipeline that is about to read examples, and
@@ -29,6 +34,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     def call_main(argv: Sequence[str]) -> int | None:
         try:
+            if takes_arguments:
+                return main(argv[1:])
             if len(argv) > 1:
                 raise InputError(
                     f"Only flags of the form --name=value are accepted. Received: {argv[1]!r}. "
@@ -50,6 +57,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             )
 
     _use_utf8()
+    flags.FLAGS.set_gnu_getopt(takes_arguments)  # which reads flags after the first argument too
     # Whatever this host's keras.json says: another backend could not run these programs.
     os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_NNX_ENABLED": "false"}
     # Without a GPU, TensorFlow logs an error at start because it has found none.

@@ -112,8 +112,8 @@ def beside_outcome(settings: TrainingSettings, record: RunRecord) -> Forecast:
         [
             f"{devices:,} x {family}, from published results: {planned_time(planned)}.",
             *remarks,
-            "The forecast includes evaluation; measured images/s and ms per step do not. "
-            + _THIS_RUN,
+            "Forecasts from published results include evaluation, which the measured images/s and "
+            f"ms per step leave out. {_THIS_RUN}",
         ],
         rows,
     )

@@ -58,7 +58,7 @@ def scalars(step, epochs, generator, learning_rate=12.0):
     epoch = step / STEPS_PER_EPOCH
     done = epoch / epochs
     noise = 500 * math.exp(4 * done)
-    seconds = 0.31 + 0.02 * generator.random()
+    seconds = 0.068 + 0.004 * generator.random()
     loss = 1.1 + 5.9 * math.exp(-4 * done) + 0.15 * generator.gauss(0, 1) * (1 - done)
     return {
         "epoch": epoch,
@@ -134,7 +134,7 @@ def lines(epochs=10, *, paths=None, restart_at=None, warnings=(), with_trust_rat
     now = 1_760_000_000.0
     found = [{"step": 0, "time": now, "start": START}]
     for step in range(1, epochs * STEPS_PER_EPOCH + 1):
-        now += 0.4
+        now += 0.08
         row = scalars(step, epochs, generator, rate)
         ends = step % STEPS_PER_EPOCH == 0
         found.append({"step": step, "time": now} | row | (validation(step, epochs) if ends else {}))
@@ -166,11 +166,11 @@ def results(epochs=10, **changed):
         "steps": steps,
         "epochs": epochs,
         "global_batch_size": BATCH,
-        "images_per_second": 18200.0,
+        "images_per_second": 58500.0,
         "weights_sha256": "5f" * 32,
         "replica_weights_sha256": ["5f" * 32] * 8,
         "num_workers": 8,
-        "seconds": 0.4 * steps,
+        "seconds": 0.08 * steps,
         "data": "imagenet",
         "model": "resnet50",
         "image_size": 224,

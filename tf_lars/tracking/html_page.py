@@ -40,8 +40,8 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .facts dt { color: var(--soft); font-size: 13px; }
 .facts dd { margin: 0; font-size: 21px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .pictures { display: grid; gap: 22px 26px; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
-.pictures + *, .scroll + * { margin-top: 16px; }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
+.pictures + *, .scroll + *, p + .pictures { margin-top: 16px; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; font-size: 14px; margin-bottom: 4px; }
 img { display: block; width: 100%; max-width: 100%; height: auto; }
@@ -55,10 +55,13 @@ tbody th { font-weight: 500; color: var(--soft); }
 .number { text-align: right; white-space: nowrap; }
 details { margin-top: 14px; }
 summary { cursor: pointer; color: var(--accent); margin-bottom: 10px; }
+.legend { list-style: none; padding: 0; margin: 10px 0 0; }
+.legend li { margin-bottom: 6px; }
 .key { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 7px; }
 @media (max-width: 640px) { main { padding: 18px 12px 32px; } h1 { font-size: 21px; }
   section { padding: 16px 14px; } .facts { grid-template-columns: 1fr 1fr; gap: 8px; }
   .facts dd { font-size: 18px; } th, td { padding-right: 14px; }
+  td:not(.number) { min-width: 10em; }
   .sticky th:first-child { position: sticky; left: 0; background: var(--card); } }
 """
 

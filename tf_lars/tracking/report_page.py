@@ -11,7 +11,7 @@ from tf_lars import files
 from tf_lars.tracking import html_page, run_pictures
 from tf_lars.tracking.html_page import section, text_of
 from tf_lars.tracking.run_pictures import Curve
-from tf_lars.tracking.run_record import DIVERGED, FINISHED, RunRecord, number
+from tf_lars.tracking.run_record import FINISHED, RunRecord, number
 
 LISTED_WARNINGS = 50
 _GIB = 2.0**30
@@ -72,6 +72,7 @@ def plot(
     *,
     log: bool | None = None,
     percent: bool = False,
+    from_zero: bool = False,
     scale: float = 1.0,
 ) -> str:
     """Returns a plot of metrics over the epochs with its caption; "" if none was recorded.
@@ -82,6 +83,7 @@ def plot(
       tags: Labels of the curves by their tags; "" for none.
       log: Whether the values' axis is logarithmic; None if they span more than a factor of 20.
       percent: Whether values are shares.
+      from_zero: Whether the values' axis begins at 0.
       scale: Unit of the axis, by which values are divided.
     """
     curves: list[Curve] = []
@@ -98,7 +100,7 @@ def plot(
     if log is None:
         log = bool(0 < 20 * values.min() < values.max())
     axis = "epoch" if record.has_epochs else "step"
-    svg = run_pictures.curves(curves, axis, log=log, percent=percent)
+    svg = run_pictures.curves(curves, axis, log=log, percent=percent, from_zero=from_zero)
     ends = ", ".join(
         f"{curve.label or 'the curve'} ends at " + (f"{last:.2%}" if percent else f"{last:.4g}")
         for curve in curves
@@ -114,7 +116,6 @@ def _plots(*drawn: str) -> str:
 def _header(record: RunRecord) -> str:
 
     results, last = record.results, record.lines[-1] if record.lines else {}
-    state = {FINISHED: "finished", DIVERGED: "diverged"}.get(record.state, "not finished")
     when = html_page.moment(number(last.get("time")))
     step = f"at step {record.last_step:,}, " if record.last_step is not None else ""
     pairs = []
@@ -138,7 +139,7 @@ def _header(record: RunRecord) -> str:
     pairs.append(("warnings", str(len(record.warnings))))
     return (
         f"<header><h1>{html.escape(record.title)}</h1>"
-        f'<p class="soft"><span class="pill {record.state}">{state}</span> {step}'
+        f'<p class="soft"><span class="pill {record.state}">{record.state}</span> {step}'
         f"{html.escape(when)} in {html.escape(record.folder)}</p>"
         f"{html_page.facts(pairs)}</header>"
     )
@@ -194,7 +195,7 @@ def _training(record: RunRecord) -> str:
             log=False,
             percent=True,
         ),
-        plot(record, "Learning rate", {"learning_rate": ""}, log=False),
+        plot(record, "Learning rate", {"learning_rate": ""}, log=False, from_zero=True),
     )
     return section("Training", plots or html_page.paragraph(f"No curves. {_NO_METRICS}"))
 
@@ -224,12 +225,19 @@ def _throughput(record: RunRecord) -> str:
     return section(
         "Throughput",
         _plots(
-            plot(record, "Images per second", {f"{at}images_per_second": ""}, log=False),
+            plot(
+                record,
+                "Images per second",
+                {f"{at}images_per_second": ""},
+                log=False,
+                from_zero=True,
+            ),
             plot(
                 record,
                 "Waiting for input, and MFU",
                 {f"{at}input_wait": "waiting for input, share of the step", f"{at}mfu": "MFU"},
                 log=False,
+                from_zero=True,
                 percent=True,
             ),
             plot(
@@ -240,10 +248,11 @@ def _throughput(record: RunRecord) -> str:
                     f"{at}fastest_step_seconds": "fastest worker",
                 },
                 log=False,
+                from_zero=True,
             ),
-        ),
-        html_page.table(
-            ("", "median", "least", "most"), rows, numeric=(1, 2, 3), label="throughput"
+            html_page.table(
+                ("", "median", "least", "most"), rows, numeric=(1, 2, 3), label="throughput"
+            ),
         ),
         no_mfu,
     )
@@ -258,7 +267,7 @@ def _layers(record: RunRecord) -> str:
         layers = record.layers(tag)
         if not layers.paths:
             continue
-        rows = run_pictures.chosen_rows(layers.paths, layers.values)
+        rows, reason = run_pictures.chosen_rows(layers.paths, layers.values)
         x = record.epochs_at(layers.steps)
         axis = "epoch" if record.has_epochs else "step"
         values = layers.values[rows]
@@ -269,10 +278,7 @@ def _layers(record: RunRecord) -> str:
         alt = f"Heat map of {meaning}, {shown} by {axis},{span or ' without values'}."
         maps.append(html_page.picture(f"{name}: {meaning}", alt, svg))
         if len(rows) < len(layers.paths):
-            sentences.append(
-                f"{name}: {shown}, without biases and normalisation, and those whose values vary "
-                "the most."
-            )
+            sentences.append(f"The maps show {shown}: {reason}.")
     if not record.layers("trust_ratio").paths:
         optimizer = record.settings.get("optimizer", "unknown")
         sentences.append(
@@ -287,14 +293,19 @@ def _layers(record: RunRecord) -> str:
             {"norms/gradient": "gradient", "norms/weights": "weights"},
             log=True,
         ),
-        plot(record, "Update to weight", {"norms/update_to_weight": ""}, log=True),
+        plot(
+            record,
+            "Norm of the update over that of the weights",
+            {"norms/update_to_weight": ""},
+            log=True,
+        ),
     )
     if not maps:
         sentences.append("No maps of layers. " + _NO_METRICS)
     return section(
         "Layers",
         _plots(*maps),
-        *(html_page.paragraph(sentence, "soft") for sentence in sentences),
+        *(html_page.paragraph(sentence, "soft") for sentence in dict.fromkeys(sentences)),
         norms,
     )
 
@@ -309,14 +320,11 @@ def _noise(record: RunRecord) -> str:
         if record.settings.get("noise_scale") == "False":
             reason = "Not estimated: it was switched off by --noise_scale=False."
         return section(heading, html_page.paragraph(reason))
-    end = f"At the end, the noise scale is {scale[-1]:,.0f} examples"
-    if batch.size:
-        relation = (
-            "below: a larger batch would save further steps"
-            if (batch[-1] < scale[-1])
-            else "above: examples are spent for little saving of steps"
-        )
-        end += f"; the batch, {batch[-1]:,.0f}, is {relation}"
+    end = f"At the end, the noise scale is {scale[-1]:,.0f} examples."
+    if batch.size and batch[-1] < scale[-1]:
+        end += f" The batch of {batch[-1]:,.0f} is below it: a larger one would save steps."
+    elif batch.size:
+        end += f" The batch of {batch[-1]:,.0f} is above it: a larger one would save few steps."
     return section(
         heading,
         _plots(
@@ -328,7 +336,7 @@ def _noise(record: RunRecord) -> str:
             ),
             plot(record, "AdaScale's gain", {"noise/adascale_gain": ""}, log=False),
         ),
-        html_page.paragraph(f"{end}."),
+        html_page.paragraph(end),
     )
 
 
@@ -340,6 +348,7 @@ def _devices(record: RunRecord) -> str:
             "Memory of a device, in GiB",
             {f"{at}memory_peak_bytes": "peak", f"{at}memory_in_use_bytes": "in use"},
             log=False,
+            from_zero=True,
             scale=_GIB,
         ),
         plot(
@@ -347,14 +356,22 @@ def _devices(record: RunRecord) -> str:
             "Utilisation",
             {f"{at}utilization": "devices", f"{at}host_cpu": "host CPU"},
             log=False,
+            from_zero=True,
             percent=True,
         ),
-        plot(record, "Power of a device, in watts", {f"{at}power_watts": ""}, log=False),
+        plot(
+            record,
+            "Power of a device, in watts",
+            {f"{at}power_watts": ""},
+            log=False,
+            from_zero=True,
+        ),
         plot(
             record,
             "Memory of the host, in GiB",
             {f"{at}host_memory_bytes": ""},
             log=False,
+            from_zero=True,
             scale=_GIB,
         ),
     )
@@ -362,7 +379,7 @@ def _devices(record: RunRecord) -> str:
 
 
 def _forecast(forecast: Forecast) -> str:
-    headings = ("", "forecast", "measured", "measured / forecast")
+    headings = ("", "forecast", "measured", "ratio")
     table = html_page.table(headings, forecast.rows, numeric=(1, 2, 3), label="forecast")
     return section(
         "Forecast and outcome",

@@ -50,7 +50,12 @@ class Curve:
 
 
 def curves(
-    plotted: Sequence[Curve], x_label: str, *, log: bool = False, percent: bool = False
+    plotted: Sequence[Curve],
+    x_label: str,
+    *,
+    log: bool = False,
+    percent: bool = False,
+    from_zero: bool = False,
 ) -> str:
     """Returns a plot of curves as SVG.
 
@@ -59,7 +64,10 @@ def curves(
       x_label: Label of the horizontal axis.
       log: Whether the vertical axis is logarithmic.
       percent: Whether values are shares, shown in percent.
+      from_zero: Whether the vertical axis begins at 0, if it is not logarithmic, so that small changes look small.
     """
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _figure(2.75)
     for curve in plotted:
         colour = COLOURS[curve.colour % len(COLOURS)]
@@ -71,21 +79,19 @@ def curves(
         label = _plain(curve.label) if curve.label else "_none"
         axes.plot(x, mean, color=colour, ls=line, lw=1.6, marker=marker, ms=3.2, label=label)
     positive = [v for curve in plotted for v in curve.y[np.isfinite(curve.y)] if v > 0]
-    if log and positive:
+    span = max(positive) / min(positive) if log and positive else 1.0
+    if span > 3:  # on a shorter logarithmic axis there are too few ticks
         axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_formatter(_decimal)
-        axes.yaxis.set_minor_formatter("")
-        if max(positive) < 10 * min(positive):  # between two powers of ten there are few ticks
-            axes.yaxis.set_minor_formatter(_decimal)
-    elif percent:
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
-    else:
-        axes.yaxis.set_major_formatter(_decimal)
+        axes.yaxis.set_minor_formatter(_decimal if span < 100 else "")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5) if span < 10 else (2, 5)))
+    axes.yaxis.set_major_formatter(_percent if percent else _decimal)
     axes.xaxis.set_major_formatter(_decimal)
     axes.set_xlabel(x_label)
     axes.grid(color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.02)
+    if from_zero and span <= 3:
+        axes.set_ylim(0, 1.08 * max(positive, default=1.0))
     if any(curve.label for curve in plotted):
         axes.legend(
             frameon=False, fontsize=8.5, labelcolor=_INK, loc="lower left", ncols=4,
@@ -94,15 +100,16 @@ def curves(
     return _svg(figure)
 
 
-def chosen_rows(paths: Sequence[str], values: np.ndarray) -> list[int]:
-    """Returns the indices of the variables to show in a heat map, at most `MOST_ROWS`.
+def chosen_rows(paths: Sequence[str], values: np.ndarray) -> tuple[list[int], str]:
+    """Returns which variables to show in a heat map, at most `MOST_ROWS`, and the reason in words.
 
-    Biases and parameters of normalisation give way first, then those that change least.
+    Biases and parameters of normalisation are left out first, then those that change least.
     """
-    rows = list(range(len(paths)))
+    rows, reason = list(range(len(paths))), ""
     if len(rows) > MOST_ROWS:
         minor = ("bias", "gamma", "beta")
         rows = [row for row in rows if paths[row].rpartition("/")[2] not in minor] or rows
+        reason = "without biases and normalisation" if len(rows) < len(paths) else ""
     if len(rows) > MOST_ROWS:
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.where(values > 0, np.log(values), np.nan)
@@ -110,7 +117,8 @@ def chosen_rows(paths: Sequence[str], values: np.ndarray) -> list[int]:
             float(np.ptp(finite)) if (finite := row[np.isfinite(row)]).size else 0.0 for row in logs
         ]
         rows = sorted(sorted(rows, key=lambda row: -spread[row])[:MOST_ROWS])
-    return rows
+        reason = ", ".join(filter(None, [reason, "those that vary most"]))
+    return rows, reason
 
 
 def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: str) -> str:
@@ -124,6 +132,7 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
     """
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator
 
     kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_COLUMNS)).round().astype(int))
     x, values = x[kept], values[:, kept]
@@ -131,7 +140,8 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
     low, high = (float(shown.min()), float(shown.max())) if shown.count() else (1.0, 1.0)
     if high <= 1.001 * low:  # one colour; a scale of no length cannot be drawn
         low, high = low / 2, high * 2
-    figure, axes = _figure(0.95 + 0.145 * len(paths))
+    height = 0.145 * len(paths)
+    figure, axes = _figure(0.85 + height)
     mesh = axes.pcolormesh(
         _edges(x),
         np.arange(len(paths) + 1),
@@ -146,10 +156,13 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
     axes.tick_params(axis="y", labelsize=7, length=0, pad=2)
     axes.xaxis.set_major_formatter(_decimal)
     axes.set_xlabel(x_label)
-    bar = figure.colorbar(mesh, ax=axes, location="top", aspect=45, pad=0.01, fraction=0.05)
+    scale = axes.inset_axes((0, 1 + 0.06 / height, 1, 0.08 / height))
+    bar = figure.colorbar(mesh, cax=scale, orientation="horizontal")
+    bar.ax.xaxis.tick_top()
     bar.ax.xaxis.set_major_formatter(_decimal)
-    bar.ax.xaxis.set_minor_formatter(_decimal if high < 10 * low else "")
-    bar.ax.tick_params(axis="x", which="both", labelsize=8, color=_INK, labelcolor=_INK)
+    bar.ax.xaxis.set_major_locator(LogLocator(numticks=6, subs=(1,) if high > 30 * low else (1, 3)))
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(axis="x", labelsize=8, color=_INK, labelcolor=_INK)
     bar.outline.set_visible(False)
     return _svg(figure)
 
@@ -166,7 +179,7 @@ def _figure(height: float) -> tuple[Any, Any]:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(_GRID)
-    axes.tick_params(colors=_INK, labelsize=9, color=_GRID)
+    axes.tick_params(which="both", labelcolor=_INK, labelsize=9, color=_GRID)
     axes.xaxis.label.set(color=_INK, fontsize=9)
     return figure, axes
 
@@ -196,7 +209,9 @@ def _thinned(
     if len(x) <= MOST_POINTS:
         return x, y, None, None
     rows = []
-    for part in np.array_split(np.arange(len(x)), MOST_POINTS):
+    width = -(-len(x) // MOST_POINTS)  # equal ones: a narrower one would look noisier
+    for first in range(0, len(x), width):
+        part = slice(first, first + width)
         finite = y[part][np.isfinite(y[part])]
         row = [finite.mean(), finite.min(), finite.max()] if finite.size else [np.nan] * 3
         rows.append([x[part].mean(), *row])
@@ -217,7 +232,16 @@ def _decimal(value: float, _: object = None) -> str:
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 10 * size or (suffix != "k" and abs(value) >= size):
             return f"{value / size:.4g} {suffix}"
+    if 0 < abs(value) < 1e-3:
+        digits, exponent = (
+            f"{value:.3g}".split("e") if abs(value) < 1e-4 else (f"{value * 1e4:g}", -4)
+        )
+        return f"{digits}e{int(exponent)}"
     return f"{value:.4g}"
+
+
+def _percent(value: float, _: object = None) -> str:
+    return f"{100 * value:.4g} %"
 
 
 def _short(path: str, most: int = 34) -> str:
