@@ -15,6 +15,8 @@ from tf_lars.tracking.run_record import FINISHED, RunRecord, number
 CALIBRATE = "--calibrate=RUN,RUN plans it from your own finished runs"
 """What to do where there is no forecast, in the words of a dry run."""
 
+MOST = 1e15
+"""Bound for what results.json may hold."""
 _THIS_RUN = "A dry run or launch.plan with --calibrate=RUN forecasts from this run and others."
 
 
@@ -78,14 +80,11 @@ def beside_outcome(settings: TrainingSettings, record: RunRecord) -> Forecast:
         return Forecast(
             ["There is no forecast: it is compared with the results of a finished run."]
         )
-    steps, epochs, replicas, batch, seconds, speed = (
-        number(found.get(name))
-        for name in (
-            "steps", "epochs", "replicas", "global_batch_size", "seconds", "images_per_second"
-        )
-    )  # fmt: skip
-    if not min(steps, epochs, replicas, batch, seconds, speed) > 0:  # also if one is NaN
+    names = ("steps", "epochs", "replicas", "global_batch_size", "seconds", "images_per_second")
+    numbers = [number(found.get(name)) for name in names]
+    if not all(0 < value < MOST for value in numbers):
         return Forecast(["There is no forecast: results.json is of an earlier version."])
+    steps, epochs, replicas, batch, seconds, speed = numbers
     name = str(found.get("device", "unknown"))
     family = family_of([name])
     if family is None:

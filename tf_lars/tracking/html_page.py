@@ -183,6 +183,8 @@ def text_of(name: str, value: Any) -> str:
         return "-" if value is None else str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return "not finite"
+    if abs(value) >= 1e18:
+        return f"{value:.4g}" if isinstance(value, float) else f"{str(value)[:18]}..."
     if name.rpartition("_")[2] in ("top1", "top5", "mfu", "share"):
         return f"{value:.2%}"
     if name == "seconds":

@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tf_lars import files
-from tf_lars.tracking import html_page, run_pictures
+from tf_lars.tracking import html_page, report_plots
 from tf_lars.tracking.html_page import section, text_of
-from tf_lars.tracking.run_pictures import Curve
+from tf_lars.tracking.report_plots import NO_METRICS
 from tf_lars.tracking.run_record import FINISHED, RunRecord, number
 
 LISTED_WARNINGS = 50
-_GIB = 2.0**30
-_NO_METRICS = "metrics.jsonl has no such values: the run ended early, or is of an earlier version."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,64 +51,16 @@ def draw(record: RunRecord, *, defaults: Mapping[str, str], forecast: Forecast) 
         f"{record.title} - tf-lars",
         _header(record),
         _health(record),
-        _training(record),
-        _throughput(record),
-        _layers(record),
-        _noise(record),
-        _devices(record),
+        report_plots.training(record),
+        report_plots.throughput(record),
+        report_plots.layers(record),
+        report_plots.noise(record),
+        report_plots.devices(record),
         _forecast(forecast),
         _results(record),
         _settings(record, defaults),
         _environment(record),
     )
-
-
-def plot(
-    record: RunRecord,
-    caption: str,
-    tags: Mapping[str, str],
-    *,
-    log: bool | None = None,
-    percent: bool = False,
-    from_zero: bool = False,
-    scale: float = 1.0,
-) -> str:
-    """Returns a plot of metrics over the epochs with its caption; "" if none was recorded.
-
-    Args:
-      record: Record of the run.
-      caption: Text above the plot.
-      tags: Labels of the curves by their tags; "" for none.
-      log: Whether the values' axis is logarithmic; None if they span more than a factor of 20.
-      percent: Whether values are shares.
-      from_zero: Whether the values' axis begins at 0.
-      scale: Unit of the axis, by which values are divided.
-    """
-    curves: list[Curve] = []
-    for tag, label in tags.items():
-        series = record.series(tag)
-        if series.finite.size:
-            x = record.epochs_at(series.steps)
-            curves.append(
-                Curve(label, x, series.values / scale, len(curves), tag.startswith("val_"))
-            )
-    if not curves:
-        return ""
-    values = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in curves])
-    if log is None:
-        log = bool(0 < 20 * values.min() < values.max())
-    axis = "epoch" if record.has_epochs else "step"
-    svg = run_pictures.curves(curves, axis, log=log, percent=percent, from_zero=from_zero)
-    ends = ", ".join(
-        f"{curve.label or 'the curve'} ends at " + (f"{last:.2%}" if percent else f"{last:.4g}")
-        for curve in curves
-        for last in curve.y[np.isfinite(curve.y)][-1:]
-    )
-    return html_page.picture(caption, f"{caption} by {axis}: {ends}.", svg)
-
-
-def _plots(*drawn: str) -> str:
-    return html_page.pictures([one for one in drawn if one])
 
 
 def _header(record: RunRecord) -> str:
@@ -136,19 +86,20 @@ def _header(record: RunRecord) -> str:
         pairs.append(("time of training", text_of("seconds", results["seconds"])))
     elif record.seconds.values.size:
         pairs.append(("time of training", html_page.duration(float(record.seconds.values[-1]))))
-    pairs.append(("warnings", str(len(record.warnings))))
+    if record.lines:
+        pairs.append(("warnings", str(len(record.warnings))))
     return (
         f"<header><h1>{html.escape(record.title)}</h1>"
         f'<p class="soft"><span class="pill {record.state}">{record.state}</span> {step}'
         f"{html.escape(when)} in {html.escape(record.folder)}</p>"
-        f"{html_page.facts(pairs)}</header>"
+        f"{html_page.facts(pairs) if pairs else ''}</header>"
     )
 
 
 def _health(record: RunRecord) -> str:
     found = record.warnings
     if not found:
-        reason = "No warnings." if record.lines else f"No warnings are known: {_NO_METRICS}"
+        reason = "No warnings." if record.lines else f"No warnings are known: {NO_METRICS}"
         return section("Health", html_page.paragraph(reason))
     epochs = record.epochs_at(np.array([line["step"] for line in found], float))
     rows = [
@@ -176,206 +127,6 @@ def _health(record: RunRecord) -> str:
 
 def _message(line: Mapping[str, object]) -> str:
     return str(line.get("message", ""))
-
-
-def _training(record: RunRecord) -> str:
-    plots = _plots(
-        plot(record, "Loss", {"loss": "training", "val_loss": "validation"}),
-        plot(
-            record,
-            "Top-1 accuracy",
-            {"top1": "training", "val_top1": "validation"},
-            log=False,
-            percent=True,
-        ),
-        plot(
-            record,
-            "Top-5 accuracy",
-            {"top5": "training", "val_top5": "validation"},
-            log=False,
-            percent=True,
-        ),
-        plot(record, "Learning rate", {"learning_rate": ""}, log=False, from_zero=True),
-    )
-    return section("Training", plots or html_page.paragraph(f"No curves. {_NO_METRICS}"))
-
-
-def _throughput(record: RunRecord) -> str:
-    at = "throughput/"
-    rows = []
-    for tag, name, kind in (
-        ("images_per_second", "images/s", ""),
-        ("images_per_second_per_device", "images/s per device", ""),
-        ("mfu", "share of the devices' peak FLOP/s (MFU)", "mfu"),
-        ("input_wait", "share of the step that waits for input", "share"),
-        ("slowest_step_seconds", "seconds per step, slowest worker", ""),
-        ("fastest_step_seconds", "seconds per step, fastest worker", ""),
-    ):
-        series = record.series(f"{at}{tag}").finite
-        if series.size:
-            values = (np.median(series), series.min(), series.max())
-            rows.append((name, *(text_of(kind, float(value)) for value in values)))
-    if not rows:
-        return section("Throughput", html_page.paragraph(f"Not recorded. {_NO_METRICS}"))
-    no_mfu = ""
-    if not record.series(f"{at}mfu").finite.size:
-        no_mfu = html_page.paragraph(
-            "MFU is unknown: it needs devices whose peak FLOP/s the planner knows.", "soft"
-        )
-    return section(
-        "Throughput",
-        _plots(
-            plot(
-                record,
-                "Images per second",
-                {f"{at}images_per_second": ""},
-                log=False,
-                from_zero=True,
-            ),
-            plot(
-                record,
-                "Waiting for input, and MFU",
-                {f"{at}input_wait": "waiting for input, share of the step", f"{at}mfu": "MFU"},
-                log=False,
-                from_zero=True,
-                percent=True,
-            ),
-            plot(
-                record,
-                "Seconds per step",
-                {
-                    f"{at}slowest_step_seconds": "slowest worker",
-                    f"{at}fastest_step_seconds": "fastest worker",
-                },
-                log=False,
-                from_zero=True,
-            ),
-            html_page.table(
-                ("", "median", "least", "most"), rows, numeric=(1, 2, 3), label="throughput"
-            ),
-        ),
-        no_mfu,
-    )
-
-
-def _layers(record: RunRecord) -> str:
-    maps, sentences = [], []
-    for tag, name, meaning in (
-        ("trust_ratio", "Trust ratio", "the factor of LARS on a layer's learning rate"),
-        ("update_ratio", "Update ratio", "the norm of an update over that of its weights"),
-    ):
-        layers = record.layers(tag)
-        if not layers.paths:
-            continue
-        rows, reason = run_pictures.chosen_rows(layers.paths, layers.values)
-        x = record.epochs_at(layers.steps)
-        axis = "epoch" if record.has_epochs else "step"
-        values = layers.values[rows]
-        usable = values[np.isfinite(values) & (values > 0)]
-        span = f" from {usable.min():.3g} to {usable.max():.3g}" if usable.size else ""
-        shown = f"{len(rows)} of {len(layers.paths)} variables"
-        svg = run_pictures.heat_map([layers.paths[row] for row in rows], x, values, axis)
-        alt = f"Heat map of {meaning}, {shown} by {axis},{span or ' without values'}."
-        maps.append(html_page.picture(f"{name}: {meaning}", alt, svg))
-        if len(rows) < len(layers.paths):
-            sentences.append(f"The maps show {shown}: {reason}.")
-    if not record.layers("trust_ratio").paths:
-        optimizer = record.settings.get("optimizer", "unknown")
-        sentences.append(
-            "No trust ratios were recorded: the run ended before the first of them."
-            if optimizer == "lars"
-            else f"There are no trust ratios: the optimizer is {optimizer}, and only LARS has them."
-        )
-    norms = _plots(
-        plot(
-            record,
-            "Norms",
-            {"norms/gradient": "gradient", "norms/weights": "weights"},
-            log=True,
-        ),
-        plot(
-            record,
-            "Norm of the update over that of the weights",
-            {"norms/update_to_weight": ""},
-            log=True,
-        ),
-    )
-    if not maps:
-        sentences.append("No maps of layers. " + _NO_METRICS)
-    return section(
-        "Layers",
-        _plots(*maps),
-        *(html_page.paragraph(sentence, "soft") for sentence in dict.fromkeys(sentences)),
-        norms,
-    )
-
-
-def _noise(record: RunRecord) -> str:
-    heading = "Gradient noise scale"
-    scale, batch = record.series("noise/scale").finite, record.series("noise/batch").finite
-    if not scale.size:
-        reason = (
-            "Not estimated: it needs a batch of at least two parts, on devices or as micro-batches."
-        )
-        if record.settings.get("noise_scale") == "False":
-            reason = "Not estimated: it was switched off by --noise_scale=False."
-        return section(heading, html_page.paragraph(reason))
-    end = f"At the end, the noise scale is {scale[-1]:,.0f} examples."
-    if batch.size and batch[-1] < scale[-1]:
-        end += f" The batch of {batch[-1]:,.0f} is below it: a larger one would save steps."
-    elif batch.size:
-        end += f" The batch of {batch[-1]:,.0f} is above it: a larger one would save few steps."
-    return section(
-        heading,
-        _plots(
-            plot(
-                record,
-                "Noise scale and batch, in examples",
-                {"noise/scale": "noise scale", "noise/batch": "batch in use"},
-                log=True,
-            ),
-            plot(record, "AdaScale's gain", {"noise/adascale_gain": ""}, log=False),
-        ),
-        html_page.paragraph(end),
-    )
-
-
-def _devices(record: RunRecord) -> str:
-    at = "devices/"
-    plots = _plots(
-        plot(
-            record,
-            "Memory of a device, in GiB",
-            {f"{at}memory_peak_bytes": "peak", f"{at}memory_in_use_bytes": "in use"},
-            log=False,
-            from_zero=True,
-            scale=_GIB,
-        ),
-        plot(
-            record,
-            "Utilisation",
-            {f"{at}utilization": "devices", f"{at}host_cpu": "host CPU"},
-            log=False,
-            from_zero=True,
-            percent=True,
-        ),
-        plot(
-            record,
-            "Power of a device, in watts",
-            {f"{at}power_watts": ""},
-            log=False,
-            from_zero=True,
-        ),
-        plot(
-            record,
-            "Memory of the host, in GiB",
-            {f"{at}host_memory_bytes": ""},
-            log=False,
-            from_zero=True,
-            scale=_GIB,
-        ),
-    )
-    return section("Devices", plots or html_page.paragraph(f"Not recorded. {_NO_METRICS}"))
 
 
 def _forecast(forecast: Forecast) -> str:
@@ -427,7 +178,7 @@ def _settings(record: RunRecord, defaults: Mapping[str, str]) -> str:
 def _environment(record: RunRecord) -> str:
     starts = record.starts
     if not starts:
-        return section("Environment", html_page.paragraph(f"Not recorded. {_NO_METRICS}"))
+        return section("Environment", html_page.paragraph(f"Not recorded: {NO_METRICS}"))
     now = starts[-1]["start"]
     rows = [(name, text_of("", value)) for name, value in now.items()]
     table = html_page.table(("", ""), rows, label="environment")

@@ -27,6 +27,7 @@ _STYLE = (
     "@media (prefers-color-scheme:dark){:root{--ink:#b6bdc8;--grid:#333a45}}</style>"
 )
 _WIDTH = 4.7
+_FONTS = re.compile(r"'DejaVu Sans'[^;\"]*")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
@@ -64,11 +65,12 @@ def curves(
       x_label: Label of the horizontal axis.
       log: Whether the vertical axis is logarithmic.
       percent: Whether values are shares, shown in percent.
-      from_zero: Whether the vertical axis begins at 0, if it is not logarithmic, so that small changes look small.
+      from_zero: Whether the vertical axis begins at 0, so that small changes look small; without
+        effect on a logarithmic one.
     """
     from matplotlib.ticker import LogLocator
 
-    figure, axes = _figure(2.75)
+    figure, (axes,) = _figure(2.75)
     for curve in plotted:
         colour = COLOURS[curve.colour % len(COLOURS)]
         x, mean, low, high = _thinned(curve.x, curve.y)
@@ -141,7 +143,7 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
     if high <= 1.001 * low:  # one colour; a scale of no length cannot be drawn
         low, high = low / 2, high * 2
     height = 0.145 * len(paths)
-    figure, axes = _figure(0.85 + height)
+    figure, (scale, axes) = _figure(0.9 + height, (0.08, height))
     mesh = axes.pcolormesh(
         _edges(x),
         np.arange(len(paths) + 1),
@@ -156,7 +158,6 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
     axes.tick_params(axis="y", labelsize=7, length=0, pad=2)
     axes.xaxis.set_major_formatter(_decimal)
     axes.set_xlabel(x_label)
-    scale = axes.inset_axes((0, 1 + 0.06 / height, 1, 0.08 / height))
     bar = figure.colorbar(mesh, cax=scale, orientation="horizontal")
     bar.ax.xaxis.tick_top()
     bar.ax.xaxis.set_major_formatter(_decimal)
@@ -167,21 +168,23 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
     return _svg(figure)
 
 
-def _figure(height: float) -> tuple[Any, Any]:
+def _figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Any, Sequence[Any]]:
+    """Returns a figure of a height in inches, and its axes from top to bottom."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height), dpi=96, layout="constrained")
     FigureCanvasSVG(figure)
-    axes = figure.subplots()
-    axes.set_facecolor("none")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_GRID)
-    axes.tick_params(which="both", labelcolor=_INK, labelsize=9, color=_GRID)
-    axes.xaxis.label.set(color=_INK, fontsize=9)
-    return figure, axes
+    found = figure.subplots(len(rows), squeeze=False, height_ratios=rows)[:, 0]
+    for axes in found:
+        axes.set_facecolor("none")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(_GRID)
+        axes.tick_params(which="both", labelcolor=_INK, labelsize=9, color=_GRID)
+        axes.xaxis.label.set(color=_INK, fontsize=9)
+    return figure, found
 
 
 def _svg(figure: Any) -> str:
@@ -194,7 +197,7 @@ def _svg(figure: Any) -> str:
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", rf"\1 {_FONT}", svg)
+    svg = re.sub(r' style="[^"]*"', lambda style: _FONTS.sub(_FONT, style[0]), svg)
     # A tenth of a point is a fraction of a pixel.
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
@@ -233,10 +236,8 @@ def _decimal(value: float, _: object = None) -> str:
         if abs(value) >= 10 * size or (suffix != "k" and abs(value) >= size):
             return f"{value / size:.4g} {suffix}"
     if 0 < abs(value) < 1e-3:
-        digits, exponent = (
-            f"{value:.3g}".split("e") if abs(value) < 1e-4 else (f"{value * 1e4:g}", -4)
-        )
-        return f"{digits}e{int(exponent)}"
+        digits, exponent = f"{value:.2e}".split("e")
+        return f"{float(digits):g}e{int(exponent)}"
     return f"{value:.4g}"
 
 

@@ -19,6 +19,8 @@ from tf_lars.tracking import metric_log
 FINISHED, DIVERGED, UNFINISHED = "finished", "diverged", "unfinished"
 """States of a run."""
 
+_TOO_LARGE = 1e100
+
 
 class Series(NamedTuple):
     """The values of a metric.
@@ -195,13 +197,9 @@ class RunRecord:
 
 
 def number(value: Any) -> float:
-    """Returns a value of JSON as a float; NaN if it is not a number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:  # an int of hundreds of digits
-        return math.nan
+    """Returns a value of JSON as a float; NaN if it is not a number, or too large to be drawn."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < _TOO_LARGE else math.nan
 
 
 def _read(path: str, read: Any) -> Any:
