@@ -13,7 +13,7 @@ from tf_lars.tracking.report_page import Forecast
 from tf_lars.tracking.run_record import FINISHED, RunRecord, number
 
 CALIBRATE = "--calibrate=RUN,RUN plans it from your own finished runs"
-"""What to do where there is no forecast, in the words of a dry run."""
+"""How to get a forecast where the planner has none, in the words of a dry run."""
 
 MOST = 1e15
 """Bound for what results.json may hold."""
@@ -78,25 +78,25 @@ def beside_outcome(settings: TrainingSettings, record: RunRecord) -> Forecast:
     found = record.results
     if record.state != FINISHED:
         return Forecast(
-            ["There is no forecast: it is compared with the results of a finished run."]
+            ["No forecast: it is compared with results, which a run writes when it finishes."]
         )
     names = ("steps", "epochs", "replicas", "global_batch_size", "seconds", "images_per_second")
     numbers = [number(found.get(name)) for name in names]
     if not all(0 < value < MOST for value in numbers):
-        return Forecast(["There is no forecast: results.json is of an earlier version."])
+        return Forecast(["No forecast: results.json is of an earlier version."])
     steps, epochs, replicas, batch, seconds, speed = numbers
     name = str(found.get("device", "unknown"))
     family = family_of([name])
     if family is None:
         return Forecast(
-            [f"There is no forecast: the planner has no published results for {name}. {_THIS_RUN}"]
+            [f"No forecast: the planner has no published results for {name}. {_THIS_RUN}"]
         )
     device = planner.device(family)
     devices = int(replicas)
     planned = plan(settings, device, devices, epochs, round(steps * batch / epochs))
     if planned is None:
         model = name_at(settings.model, settings.image_size)
-        return Forecast([f"There is no forecast: the planner does not know {model}. {_THIS_RUN}"])
+        return Forecast([f"No forecast: the planner does not know {model}. {_THIS_RUN}"])
     per_step = 1e3 * batch / speed
     rows = [
         ("time of training", duration(planned.minutes), duration(seconds / 60))

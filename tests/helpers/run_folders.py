@@ -1,4 +1,4 @@
-"""Folders of runs that nobody trained: settings, metrics and results as a run writes them."""
+"""Folders of invented runs: settings, metrics and results as a run writes them."""
 
 import json
 import math

@@ -37,7 +37,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert (run.accelerator, run.devices, run.shared_host) == ("CPU", 2, True)
     assert run.step_seconds == pytest.approx(512 / results["images_per_second"])
     assert 0 < run.cores <= (os.cpu_count() or 1) / 2
-    for name in ("flags.txt", "report.png", "logs/rank-0.log", "logs/rank-1.log"):
+    for name in ("flags.txt", "report.html", "report.png", "logs/rank-0.log", "logs/rank-1.log"):
         assert (model_dir / name).stat().st_size > 0
     assert list((model_dir / "checkpoints").glob("step-*/state.json"))
     for line in ("epoch 6/6", "images/s", "ETA", "weights_sha256", "eval_examples"):

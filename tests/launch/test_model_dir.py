@@ -54,7 +54,14 @@ def test_all_files_of_a_run_go_to_a_remote_folder_and_are_found_there(digits_dir
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.partition("\nfound ")[2])
     assert found["names"] == {
-        "": ["checkpoints", "flags.txt", "report.png", "results.json", "tensorboard"],
+        "": [
+            "checkpoints",
+            "flags.txt",
+            "report.html",
+            "report.png",
+            "results.json",
+            "tensorboard",
+        ],
         "checkpoints": ["step-00000006", "step-00000012"],
         "tensorboard": ["train", "validation"],
     }
@@ -92,7 +99,7 @@ def settings(digits_dir, tmp_path):
     return TrainingSettings(data_dir=digits_dir, model_dir=str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("name", ["flags.txt", "results.json", "report.png"])
+@pytest.mark.parametrize("name", ["flags.txt", "results.json", "report.html", "report.png"])
 def test_a_file_that_could_not_be_written_at_the_end_is_named_before_the_start(
     name, settings, tmp_path
 ):

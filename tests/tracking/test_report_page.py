@@ -23,7 +23,7 @@ MEGABYTE = 1_000_000
 
 
 def _draw(record, planned=None):
-    planned = planned or Forecast(["There is no forecast."])
+    planned = planned or Forecast(["No forecast."])
     source = report_page.draw(record, defaults=default_texts(), forecast=planned)
     page = browser.Page(source)
     page.check()
@@ -149,7 +149,7 @@ def test_a_run_without_metrics_says_so_in_each_section(tmp_path):
     for section in ("health", "training", "throughput", "layers", "devices", "environment"):
         assert report_page.NO_METRICS in _section(source, section)
     assert "at least two parts" in _section(source, "gradient-noise-scale")
-    assert "There is no results.json" in _section(source, "results")
+    assert "No results.json yet" in _section(source, "results")
     assert UNFINISHED in page.text
 
 
@@ -280,7 +280,7 @@ def test_the_rows_of_a_map_are_kernels_and_those_that_vary():
         ({"device": "CPU"}, "no published results for CPU"),
         ({"device": "NVIDIA GeForce GTX 960"}, "no published results for NVIDIA GeForce GTX 960"),
         ({"seconds": None}, "of an earlier version"),
-        ({"steps": 5}, "results of a finished run"),
+        ({"steps": 5}, "which a run writes when it finishes"),
     ],
 )
 def test_the_reason_for_a_missing_forecast_is_one_sentence(changed, reason, tmp_path):

@@ -144,7 +144,7 @@ def _results(record: RunRecord) -> str:
     if not results:
         return section(
             "Results",
-            html_page.paragraph("There is no results.json: a run writes it when it finishes."),
+            html_page.paragraph("No results.json yet: a run writes it when it finishes."),
         )
     stale = ""
     if record.state != FINISHED:
