@@ -168,7 +168,7 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
     return _svg(figure)
 
 
-def _figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Any, Sequence[Any]]:
+def _figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Any, list[Any]]:
     """Returns a figure of a height in inches, and its axes from top to bottom."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -184,7 +184,7 @@ def _figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Any, Sequence[
             axes.spines[side].set_color(_GRID)
         axes.tick_params(which="both", labelcolor=_INK, labelsize=9, color=_GRID)
         axes.xaxis.label.set(color=_INK, fontsize=9)
-    return figure, found
+    return figure, list(found)
 
 
 def _svg(figure: Any) -> str:
