@@ -87,8 +87,8 @@ def _framed(source, width, height, folder, script=""):
     # A window is at least 500 pixels wide; a frame is as narrow as a phone.
     page = folder / f"framed-{width}.html"
     page.write_text(
-        f'<!DOCTYPE html><meta charset="utf-8"><body style="margin:0"><iframe width="{width}" height="{height}" '
-        f'style="border:0;display:block" srcdoc="{html.escape(source)}"></iframe>{script}',
+        f'<!DOCTYPE html><meta charset="utf-8"><body style="margin:0"><iframe width="{width}" '
+        f'height="{height}" style="border:0;display:block" srcdoc="{html.escape(source)}"></iframe>{script}',
         encoding="utf-8",
     )
     return page.as_uri()
