@@ -88,7 +88,8 @@ def _framed(source, width, height, folder, script=""):
     page = folder / f"framed-{width}.html"
     page.write_text(
         f'<!DOCTYPE html><meta charset="utf-8"><body style="margin:0"><iframe width="{width}" '
-        f'height="{height}" style="border:0;display:block" srcdoc="{html.escape(source)}"></iframe>{script}',
+        f'height="{height}" style="border:0;display:block" srcdoc="{html.escape(source)}">'
+        f"</iframe>{script}",
         encoding="utf-8",
     )
     return page.as_uri()
