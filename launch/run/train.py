@@ -1,9 +1,11 @@
 """Runs one training process, alone or as a worker of a cluster, from settings to results."""
 
+import contextlib
 import functools
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import models
@@ -112,6 +114,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     if settings.initial_weights:
         callbacks.append(_starting_weights(settings, checkpoints, trainer, cluster))
     mlperf_log = None
+    recording: AbstractContextManager = contextlib.nullcontext([])
     if cluster.is_chief:
         about = watchers.Run(
             settings,
@@ -125,26 +128,28 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
         callbacks += [
             _beginning(settings, checkpoints, trainer, steps),
             ProgressLine(total_steps=steps, epochs=settings.epochs),
-            *watchers.callbacks(about),
         ]
+        recording = watchers.recording(about)
         if settings.mlperf_log:
             mlperf_log = mlperf.create(
                 settings, info, trainer, checkpoints, steps=steps, init_start=init_start
             )
-            callbacks.append(mlperf_log)  # last, since it starts the clock
     try:
         with checkpoints.exclusive(from_chief), mlperf.aborted_by_errors(mlperf_log):
-            history = trainer.fit(
-                training,
-                epochs=settings.epochs,
-                validation_data=evaluation,
-                validation_freq=settings.epochs_between_evaluations,
-                verbose=0,
-                batch_norm_examples=settings.batch_norm_examples_for(steps),
-                callbacks=callbacks,
-                checkpoints=checkpoints,
-                stop_requested=job.stop_requested,
-            )
+            with recording as recorders:
+                # MLPerf's log is last, since it starts the clock.
+                last = [mlperf_log] if mlperf_log else []
+                history = trainer.fit(
+                    training,
+                    epochs=settings.epochs,
+                    validation_data=evaluation,
+                    validation_freq=settings.epochs_between_evaluations,
+                    verbose=0,
+                    batch_norm_examples=settings.batch_norm_examples_for(steps),
+                    callbacks=[*callbacks, *recorders, *last],
+                    checkpoints=checkpoints,
+                    stop_requested=job.stop_requested,
+                )
             more = summary.results(settings, info, extended)
             return outcome.finish(settings, cluster, trainer, history, bad_records.count, more)
     except tf.errors.OpError as error:

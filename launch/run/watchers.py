@@ -1,23 +1,28 @@
 """The callbacks with which the chief records a run, and warns of what goes wrong in it."""
 
+import contextlib
 import dataclasses
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from launch.run import build_input, environment
+from launch.run import build_input, environment, outcome
 from launch.run.layout import METRICS, TENSORBOARD
 from launch.run.settings import TrainingSettings
 from tf_lars import planner, recipes
 from tf_lars.cluster.spec import Cluster
-from tf_lars.errors import InputError
+from tf_lars.errors import DivergedError, InputError
 from tf_lars.planner.gpu_names import accelerator_of
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import tensorflow as tf
 
     from models.flops import Description
     from tf_lars import Trainer
+    from tf_lars.tracking.metric_log import MetricLog
 
 MEASURED_SECONDS = 2.0
 """Seconds for which the input is measured when a run waits for it."""
@@ -57,23 +62,53 @@ def layers_every(settings: TrainingSettings, steps: int) -> int:
     return settings.layers_every or max(1, steps // SAMPLES_OF_LAYERS)
 
 
-def callbacks(run: Run) -> list["keras.callbacks.Callback"]:
-    """Returns the callbacks of the chief, in the order in which they must be called."""
-    from tf_lars.tracking.health import Health
+@contextlib.contextmanager
+def recording(run: Run) -> Iterator[list["keras.callbacks.Callback"]]:
+    """Yields the callbacks that record a run on the chief; at the end, all is written.
+
+    A run that has diverged gets its report here, since it has no results.
+    """
     from tf_lars.tracking.metric_log import MetricLog
+
+    folder = run.settings.model_dir
+    try:
+        with contextlib.closing(
+            MetricLog(os.path.join(folder, TENSORBOARD), os.path.join(folder, METRICS))
+        ) as log:
+            try:
+                yield _callbacks(run, log)
+            except DivergedError as error:
+                log.line(run.trainer.step, warning="diverged", message=str(error))
+                raise
+    except DivergedError:
+        outcome.write_report(run.settings)
+        raise
+
+
+def _callbacks(run: Run, log: "MetricLog") -> list["keras.callbacks.Callback"]:
+    """Returns the callbacks in the order in which they must be called."""
+    import tensorflow as tf
+
+    from tf_lars.tracking.device_monitor import DeviceMonitor
+    from tf_lars.tracking.graph import NetworkGraph
+    from tf_lars.tracking.health import Health
+    from tf_lars.tracking.hparams import HParams
+    from tf_lars.tracking.input_images import InputImages
+    from tf_lars.tracking.layers import LayerLogger
     from tf_lars.tracking.noise import NoiseMeter
     from tf_lars.tracking.norms import Norms
+    from tf_lars.tracking.profile import Profile
     from tf_lars.tracking.scalars import ScalarLogger
     from tf_lars.tracking.throughput_log import ThroughputLogger
 
     settings, every = run.settings, run.settings.tracking_every
-    folder = settings.model_dir
-    log = MetricLog(os.path.join(folder, TENSORBOARD), os.path.join(folder, METRICS))
-    return [
+    steps_per_epoch = run.num_examples / settings.global_batch_size
+    size = settings.image_size
+    recorders: list[keras.callbacks.Callback] = [
         ScalarLogger(
             log,
             lambda: run.trainer.step,
-            steps_per_epoch=run.num_examples / settings.global_batch_size,
+            steps_per_epoch=steps_per_epoch,
             environment=environment.describe(run.cluster, run.replicas),
             every=every,
         ),
@@ -86,6 +121,11 @@ def callbacks(run: Run) -> list["keras.callbacks.Callback"]:
         ),
         Norms(log, every=every),
         NoiseMeter(log, every=every),
+        LayerLogger(log, steps_per_epoch=steps_per_epoch),
+        DeviceMonitor(log),
+        HParams(log, settings.values_where("identifies_run")),
+        NetworkGraph(log, tf.TensorSpec((1, size, size, 3), tf.float32)),
+        InputImages(log, functools.partial(_first_images, run)),
         Health(
             log,
             total_steps=run.steps,
@@ -93,9 +133,13 @@ def callbacks(run: Run) -> list["keras.callbacks.Callback"]:
             worker_names=run.cluster.workers,
             warmup=_warmups(settings, run.num_examples),
             moving_average_momentum=_moving_average_momentum(run),
-            measure_input=None if settings.data else _input_meter(run),
+            measure_input=None if settings.data else functools.partial(_measured_input, run),
         ),
     ]
+    if settings.profile_steps:
+        folder = os.path.join(settings.model_dir, TENSORBOARD, "train")
+        recorders.append(Profile(folder, settings.profile_steps))
+    return recorders
 
 
 def _peak_flops(settings: TrainingSettings) -> float | None:
@@ -131,24 +175,29 @@ def _moving_average_momentum(run: Run) -> float | None:
     return max((layer.momentum for layer in layers if layer.trainable), default=None)
 
 
-def _input_meter(run: Run) -> Callable[[], str]:
-    """Returns a function that measures what the input of this host can give."""
+def _first_images(run: Run) -> "np.ndarray":
+    """Returns images of this host's first batch, uint8 `[n, height, width, 3]`."""
+    dataset = build_input.training(run.settings, run.settings.global_batch_size).dataset(
+        _one_of_many(run), 0, 1
+    )
+    return next(iter(dataset.take(1)))["image"].numpy()
 
-    def measure() -> str:
-        import tensorflow as tf
 
-        from tf_lars.data import throughput
+def _measured_input(run: Run) -> str:
+    """Returns what the input of this host gives, measured for a moment."""
+    from tf_lars.data import throughput
 
-        batch = run.settings.global_batch_size
-        data = build_input.training(run.settings, batch)
-        context = tf.distribute.InputContext(
-            run.cluster.num_workers, run.cluster.rank, run.replicas
-        )
-        rate = throughput.measure(data.dataset(context, 0, run.steps), MEASURED_SECONDS)
-        return (
-            f"The input of the first host gives {rate.images_per_second:,.0f} images/s, at "
-            f"{rate.cpu_ms_per_image:.3g} ms of CPU per image on {rate.cores} cores "
-            "(launch.measure_input measures it at length)."
-        )
+    data = build_input.training(run.settings, run.settings.global_batch_size)
+    rate = throughput.measure(data.dataset(_one_of_many(run), 0, run.steps), MEASURED_SECONDS)
+    return (
+        f"The input of the first host gives {rate.images_per_second:,.0f} images/s, at "
+        f"{rate.cpu_ms_per_image:.3g} ms of CPU per image on {rate.cores} cores "
+        "(launch.measure_input measures it at length)."
+    )
 
-    return measure
+
+def _one_of_many(run: Run) -> "tf.distribute.InputContext":
+    """Returns this worker's place among all that share the data."""
+    import tensorflow as tf
+
+    return tf.distribute.InputContext(run.cluster.num_workers, run.cluster.rank, run.replicas)

@@ -10,8 +10,9 @@ import subprocess
 import pytest
 import tensorflow as tf
 
-from tests.helpers import programs
+from tests.helpers import programs, tensorboard_server
 from tf_lars import planner
+from tf_lars.tracking import metric_log
 
 ROOT = programs.ROOT
 LIMIT = programs.SECONDS
@@ -53,30 +54,74 @@ def test_both_workers_report_the_same_weights(finished):
     assert results["replica_weights_sha256"] == [results["weights_sha256"]] * 2
 
 
-def _scalars(model_dir):
-    """Returns TensorBoard's scalars as {run: {tag: [(step, value)]}}."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
-    tags = {}
-    for run in ("train", "validation"):
-        events = EventAccumulator(str(model_dir / "tensorboard" / run))
-        events.Reload()
-        tags[run] = {
-            tag: [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
-            for tag in events.Tags()["tensors"]
-        }
-    return tags
+SCALARS = {
+    *("loss", "top1", "top5", "learning_rate"),
+    *("norms/gradient", "norms/weights", "norms/update_to_weight"),
+    *(f"noise/{name}" for name in ("scale", "trace", "gradient_squared", "batch", "adascale_gain")),
+    "throughput/images_per_second",
+    "throughput/images_per_second_per_device",
+    "throughput/input_wait",
+    "throughput/slowest_step_seconds",
+    "throughput/fastest_step_seconds",
+}
+MAPS = {"layers/trust_ratio_map", "layers/update_ratio_map"}
 
 
-def test_tensorboard_holds_the_scalars_by_step(finished):
+def _tags(ask, plugin):
+    """Returns the tags that TensorBoard has for a plugin, by run."""
+    return {run: set(tags) for run, tags in json.loads(ask(f"plugin/{plugin}/tags")).items()}
+
+
+def _curve(ask, tag, run="train"):
+    """Returns the steps and the values of a curve in TensorBoard."""
+    points = json.loads(ask("plugin/scalars/scalars", run=run, tag=tag))
+    return [step for _, step, _ in points], [value for _, _, value in points]
+
+
+def _lines(model_dir):
+    """Returns the lines of metrics.jsonl with scalars."""
+    return [line for line in metric_log.read(str(model_dir / "metrics.jsonl")) if "epoch" in line]
+
+
+def test_tensorboard_shows_everything_that_a_run_records(finished):
     model_dir, _ = finished
     results = json.loads((model_dir / "results.json").read_text())
-    tags = _scalars(model_dir)
-    assert {"loss", "top1", "top5", "learning_rate"} <= set(tags["train"])
-    assert set(tags["validation"]) == {"loss", "top1", "top5"}
-    assert tags["validation"]["top1"][-1] == (17, pytest.approx(results["top1"]))
-    assert max(step for step, _ in tags["train"]["loss"]) == 17
+    with tensorboard_server.serving(model_dir / "tensorboard") as ask:
+        scalars = _tags(ask, "scalars")
+        assert scalars["train"] >= SCALARS
+        assert scalars["validation"] == {"loss", "top1", "top5"}
+        assert _curve(ask, "top1", "validation")[0][-1] == 17
+        assert _curve(ask, "top1", "validation")[1][-1] == pytest.approx(results["top1"])
+        assert _curve(ask, "loss")[0] == list(range(1, 18))
+        histograms = ("trust_ratio", "weight_norm", "update_ratio", "gradient_norm")
+        assert _tags(ask, "histograms")["train"] == {f"layers/{name}" for name in histograms}
+        assert _tags(ask, "images")["train"] == {*MAPS, "input/images"}
+        assert b"small_resnet" in ask("plugin/graphs/graph", run="train")
+        session = json.loads(ask("plugin/hparams/experiment", {"experimentName": ""}))
+        assert "global_batch_size" in {one["name"] for one in session["hparamInfos"]}
+
+
+def test_metrics_have_each_step_once_with_the_numbers_of_tensorboard(finished):
+    model_dir, _ = finished
+    lines = _lines(model_dir)
+    assert [line["step"] for line in lines] == list(range(1, 18))
+    # The first call traces the loop, and its noise is not known yet.
+    assert lines[-1].keys() >= SCALARS - {"noise/scale", "noise/adascale_gain"}
+    with tensorboard_server.serving(model_dir / "tensorboard") as ask:
+        steps, values = _curve(ask, "norms/gradient")
+    assert steps == [line["step"] for line in lines]
+    assert values == pytest.approx([line["norms/gradient"] for line in lines], rel=1e-6)
+    start = metric_log.read(str(model_dir / "metrics.jsonl"))[0]["start"]
+    assert start["tensorflow"] == tf.__version__
+    assert start["cluster"] == "2 workers (launch.local)"
+
+
+def test_an_undisturbed_run_warns_of_nothing(finished):
+    model_dir, printed = finished
+    assert "warning" not in printed
+    assert not [
+        one for one in metric_log.read(str(model_dir / "metrics.jsonl")) if "warning" in one
+    ]
 
 
 def test_a_finished_run_started_again_trains_no_further(finished, short_run):
@@ -132,6 +177,13 @@ def test_a_killed_worker_is_named_and_the_run_goes_on(finished, short_run, tmp_p
     )
     assert results["weights_sha256"] == undisturbed["weights_sha256"]
     assert not programs.workers(tmp_path)
+    # What the first start has recorded after its last checkpoint is recorded anew.
+    assert [line["step"] for line in _lines(tmp_path)] == list(range(1, 18))
+    losses = [line["loss"] for line in _lines(finished[0])]
+    with tensorboard_server.serving(tmp_path / "tensorboard") as ask:
+        steps, values = _curve(ask, "loss")
+    assert steps == list(range(1, 18))
+    assert values == pytest.approx(losses, rel=1e-6)
 
 
 def test_one_worker_trains_in_the_process_itself(short_run, tmp_path):
@@ -271,7 +323,7 @@ def test_a_damaged_record_ends_the_run_with_its_name_or_is_counted(short_run, di
     assert (results["bad_records"], results["eval_examples"]) == (1, 360)
     logs = [(tmp_path / "run" / "logs" / f"rank-{rank}.log").read_text() for rank in (0, 1)]
     assert any("Skipping a bad record" in log for log in logs)
-    assert _scalars(tmp_path / "run")["train"]["bad_records"][-1][1] == 1
+    assert _lines(tmp_path / "run")[-1]["bad_records"] == 1
 
 
 MODEL_FILE = """

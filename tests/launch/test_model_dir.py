@@ -57,6 +57,7 @@ def test_all_files_of_a_run_go_to_a_remote_folder_and_are_found_there(digits_dir
         "": [
             "checkpoints",
             "flags.txt",
+            "metrics.jsonl",
             "report.html",
             "report.png",
             "results.json",
@@ -99,7 +100,9 @@ def settings(digits_dir, tmp_path):
     return TrainingSettings(data_dir=digits_dir, model_dir=str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("name", ["flags.txt", "results.json", "report.html", "report.png"])
+@pytest.mark.parametrize(
+    "name", ["flags.txt", "metrics.jsonl", "results.json", "report.html", "report.png"]
+)
 def test_a_file_that_could_not_be_written_at_the_end_is_named_before_the_start(
     name, settings, tmp_path
 ):

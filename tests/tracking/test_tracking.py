@@ -78,5 +78,5 @@ def test_a_full_disk_costs_metrics_and_one_warning(tmp_path, capsys):
             for _ in range(500):  # More than its buffers hold.
                 logger.on_train_batch_end(step, LOGS)
             logger.on_epoch_end(step, LOGS | {"step": step + 1, "val_loss": 0.4})
-        logger.on_train_end()
+        log.close()
     assert capsys.readouterr().out.count("warning: metrics cannot be written") == 1

@@ -17,6 +17,7 @@ A number that is not finite is `null`. Where a run resumes, what the interrupted
 after the step of the checkpoint is dropped, so that each step occurs once.
 """
 
+import atexit
 import concurrent.futures
 import json
 import math
@@ -38,7 +39,8 @@ _RUNS = {"train": "", "validation": "val_"}
 class MetricLog:
     """Writes the metrics of a run in a thread, so that training does not wait for storage.
 
-    On a full or read-only disk, metrics are lost with one warning, and training continues.
+    On a full or read-only disk, metrics are lost with one warning, and training continues. `close`
+    writes the rest; the interpreter's end does, too.
 
     Args:
       events: Folder for TensorBoard's runs.
@@ -66,6 +68,7 @@ class MetricLog:
             return
         self._earlier = self._kept(step)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "metric_log")
+        atexit.register(self.close)
         self._submit(self._open, step)
         self.line(step, start={name: str(value) for name, value in environment.items()})
 
@@ -74,7 +77,7 @@ class MetricLog:
         return self._earlier
 
     def scalars(
-        self, step: int, values: Mapping[str, float], run: str = "train", **more: Any
+        self, step: float, values: Mapping[str, float], run: str = "train", **more: Any
     ) -> None:
         """Writes scalars.
 
@@ -131,6 +134,7 @@ class MetricLog:
         self._submit(self._close)
         self._thread.shutdown(wait=True)
         self._thread = None
+        atexit.unregister(self.close)
 
     def _end_row(self) -> None:
         if self._row:
@@ -145,7 +149,7 @@ class MetricLog:
         try:
             with files.writing(self._events_folder):
                 write(*arguments)
-        except (InputError, ValueError) as error:  # a closed file raises ValueError
+        except Exception as error:  # in a thread, it would vanish
             if not self._warned:
                 self._warned = True
                 print(

@@ -158,11 +158,13 @@ def noise(record: RunRecord) -> str:
         if record.settings.get("noise_scale") == "False":
             reason = "Not estimated: it was switched off by --noise_scale=False."
         return section(heading, html_page.paragraph(reason))
-    end = f"At the end, the noise scale is {scale[-1]:,.0f} examples."
-    if batch.size and batch[-1] < scale[-1]:
-        end += f" The batch of {batch[-1]:,.0f} is below it: a larger one would save steps."
-    elif batch.size:
-        end += f" The batch of {batch[-1]:,.0f} is above it: a larger one would save few steps."
+    end = f"The last value is {scale[-1]:,.0f} examples"
+    if batch.size:
+        end += f", beside a batch of {batch[-1]:,.0f}"
+    end += (
+        ". It is an average over about a hundred steps, in which large gradients weigh most: in a "
+        "short run, it lags behind."
+    )
     return section(
         heading,
         _plots(

@@ -17,6 +17,8 @@ MOST_COLUMNS = 200
 MOST_ROWS = 60
 """Largest number of variables in a heat map."""
 
+_PNG_DPI = 128
+
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#06b6d4", "#ca8a04", "#ec4899")
 """Colours of curves, in order, legible on white and on black."""
 
@@ -132,6 +134,21 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
       values: Values, `[rows, n]`. Those that are not positive are grey.
       x_label: Label of the horizontal axis.
     """
+    return _svg(_heat_map(paths, x, values, x_label))
+
+
+def heat_map_png(
+    paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: str
+) -> tuple[int, int, bytes]:
+    """Returns the width and height in pixels, and the PNG, of the picture of `heat_map`."""
+    figure = _heat_map(paths, x, values, x_label)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", facecolor="white", dpi=_PNG_DPI)
+    width, height = (round(_PNG_DPI * inches) for inches in figure.get_size_inches())
+    return width, height, content.getvalue()
+
+
+def _heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: str) -> Any:
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogLocator
@@ -165,7 +182,7 @@ def heat_map(paths: Sequence[str], x: np.ndarray, values: np.ndarray, x_label: s
     bar.ax.minorticks_off()
     bar.ax.tick_params(axis="x", labelsize=8, color=_INK, labelcolor=_INK)
     bar.outline.set_visible(False)
-    return _svg(figure)
+    return figure
 
 
 def _figure(height: float, rows: Sequence[float] = (1,)) -> tuple[Any, list[Any]]:

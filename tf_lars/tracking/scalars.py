@@ -24,7 +24,7 @@ class ScalarLogger(keras.callbacks.Callback):
     | `skipped_steps` | train | each epoch, once there are any | count since the run began |
     | `bad_records` | train | each epoch, if some are allowed | see `BadRecordCount` |
 
-    It opens and closes the log, and must come before all other callbacks that write to it.
+    It opens the log, and must come before all other callbacks that write to it.
 
     Args:
       log: Log to write to.
@@ -83,10 +83,6 @@ class ScalarLogger(keras.callbacks.Callback):
         if values:
             self._log.scalars(step, values, "validation", epoch=step / self._steps_per_epoch)
         self._log.flush()
-
-    def on_train_end(self, logs=None):
-        """Closes the log."""
-        self._log.close()
 
     def _write(self, step: int, logs: Mapping[str, float]) -> None:
         values = {

@@ -100,6 +100,18 @@ class RunState:
         finally:
             self.iterator = None
 
+    def open_batches(self, strategy: tf.distribute.Strategy, end: int) -> None:
+        """Opens the batches of the next steps, if none are open that serve them.
+
+        Args:
+          strategy: Strategy of the replicas.
+          end: Last step of the epoch.
+        """
+        is_anew = getattr(self.data, "is_read_anew_each_epoch", False)
+        if is_anew or self.iterator is None or self.step in self.data.shape_changes:
+            last = end if is_anew else self.shape_change()
+            self.iterator = iter(distributed(strategy, self.data, self.step, last))
+
     @property
     def last_step(self) -> int:
         """Step after which the run ends."""

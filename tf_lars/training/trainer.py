@@ -31,7 +31,7 @@ from tf_lars.training.evaluator import EvaluationData
 from tf_lars.training.history import TrainingHistory
 from tf_lars.training.machinery import Machinery, ModelState
 from tf_lars.training.mean_loss import averaged_over
-from tf_lars.training.run_state import RunState, TrainingData, distributed, epoch_ends
+from tf_lars.training.run_state import RunState, TrainingData, epoch_ends
 
 
 class Trainer:
@@ -280,7 +280,7 @@ class Trainer:
         with gradients_reduced_by_caller(self.model.optimizer), run.batches():
             for epoch, end in run.epochs_left():
                 start_time = time.perf_counter()
-                self._open_batches(run, end)
+                run.open_batches(self.strategy, end)
                 run.callbacks.on_epoch_begin(epoch - 1)
                 logs = self._now.loop.run_epoch(run, end)
                 if run.evaluation_is_due(epoch, end):
@@ -431,11 +431,3 @@ class Trainer:
         largest = max(specs, key=lambda s: sum(t.shape.num_elements() for t in tf.nest.flatten(s)))
         step = self._now.step
         return micro_batch.largest_that_fits(step, self.model, self.strategy, largest, share)
-
-    def _open_batches(self, run: RunState, end: int) -> None:
-        """Opens the batches of the next steps, if none are open that serve them."""
-        if getattr(run.data, "is_read_anew_each_epoch", False):
-            run.iterator = iter(distributed(self.strategy, run.data, run.step, end))
-        elif run.iterator is None or run.step in run.data.shape_changes:
-            end = run.shape_change()
-            run.iterator = iter(distributed(self.strategy, run.data, run.step, end))
