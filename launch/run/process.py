@@ -10,6 +10,7 @@ from tf_lars.errors import (
     EXIT_BAD_INPUT,
     EXIT_PEER_FAILED,
     EXIT_PREEMPTED,
+    DivergedError,
     InputError,
     PeerFailure,
     Preempted,
@@ -38,6 +39,9 @@ def run(
     except PeerFailure as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_PEER_FAILED
+    except DivergedError:
+        job.leave()  # all workers know, and the chief may have to write its report
+        raise
     except InputError as error:
         job.fail(error, EXIT_BAD_INPUT)
         raise
