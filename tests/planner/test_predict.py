@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from tests.helpers.facts import needs_facts, rows
-from tf_lars import planner
+from tf_lars import packaged_csv, planner
 from tf_lars.errors import InputError
-from tf_lars.planner.devices import BYTES_PER_FLOP, FLOPS_SHARE, TYPICAL_OVERHEAD
+from tf_lars.planner.devices import (
+    BYTES_PER_FLOP,
+    FLOPS_SHARE,
+    HARDWARE_ERROR,
+    TYPICAL_OVERHEAD,
+)
 
 A100 = dict(accelerator="A100-SXM", devices=64, global_batch_size=16384)
 
@@ -106,6 +111,29 @@ def test_hardware_is_computed_from_its_data_sheet():
     assert halved.step(model, 100, 4).communication == pytest.approx(
         6e-6 + 1.5 * 2 * 25_557_032 * 1e-10
     )
+
+
+def test_accelerators_without_results_are_hardware_by_their_data_sheets():
+    names = ["B200", "GB200", "Gaudi3", "MI300X", "MI325X", "TPUv5e", "TPUv5p", "TPUv6e"]
+    assert planner.unmeasured_accelerators() == [*names, "Trainium2"]
+    for name in planner.unmeasured_accelerators():
+        hardware = planner.device(name.lower())
+        assert hardware.flops == planner.peak_flops(name)
+        assert hardware.error(64, 8) == HARDWARE_ERROR
+        assert hardware.notes(64, 8)[0].startswith(f"{name} is not measured")
+        plan = planner.predict(accelerator=name, devices=64, global_batch_size=16384)
+        # No published result is faster than 8,177 images/s per device (H200).
+        assert 1_000 < plan.images_per_second / 64 < 20_000
+        assert 0 < plan.communication_fraction < 0.1
+    assert planner.device("TPU v5e") == planner.device("tpuv5e")
+    with pytest.raises(InputError, match=r"Did you mean MI300X\?"):
+        planner.device("MI300")
+
+
+def test_every_row_of_data_sheets_has_a_source():
+    for row in packaged_csv.rows("tf_lars.planner", "data_sheets.csv"):
+        assert row["source"]
+        assert bool(row["network"]) == (row["accelerator"] in planner.unmeasured_accelerators())
 
 
 def test_the_all_reduce_hides_behind_the_backward_pass_as_far_as_it_overlaps():

@@ -14,6 +14,7 @@ from tf_lars.planner.devices import (
     accelerators,
     device,
     peak_flops,
+    unmeasured_accelerators,
 )
 from tf_lars.planner.epochs import critical_batch, epochs_to_target
 from tf_lars.planner.prediction import Plan, predict
@@ -40,6 +41,7 @@ __all__ = [
     "peak_flops",
     "predict",
     "published_results",
+    "unmeasured_accelerators",
     "workload",
     "workloads",
 ]

@@ -10,9 +10,9 @@ in images per doubling of the devices p (waiting, and communication that is not 
 constants are those of ResNet-50 at 224 pixels in the precision of its submissions. For another
 model, b/r scales with its FLOPs per image and k with its gradients.
 
-Hardware without results is computed from its data sheet: arithmetic at `FLOPS_SHARE` of the peak or
-`BYTES_PER_FLOP` of memory traffic, whichever takes longer, and an all-reduce by the formulas of
-`communication`.
+Hardware without results is computed from its data sheet, from the user or from data_sheets.csv:
+arithmetic at `FLOPS_SHARE` of the peak or `BYTES_PER_FLOP` of memory traffic, whichever takes
+longer, and an all-reduce by the formulas of `communication`.
 """
 
 import dataclasses
@@ -181,7 +181,7 @@ class Hardware:
       gradient_dtype: Data type in which gradients are sent.
       overlap: Share of the backward pass that overlaps with the all-reduce; 0 for `Trainer`, which
         reduces after the backward pass.
-      name: Name in messages.
+      name: Name in messages; "hardware" for a device that the user describes.
 
     Raises:
       InputError: A value is out of range.
@@ -246,7 +246,12 @@ class Hardware:
     def notes(self, images: float, devices: int) -> list[str]:
         """Returns that the time was not measured."""
         del images, devices
-        return ["computed from the data sheet, not measured"]
+        if self.name == "hardware":
+            return ["computed from the data sheet, not measured"]
+        return [
+            f"{self.name} is not measured: planned by its data sheet, with an error of "
+            f"{HARDWARE_ERROR:.0%} in its rate"
+        ]
 
 
 ALIASES = {
@@ -268,10 +273,15 @@ def fitted_devices() -> dict[str, FittedDevice]:
     return families
 
 
+@functools.cache
+def _sheets() -> dict[str, dict[str, str]]:
+    """Returns the rows of data_sheets.csv by accelerator."""
+    return {row["accelerator"]: row for row in rows(__package__, "data_sheets.csv")}
+
+
 def peak_flops(accelerator: str) -> float | None:
     """Returns the peak of a family in 16-bit arithmetic by its data sheet, in FLOP/s; or None."""
-    sheets = {row["accelerator"]: row for row in rows(__package__, "data_sheets.csv")}
-    sheet = sheets.get(accelerator)
+    sheet = _sheets().get(accelerator)
     if sheet is None or sheet["precision"] == "float32":
         return None
     return 1e12 * float(sheet["peak_tflops"])
@@ -282,20 +292,49 @@ def accelerators() -> list[str]:
     return sorted(fitted_devices())
 
 
-def device(name: str) -> FittedDevice:
-    """Returns a family by name, ignoring case.
+def unmeasured_accelerators() -> list[str]:
+    """Returns the names of the accelerators that are known by their data sheets only."""
+    return sorted(name for name in _sheets() if name not in fitted_devices())
+
+
+def device(name: str) -> FittedDevice | Hardware:
+    """Returns an accelerator by name, ignoring case and spaces.
+
+    Returns:
+      A family with published results, or else the `Hardware` of a row of data_sheets.csv.
 
     Raises:
-      InputError: The family is unknown; the message lists the known ones.
+      InputError: The accelerator is unknown; the message lists the known ones.
     """
-    names = {known.lower(): known for known in [*fitted_devices(), *ALIASES]}
-    known = names.get(name.lower())
+    names = {_key(known): known for known in [*fitted_devices(), *ALIASES, *_sheets()]}
+    known = names.get(_key(name))
     if known is None:
-        close = difflib.get_close_matches(name.lower(), names, n=1)
+        close = difflib.get_close_matches(_key(name), names, n=1)
         hint = f" Did you mean {names[close[0]]}?" if close else ""
         raise InputError(
             f"The accelerator must be one of {', '.join(accelerators())}. Received: {name!r}.{hint}"
-            " Describe any other device by its data sheet (planner.Hardware; --flops, "
+            f" By their data sheets, not measured, {', '.join(unmeasured_accelerators())} are known"
+            " too. Describe any other device in this way (planner.Hardware; --flops, "
             "--memory_bandwidth and --network)."
         )
-    return fitted_devices()[ALIASES.get(known, known)]
+    known = ALIASES.get(known, known)
+    return fitted_devices()[known] if known in fitted_devices() else _hardware(known)
+
+
+def _key(name: str) -> str:
+    return name.lower().replace(" ", "")
+
+
+def _hardware(name: str) -> Hardware:
+    """Returns the hardware of a row of data_sheets.csv, with its usual network."""
+    sheet = _sheets()[name]
+    node_network = sheet["node_network"]
+    return Hardware(
+        flops=1e12 * float(sheet["peak_tflops"]),
+        memory_bandwidth=1e9 * float(sheet["memory_gb_per_second"]),
+        network=communication.network(sheet["network"]),
+        algorithm=sheet["algorithm"],
+        node_network=communication.network(node_network) if node_network else None,
+        devices_per_node=int(sheet["devices_per_node"] or 1),
+        name=name,
+    )
