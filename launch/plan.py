@@ -10,13 +10,14 @@ import json
 from launch.cli import app, flags
 from tf_lars import planner
 from tf_lars.errors import EXIT_DONE, InputError
-from tf_lars.planner import communication, plan_table, search
+from tf_lars.planner import communication, plan_answer, reference_run, search
 from tf_lars.planner.devices import Device
 from tf_lars.planner.prediction import Plan
+from tf_lars.planner.reference_run import Scaling
 from tf_lars.recipes import recipes
 from tf_lars.setting import MOST_EPOCHS, above, batch_size, check, one_of, picture, setting, within
 
-PLAN, HARDWARE, OUTPUT = "What to plan", "Hardware", "Output"
+PLAN, OWN_DATA, HARDWARE, OUTPUT = "What to plan", "Your own data", "Hardware", "Output"
 """Groups of settings in `--help`."""
 
 _DTYPES = tuple(communication.BYTES)
@@ -65,7 +66,7 @@ class PlanSettings:
         group=PLAN,
     )
     num_examples: int = setting(
-        "Training examples per epoch.",
+        "Training examples per epoch. With --critical_batch, defaults to those of the run.",
         recipes.IMAGENET_EXAMPLES,
         rule=within(1, 10**12),
         group=PLAN,
@@ -79,8 +80,30 @@ class PlanSettings:
     price_per_device_hour: float | None = setting(
         "Price in any currency, for the cost of the run.", None, rule=above(0, 1e9), group=PLAN
     )
+    critical_batch: str | None = setting(
+        "Plans for your own data, by the runs in --calibrate and the batch at which twice the "
+        "examples are needed: a number, a file written by launch.critical_batch, or auto: "
+        "critical_batch.json in the first run's folder, else the last noise scale in its "
+        "metrics.jsonl.",
+        None,
+        group=OWN_DATA,
+    )
+    target_top1: float | None = setting(
+        "Top-1 accuracy of validation to plan for; a run in --calibrate must have reached it. "
+        "Defaults to what the first run had reached when it ended.",
+        None,
+        rule=above(0, 1),
+        group=OWN_DATA,
+    )
+    target_loss: float | None = setting(
+        "Instead of --target_top1: a loss of validation.",
+        None,
+        rule=above(0, 1e9),
+        group=OWN_DATA,
+    )
     accelerator: str | None = setting(
-        f"Device family with published results: {', '.join(planner.accelerators())}. With "
+        f"Device family with published results: {', '.join(planner.accelerators())}; or by its "
+        f"data sheet, not measured: {', '.join(planner.unmeasured_accelerators())}. With "
         "--calibrate, the device among those of the runs.",
         None,
         group=HARDWARE,
@@ -150,29 +173,6 @@ class PlanSettings:
         check(self)
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """The contents of the report.
-
-    Attributes:
-      plan: The plan that was asked for.
-      same_batch: Plans for other numbers of devices, at the plan's batch.
-      same_images: Plans for other numbers of devices, at the plan's images per device.
-      paying: Largest plan, at the plan's images per device, from which doubling pays, if any.
-      paying_devices: Largest number of devices from which doubling pays at the plan's batch.
-      recipe: Settings for the plan's batch, or None.
-      no_recipe: Reason why there is no recipe, or "".
-    """
-
-    plan: Plan
-    same_batch: list[Plan]
-    same_images: list[Plan]
-    paying: Plan | None
-    paying_devices: int
-    recipe: recipes.Recipe | None
-    no_recipe: str
-
-
 def define() -> None:
     """Defines the program's flags."""
     flags.define(PlanSettings)
@@ -182,17 +182,29 @@ def main() -> int:
     """Prints the plan and draws it."""
     settings = PlanSettings(**flags.values(PlanSettings))
     device = _device(settings)
+    scaling = _scaling(settings)
+    num_examples: float = settings.num_examples
+    if scaling and not flags.given(["num_examples"]):
+        num_examples = scaling.run.examples_per_epoch
     at = functools.partial(
         planner.predict,
         model=settings.model,
         accelerator=device,
         epochs=settings.epochs,
-        num_examples=settings.num_examples,
+        examples_needed=scaling.needed if scaling else None,
+        num_examples=num_examples,
         price_per_device_hour=settings.price_per_device_hour,
     )
-    answer = _answer(at, _plan(settings, at, device), settings.optimizer)
+    answer = plan_answer.answer(
+        at,
+        _plan(settings, at, device),
+        optimizer=settings.optimizer,
+        scaling=scaling,
+        deadline_minutes=settings.deadline_minutes,
+    )
     as_table = settings.format == "table"
-    print(_as_text(answer) if as_table else json.dumps(_as_json(answer), indent=2), flush=True)
+    text = plan_answer.as_text(answer) if as_table else _as_json(answer)
+    print(text, flush=True)
     if settings.picture and (as_table or flags.given(["picture"])):
         from tf_lars.planner import plan_picture
 
@@ -200,6 +212,34 @@ def main() -> int:
         if as_table:
             print(f"\npicture in {settings.picture}")
     return EXIT_DONE
+
+
+def _as_json(answer: plan_answer.Answer) -> str:
+    return json.dumps(plan_answer.as_json(answer), indent=2)
+
+
+def _scaling(settings: PlanSettings) -> Scaling | None:
+    """Returns the examples that a batch needs on the user's data, or None for published data."""
+    if settings.critical_batch is None:
+        targets = [n for n in ("target_top1", "target_loss") if getattr(settings, n) is not None]
+        if targets:
+            raise InputError(
+                f"A target is for plans by --critical_batch. Received: {_flags(targets, ' and ')} "
+                "without. Add --critical_batch and --calibrate, or leave it out."
+            )
+        return None
+    if not settings.calibrate or settings.epochs is not None:
+        received = "no --calibrate" if not settings.calibrate else f"--epochs={settings.epochs:g}"
+        raise InputError(
+            "--critical_batch computes the epochs from the runs in --calibrate. Received: "
+            f"{received}. Name a run that has reached your target, and leave out --epochs."
+        )
+    return reference_run.scaling(
+        settings.calibrate,
+        settings.critical_batch,
+        target_top1=settings.target_top1,
+        target_loss=settings.target_loss,
+    )
 
 
 def _device(settings: PlanSettings) -> Device:
@@ -219,8 +259,20 @@ def _device(settings: PlanSettings) -> Device:
             f"or by --calibrate. Received: {_flags(given, ' and ') or 'none of them'}."
         )
     if settings.accelerator:
-        return planner.device(settings.accelerator)
+        named = planner.device(settings.accelerator)
+        return _adjusted(named, settings) if isinstance(named, planner.Hardware) else named
     return _described_device(settings)
+
+
+def _adjusted(device: planner.Hardware, settings: PlanSettings) -> planner.Hardware:
+    """Returns an accelerator known by its data sheet, with what the user has said about it."""
+    networks = ("network", "node_network")
+    others = ("devices_per_node", "dtype", "gradient_dtype", "overlap")
+    changed = {name: getattr(settings, name) for name in flags.given([*networks, *others])}
+    changed |= {name: planner.network(changed[name]) for name in networks if name in changed}
+    if flags.given(["all_reduce"]):
+        changed["algorithm"] = settings.all_reduce
+    return dataclasses.replace(device, **changed)
 
 
 def _described_device(settings: PlanSettings) -> planner.Hardware:
@@ -270,74 +322,6 @@ def _plan(settings: PlanSettings, at: search.Predictor, device: Device) -> Plan:
 
 def _only(batch: int) -> search.Batches:
     return lambda devices: [batch] if batch % devices == 0 else []
-
-
-def _answer(at: search.Predictor, plan: Plan, optimizer: str) -> Answer:
-    same_batch, same_images = search.neighbours(at, plan)
-    recipe, no_recipe = None, ""
-    try:
-        recipe = recipes.for_model(plan.model, plan.global_batch_size, optimizer)
-    except InputError as error:
-        no_recipe = str(error)
-    return Answer(
-        plan=plan,
-        same_batch=same_batch,
-        same_images=same_images,
-        paying=search.paying_plan(at, plan.global_batch_size / plan.devices),
-        paying_devices=search.paying_devices(at, plan.global_batch_size),
-        recipe=recipe,
-        no_recipe=no_recipe,
-    )
-
-
-def _as_json(answer: Answer) -> dict:
-    return {
-        "plan": dataclasses.asdict(answer.plan),
-        "same_batch": [dataclasses.asdict(plan) for plan in answer.same_batch],
-        "same_images_per_device": [dataclasses.asdict(plan) for plan in answer.same_images],
-        "doubling_pays": {
-            "least_speedup": search.LEAST_SPEEDUP,
-            "up_to_global_batch_size": answer.paying and answer.paying.global_batch_size,
-            "up_to_devices_at_this_batch": answer.paying_devices,
-        },
-        "recipe": answer.recipe and dataclasses.asdict(answer.recipe),
-    }
-
-
-def _as_text(answer: Answer) -> str:
-    plan = answer.plan
-    images = f"{plan.global_batch_size / plan.devices:,.4g} images per device"
-    lines = [
-        f"{plan.model} on {plan.devices:,} x {plan.accelerator}, global batch "
-        f"{plan.global_batch_size:,}: {plan_table.planned_time(plan)}",
-        *(f"note        {note}" for note in plan.notes),
-        answer.recipe.describe() if answer.recipe else f"recipe      none: {answer.no_recipe}",
-        "",
-        plan_table.header(with_cost=plan.cost is not None),
-        *(plan_table.row(p, marked=p == plan) for p in answer.same_batch),
-        f"at {images}:",
-        *(plan_table.row(p, marked=p == plan) for p in answer.same_images),
-    ]
-    if any(p.epochs_extrapolated for p in [*answer.same_batch, *answer.same_images]):
-        lines.append("~ extrapolated beyond the largest batch with a published result")
-    speedup = f"a speedup of at least {search.LEAST_SPEEDUP:g}"
-    with_batch = f"At {images}, doubling devices and batch"
-    if answer.paying:
-        with_batch += (
-            f" gives {speedup} up to a batch of {answer.paying.global_batch_size:,} "
-            f"({answer.paying.devices:,} devices). Beyond that, a larger batch stops paying."
-        )
-    else:
-        with_batch += f" never gives {speedup}."
-    alone = "At this batch, doubling the devices"
-    if answer.paying_devices:
-        alone += (
-            f" gives {speedup} up to {answer.paying_devices:,} devices. Beyond that, more devices "
-            "stop paying."
-        )
-    else:
-        alone += f" never gives {speedup}."
-    return "\n".join([*lines, "", with_batch, alone])
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ class DryRunSettings:
     )
     accelerator: str | None = setting(
         "Device family for the planned time of a dry run, one of those with published results: "
-        f"{', '.join(planner.accelerators())}. By default that of this machine's GPUs.",
+        f"{', '.join(planner.accelerators())}; or by its data sheet, not measured: "
+        f"{', '.join(planner.unmeasured_accelerators())}. By default that of this machine's GPUs.",
         None,
         group="Dry run",
     )

@@ -33,8 +33,17 @@ def test_a_table_and_a_picture(tmp_path):
     for column in ("devices", "batch", "epochs", "steps", "ms/step", "comm.", "time", "images/s"):
         assert column in done.stdout
     assert "cost" in done.stdout
+    assert "The cheapest of these plans has 16 devices and a batch of 4,096: 17." in done.stdout
+    assert "The quickest of these plans has 256 devices and a batch of 16,384: 1." in done.stdout
     assert "stops paying" in done.stdout
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_example_of_the_readme_is_the_output(tmp_path):
+    example = (ROOT / "README.md").read_text().split("$ python -m launch.plan ")[1].split("```")[0]
+    flags, _, expected = example.partition("\n")
+    elsewhere = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    assert _run(*flags.split(), **elsewhere).stdout == expected
 
 
 def test_json_holds_the_same_and_draws_nothing(tmp_path):
@@ -82,10 +91,31 @@ def test_hardware_by_its_data_sheet():
     assert any("not measured" in note for note in plan["notes"])
 
 
-def test_a_calibration_from_runs(tmp_path):
+def test_accelerators_without_results_are_planned_by_their_data_sheets():
+    one = _run("--accelerator=b200", "--devices=64", "--picture=")
+    assert one.returncode == 0, one.stderr
+    assert "on 64 x B200" in one.stdout
+    assert "note        B200 is not measured: planned by its data sheet" in one.stdout
+    slow = ("--network=5:10", "--node_network=5:10", "--format=json")
+    plans = [
+        json.loads(_run("--accelerator=B200", *ASKED[1:], *flags).stdout)["plan"]
+        for flags in (["--format=json"], slow)
+    ]
+    assert plans[0]["relative_error"] == plans[1]["relative_error"] == 0.23
+    assert plans[0]["step_seconds"] < plans[1]["step_seconds"]
+    misspelt = _run("--accelerator=Trainum 2", "--devices=64")
+    assert misspelt.returncode == 2
+    assert "Did you mean Trainium2?" in misspelt.stderr
+
+
+def _write_runs(folder):
+    """Writes two finished runs on a CPU; returns the flag that names them."""
     for workers, rate in ((1, 100.0), (2, 190.0)):
-        (tmp_path / str(workers)).mkdir()
+        (folder / str(workers)).mkdir()
         run = {
+            "steps": 1800,
+            "epochs": 81,
+            "top1": 0.97,
             "model": "small_resnet8",
             "image_size": 32,
             "parameters": 78_000,
@@ -97,9 +127,13 @@ def test_a_calibration_from_runs(tmp_path):
             "global_batch_size": 64 * workers,
             "images_per_second": rate,
         }
-        (tmp_path / str(workers) / "results.json").write_text(json.dumps(run))
+        (folder / str(workers) / "results.json").write_text(json.dumps(run))
+    return f"--calibrate={folder / '1'},{folder / '2'}"
+
+
+def test_a_calibration_from_runs(tmp_path):
     done = _run(
-        f"--calibrate={tmp_path / '1'},{tmp_path / '2'}",
+        _write_runs(tmp_path),
         "--devices=4",
         "--global_batch_size=256",
         "--epochs=30",
@@ -110,6 +144,37 @@ def test_a_calibration_from_runs(tmp_path):
     plan = json.loads(done.stdout)["plan"]
     assert plan["model"] == "small_resnet8 at 32 px"
     assert plan["images_per_second"] == pytest.approx(375, rel=0.05)
+
+
+def test_own_data_are_planned_by_the_critical_batch(tmp_path):
+    runs = _write_runs(tmp_path)
+    line = {"step": 900, "epoch": 40.0, "noise/scale": 300.0, "val_top1": 0.9}
+    (tmp_path / "1" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    asked = (runs, "--devices=4", "--global_batch_size=256", "--picture=")
+    done = _run(*asked, "--critical_batch=auto", "--target_top1=0.9", "--price_per_device_hour=3")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert f"{tmp_path / '1'} reached 0.9 top-1 after 57,600 examples at batch 64" in done.stdout
+    assert "noise scale at step 900, only a proxy" in done.stdout
+    assert lines[-3].startswith("The cheapest of these plans has 1 device and a batch of 64: ")
+    assert lines[-2].startswith("The quickest of these plans has 16 devices and a batch of ")
+    assert lines[-1].startswith(
+        "Batch 256 is 0.85 of the critical batch of 300; twice the batch costs 1.46 times the "
+        "examples and, on 8 devices, saves 2"
+    )
+    point = {"step": 900, "epoch": 40.0, "examples": 57600.0, "noise_scale": 300.0}
+    point |= {"critical_batch": 1000.0, "low": 500.0, "high": 2000.0}
+    content = {"format": 1, "points": [point], "model": None, "data": None, "optimizer": None}
+    (tmp_path / "1" / "critical_batch.json").write_text(json.dumps(content | {"tolerance": None}))
+    answer = json.loads(_run(*asked, "--critical_batch=auto", "--format=json").stdout)
+    factor = (1 + 256 / 1000) / (1 + 64 / 1000)
+    assert answer["plan"]["epochs"] == pytest.approx(1800 * factor / (900 / 40))
+    low, high = answer["plan"]["epochs_interval"]
+    assert low < answer["plan"]["epochs"] < high
+    larger = answer["larger_batch"]
+    assert [larger[key] for key in ("critical_batch", "low", "high")] == pytest.approx(
+        [1000, 500, 2000]
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,6 +207,9 @@ def test_a_calibration_from_runs(tmp_path):
         (("--accelerator=A30", "--devices=8", "--format=xml"), "--format must be table or json"),
         (("--accelerator=A30", "--deadline_minutes=0.01"), "No number of A30 meets 0.01 minutes"),
         (("--calibrate=nowhere", "--devices=8"), "Give the folders of finished runs"),
+        ((*ASKED, "--critical_batch=auto"), "from the runs in --calibrate. Received: no --calib"),
+        ((*ASKED, "--target_top1=0.9"), "Received: --target_top1 without"),
+        ((*ASKED, "--target_loss=0"), "--target_loss must be above 0"),
         (
             ("--accelerator=A30", "--devices=8", "--picture=/nowhere/plan.png"),
             "--picture must be a .png file in an existing folder",

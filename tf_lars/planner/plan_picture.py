@@ -108,9 +108,7 @@ def _line(axes, at: Predictor, where: Sequence[tuple[int, int]], colour: int, la
     if not plans:
         return
     xs = [plan.devices if x == "devices" else plan.global_batch_size for plan in plans]
-    low, high = (
-        [plan.minutes * math.exp(sign * plan.relative_error) for plan in plans] for sign in (-1, 1)
-    )
+    low, high = zip(*(plan.minutes_interval for plan in plans), strict=True)
     axes.plot(xs, [plan.minutes for plan in plans], color=_COLOURS[colour], label=label)
     axes.fill_between(xs, low, high, color=_COLOURS[colour], alpha=0.15, linewidth=0)
 

@@ -1,7 +1,5 @@
 """Plans as text: a table with a line per plan, and the planned time in words."""
 
-import math
-
 from tf_lars.planner.prediction import Plan
 
 _WIDTHS = (10, 10, 8, 11, 10, 8, 10, 11, 13, 12)
@@ -9,7 +7,7 @@ _WIDTHS = (10, 10, 8, 11, 10, 8, 10, 11, 13, 12)
 
 def planned_time(plan: Plan) -> str:
     """Returns the time of a plan and its likely range, in words."""
-    low, high = (plan.minutes * math.exp(sign * plan.relative_error) for sign in (-1, 1))
+    low, high = plan.minutes_interval
     return (
         f"{duration(plan.minutes)}, with two chances in three between {duration(low)} and "
         f"{duration(high)}"

@@ -6,6 +6,7 @@ import math
 from tf_lars.errors import InputError, require
 from tf_lars.planner.devices import Device, device
 from tf_lars.planner.epochs import epochs_to_target
+from tf_lars.planner.examples_needed import ExamplesNeeded
 from tf_lars.planner.workloads import Workload, workload
 from tf_lars.recipes.recipes import IMAGENET_EXAMPLES
 
@@ -31,6 +32,7 @@ class Plan:
       relative_error: Relative standard error of the minutes, assuming that the epochs are right.
       cost: Cost of the run, minutes / 60 * devices * price; None without a price.
       notes: Remarks for the user, such as on extrapolation.
+      epochs_interval: Interval of the epochs, with two chances in three; None if it is unknown.
     """
 
     model: str
@@ -48,6 +50,21 @@ class Plan:
     relative_error: float
     cost: float | None
     notes: tuple[str, ...]
+    epochs_interval: tuple[float, float] | None = None
+
+    @property
+    def minutes_interval(self) -> tuple[float, float]:
+        """Interval of the minutes, with two chances in three.
+
+        The relative errors of the step and of the epochs, taken as independent, add up in
+        quadrature on each side:
+
+            minutes * exp(-/+ sqrt(relative_error**2 + log(end / epochs)**2))
+        """
+        low, high = self.epochs_interval or (self.epochs, self.epochs)
+        down = math.hypot(self.relative_error, math.log(low / self.epochs))
+        up = math.hypot(self.relative_error, math.log(high / self.epochs))
+        return self.minutes * math.exp(-down), self.minutes * math.exp(up)
 
 
 def predict(
@@ -57,7 +74,8 @@ def predict(
     devices: int,
     global_batch_size: int,
     epochs: float | None = None,
-    num_examples: int = IMAGENET_EXAMPLES,
+    examples_needed: ExamplesNeeded | None = None,
+    num_examples: float = IMAGENET_EXAMPLES,
     price_per_device_hour: float | None = None,
 ) -> Plan:
     """Predicts the time to train.
@@ -73,12 +91,14 @@ def predict(
       devices: Number of devices, at least 1.
       global_batch_size: Examples per step on all devices, at least one per device.
       epochs: Passes over the data; defaults to those of `epochs_to_target`.
+      examples_needed: Examples that a batch needs, on data for which no epochs are published;
+        instead of `epochs`.
       num_examples: Training examples per epoch, N.
       price_per_device_hour: Price in any currency, for the cost.
 
     Raises:
-      InputError: The model or accelerator is unknown, a number is out of range, or `epochs` is not
-        given for a model without published epochs.
+      InputError: The model or accelerator is unknown, a number is out of range, `epochs` and
+        `examples_needed` are both given, or neither is for a model without published epochs.
     """
     if isinstance(accelerator, str):
         accelerator = device(accelerator)
@@ -102,7 +122,14 @@ def predict(
     images = global_batch_size / devices
     notes = accelerator.notes(images, devices)
     extrapolated = False
-    if epochs is None:
+    interval = None
+    if examples_needed is not None:
+        require(epochs is None, "`epochs`", "None where `examples_needed` is given", epochs)
+        epochs = examples_needed(global_batch_size) / num_examples
+        if examples_needed.knows_its_error:
+            low, high = examples_needed.interval(global_batch_size)
+            interval = (low / num_examples, high / num_examples)
+    elif epochs is None:
         epochs, extrapolated = epochs_to_target(costs.name, global_batch_size)
     if extrapolated:
         notes.append("the batch is larger than any published one; its epochs are extrapolated")
@@ -129,6 +156,7 @@ def predict(
         if price_per_device_hour is None
         else minutes / 60 * devices * price_per_device_hour,
         notes=tuple(notes),
+        epochs_interval=interval,
     )
 
 

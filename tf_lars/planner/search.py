@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 
 from tf_lars.errors import InputError, require
@@ -97,15 +98,27 @@ def neighbours(at: Predictor, plan: Plan) -> tuple[list[Plan], list[Plan]]:
     return strong, [_weak(at, int(plan.devices * f), images) for f in factors]
 
 
-def paying_plan(at: Predictor, images: float) -> Plan | None:
+def paying_plan(
+    at: Predictor,
+    images: float,
+    least_speedup: float = LEAST_SPEEDUP,
+    time: Callable[[Plan], float] = operator.attrgetter("minutes"),
+) -> Plan | None:
     """Returns the largest plan, at some images per device, from which doubling pays.
 
-    Devices and batch are doubled together. Up to the returned plan, doubling gives a speedup of at
-    least `LEAST_SPEEDUP`; None where it does not pay even from one device.
+    Devices and batch are doubled together. Up to the returned plan, doubling gives at least the
+    least speedup; None where it does not pay even from one device.
+
+    Args:
+      at: Predicts the plan for a number of devices and a batch.
+      images: Images per device.
+      least_speedup: Speedup from which doubling pays.
+      time: Returns the time of a plan, in any unit.
     """
 
     def pays(p: int) -> bool:
-        return _weak(at, p, images).minutes >= LEAST_SPEEDUP * _weak(at, 2 * p, images).minutes
+        one, two = (time(_weak(at, q, images)) for q in (p, 2 * p))
+        return one >= least_speedup * two
 
     p = _last(pays, MOST_DEVICES)
     return _weak(at, p, images) if p else None
