@@ -10,6 +10,7 @@ from tests.helpers.paths import ROOT
 PACKAGES = ("tf_lars", "models", "launch")
 PROGRAMS = {
     "compare",
+    "critical_batch",
     "evaluate",
     "export",
     "gpu_cluster",

@@ -19,6 +19,7 @@ def create(
     steps: int,
     num_examples: int,
     extension: Extension | None = None,
+    schedule: "keras.optimizers.schedules.LearningRateSchedule | None" = None,
 ):
     """Returns the compiled model; must be called in the strategy's scope.
 
@@ -28,6 +29,7 @@ def create(
       steps: Optimizer steps of the whole run.
       num_examples: Number of training examples.
       extension: Beginning of the epochs that were added to a finished run, if any.
+      schedule: Schedule in the place of that of the settings.
 
     Raises:
       InputError: The model cannot be built, or `--freeze` matches nothing or everything in it.
@@ -47,7 +49,7 @@ def create(
     )
     if settings.freeze:
         freezing.freeze(model, settings.freeze)
-    schedule = _schedule(settings, steps, num_examples, extension)
+    schedule = schedule or _schedule(settings, steps, num_examples, extension)
     compile_for_classes(
         model, _optimizer(settings, schedule), num_classes, settings.label_smoothing
     )

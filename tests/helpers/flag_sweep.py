@@ -26,6 +26,7 @@ from tf_lars import setting as table
 
 PROGRAMS = {
     "compare": ["{run}", "{run}"],
+    "critical_batch": ["--model_dir={run}"],
     "evaluate": ["--model_dir={run}"],
     "export": ["--model_dir={run}", "--output={new}"],
     "gpu_cluster": ["{data}", "--dry_run", "--worker_hosts=a:1,b:1", "--task_index=0"],

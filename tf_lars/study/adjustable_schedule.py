@@ -1,4 +1,4 @@
-"""A schedule whose settings can be changed between runs without retracing the step."""
+"""Schedules whose settings can be changed between runs without retracing the step."""
 
 import keras
 import tensorflow as tf
@@ -40,3 +40,23 @@ class AdjustableWarmupPolynomial(keras.optimizers.schedules.LearningRateSchedule
     def get_config(self):
         """Returns the constructor's arguments."""
         return {"power": self.power}
+
+
+class AdjustableRate(keras.optimizers.schedules.LearningRateSchedule):
+    """A constant rate in a variable, which is not part of the optimizer's state."""
+
+    def __init__(self):
+        super().__init__()
+        self._rate = tf.Variable(0.0, trainable=False, name="learning_rate")
+
+    def set(self, learning_rate: float) -> None:
+        """Sets the rate."""
+        self._rate.assign(learning_rate)
+
+    def __call__(self, step):
+        """Returns the rate as a float32 scalar."""
+        return tf.identity(self._rate)
+
+    def get_config(self):
+        """Returns the constructor's arguments, of which there are none."""
+        return {}

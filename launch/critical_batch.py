@@ -1,0 +1,341 @@
+"""Measures the critical batch of a run, by branches from its checkpoints with other batches.
+
+python -m launch.critical_batch --model_dir=RUN
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+from launch.cli import app, flags
+from launch.run import build_input, build_model
+from launch.run.layout import CHECKPOINTS
+from launch.run.load import settings_of_run
+from launch.run.settings import TrainingSettings
+from tf_lars import scaling
+from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from tf_lars.planner import critical_batch_file
+from tf_lars.planner.critical_batch_file import CriticalBatches, CriticalBatchPoint
+from tf_lars.setting import Rule, above, batch_size, check, setting, within
+
+_GROUP = "Measurement"
+_PROBABILITY = 0.68
+"""That of the intervals in critical_batch.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticalBatchSettings:
+    """Settings of a measurement; each field is the flag of its name.
+
+    Raises:
+      InputError: A setting is out of range, or the batches are not powers of two apart.
+    """
+
+    model_dir: str = setting("Folder of a finished or running job.", "", group=_GROUP)
+    data_dir: str = setting(
+        "Folder of prepared data; by default that of the run.", "", group=_GROUP
+    )
+    at: tuple[float, ...] = setting(
+        "Shares of the run at which to measure, such as 0.1,0.4,0.8. The nearest checkpoints are "
+        "taken; a run keeps three unless --keep_checkpoints says otherwise.",
+        (0.1, 0.4, 0.8),
+        rule=within(0, 1),
+        group=_GROUP,
+    )
+    smallest_batch: int | None = setting(
+        "Smallest batch of the branches; by default an eighth of the run's, at least 8.",
+        None,
+        rule=batch_size(),
+        group=_GROUP,
+    )
+    largest_batch: int | None = setting(
+        "Largest batch of the branches, a power of two times the smallest; by default four times "
+        "the run's.",
+        None,
+        rule=batch_size(),
+        group=_GROUP,
+    )
+    branch_steps: int = setting(
+        "Steps of the branch with the largest batch; all branches take its number of examples.",
+        16,
+        rule=Rule("a multiple of 8, up to 1,000,000", lambda n: 0 < n <= 1_000_000 and n % 8 == 0),
+        group=_GROUP,
+    )
+    repeats: int = setting(
+        "Repeats with other examples, from which the uncertainty follows.",
+        3,
+        rule=within(1, 1000),
+        group=_GROUP,
+    )
+    tolerance: float = setting(
+        "Relative excess over the loss of the smallest batch that the critical batch may have.",
+        0.05,
+        rule=above(0, 1),
+        group=_GROUP,
+    )
+    budget_minutes: float | None = setting(
+        "Minutes after which no further branch is started; the same command continues.",
+        None,
+        rule=above(0, 1_000_000),
+        group=_GROUP,
+    )
+
+    def __post_init__(self):
+        check(self)
+
+
+def define() -> None:
+    """Defines the flags of this program."""
+    flags.define(CriticalBatchSettings)
+
+
+def main() -> int:
+    """Runs the program; returns its exit code."""
+    asked = CriticalBatchSettings(**flags.values(CriticalBatchSettings))
+    run = settings_of_run(asked.model_dir, asked.data_dir)
+    batches = ladder(asked, run.global_batch_size)
+
+    from tf_lars.study.branch_log import BranchLog
+    from tf_lars.study.branches import Branch
+
+    checkpoints = _checkpoints(asked, run)
+    examples = build_input.description(run).splits["train"].num_examples
+    told = json.dumps({"batches": batches, "branch_steps": asked.branch_steps, "seed": run.seed})
+    log = BranchLog(os.path.join(asked.model_dir, "critical_batch.csv"), told)
+    todo = [
+        branch
+        for repeat in range(asked.repeats)
+        for step in checkpoints
+        for batch in batches
+        if (branch := Branch(step, repeat, batch)) not in log.results
+    ]
+    length = batches[-1] * asked.branch_steps
+    print(
+        f"{run.model}, {run.optimizer}: {len(todo)} branches of {length:,} examples at batches "
+        f"from {batches[0]:,} to {batches[-1]:,}, from steps "
+        f"{', '.join(f'{step:,}' for step in checkpoints)}; {len(log.results)} done",
+        flush=True,
+    )
+    code = EXIT_DONE
+    try:
+        if todo:
+            _run(asked, todo, log, functools.partial(_runner, asked, run, batches, checkpoints))
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    points = {step: _point(asked, log, batches, step) for step in checkpoints}
+    known = {step: point for step, point in points.items() if point is not None}
+    if known:
+        _report(asked, run, log, checkpoints, known, examples)
+    return code
+
+
+def ladder(asked: CriticalBatchSettings, batch: int) -> list[int]:
+    """Returns the batches of the branches, each twice the one before.
+
+    Args:
+      asked: Settings of the measurement.
+      batch: Batch of the run.
+
+    Raises:
+      InputError: The largest batch is not a power of two times the smallest, or less than four.
+    """
+    smallest = asked.smallest_batch or max(8, batch // 8)
+    largest = asked.largest_batch or smallest * 2 ** max(2, round(math.log2(4 * batch / smallest)))
+    doublings = math.log2(largest / smallest)
+    if not doublings.is_integer() or doublings < 2:
+        raise InputError(
+            "--largest_batch must be 4, 8, 16, ... times --smallest_batch. Received: "
+            f"{largest:,} and {smallest:,}. Use {4 * smallest:,}, for example."
+        )
+    return [smallest * 2**i for i in range(int(doublings) + 1)]
+
+
+def _checkpoints(asked: CriticalBatchSettings, run: TrainingSettings) -> dict[int, object]:
+    """Returns the checkpoints nearest to the shares of the run, by step and in order."""
+    from tf_lars.data import order
+    from tf_lars.training.checkpoint_folder import complete_checkpoints
+
+    directory = os.path.join(asked.model_dir, CHECKPOINTS)
+    found = {one.step: one for one in complete_checkpoints(directory)}
+    if not found:
+        raise InputError(
+            "--model_dir must have a checkpoint to branch from. Received: "
+            f"{asked.model_dir!r} without a complete one. Train it for an epoch."
+        )
+    examples = build_input.description(run).splits["train"].num_examples
+    last = order.epoch_end_steps(examples, run.global_batch_size, run.epochs)[-1]
+    steps = sorted({min(found, key=lambda step: abs(step - share * last)) for share in asked.at})
+    if len(steps) < len(asked.at):
+        print(
+            f"note: the run has checkpoints of steps {', '.join(map(str, sorted(found)))} only; "
+            "with --keep_checkpoints=1000, it keeps all",
+            flush=True,
+        )
+    return {step: found[step] for step in steps}
+
+
+def _run(asked: CriticalBatchSettings, todo: list, log, make_runner: Callable) -> None:
+    """Runs branches until all have run or the time is over."""
+    from tf_lars.tracking.console import clock
+
+    begin = time.perf_counter()
+    runner = make_runner()
+    seconds: list[float] = []
+    for number, branch in enumerate(todo, start=1):
+        spent = time.perf_counter() - begin
+        typical = statistics.median(seconds) if seconds else 0.0
+        if seconds and spent + typical > 60 * (asked.budget_minutes or math.inf):
+            left = len(todo) - number + 1
+            print(
+                f"the budget of {asked.budget_minutes:g} minutes is used up, with {left} branches "
+                "left; the same command continues with them",
+                flush=True,
+            )
+            return
+        result = runner.run(branch)
+        log.add(result)
+        seconds.append(result.seconds)
+        eta = clock(statistics.mean(seconds) * (len(todo) - number))
+        print(
+            f"branch {number}/{len(todo)}  step {branch.step:,}  repeat {branch.repeat + 1}  batch "
+            f"{branch.global_batch_size:<7,} loss {result.loss:.5g}  {result.seconds:.1f} s  "
+            f"ETA {eta}",
+            flush=True,
+        )
+
+
+def _runner(asked: CriticalBatchSettings, run: TrainingSettings, batches, checkpoints):
+    import tensorflow as tf
+
+    from tf_lars import Trainer, create_strategy
+    from tf_lars.data.image_input import to_device_batch
+    from tf_lars.study.adjustable_schedule import AdjustableRate
+    from tf_lars.study.branches import BranchRunner
+    from tf_lars.tracking.observation import Observe
+
+    info = build_input.description(run)
+    strategy = create_strategy()
+    replicas = strategy.num_replicas_in_sync
+    if batches[0] % replicas:
+        raise InputError(
+            "--smallest_batch must be a multiple of the number of devices. Received: "
+            f"{batches[0]} on {replicas}."
+        )
+    rate = AdjustableRate()
+    with strategy.scope():
+        model = build_model.create(
+            run,
+            num_classes=info.num_classes,
+            steps=1,
+            num_examples=info.splits["train"].num_examples,
+            schedule=rate,
+        )
+    trainer = Trainer(
+        model,
+        strategy,
+        prepare_batch=functools.partial(to_device_batch, num_classes=info.num_classes),
+        micro_batch_size=batches[0] // replicas,
+        observe=Observe(noise_scale=True),
+    )
+    size = run.image_size
+    trainer.build(
+        {
+            "image": tf.TensorSpec([batches[0], size, size, 3], tf.uint8),
+            "label": tf.TensorSpec([batches[0]], tf.int32),
+        }
+    )
+    scale = scaling.lars_scaling if run.optimizer == "lars" else scaling.linear_scaling
+    plain = dataclasses.replace(run, image_size_schedule=None)
+    return BranchRunner(
+        trainer,
+        rate,
+        restore=lambda step: checkpoints[step].read_into(model),
+        data=lambda batch: build_input.training(plain, batch),
+        examples=batches[-1] * asked.branch_steps,
+        used=lambda step: step * run.global_batch_size,
+        rate_at=lambda step: checkpoints[step].history[-1]["learning_rate"],
+        scale=scale,
+        reference_batch=run.global_batch_size,
+    )
+
+
+def _point(asked: CriticalBatchSettings, log, batches: list[int], step: int):
+    """Returns the measured points at a step, with intervals of 95 % and 68 %; None without data."""
+    from tf_lars.study import critical_point
+    from tf_lars.study.branches import Branch
+
+    whole = [
+        repeat
+        for repeat in range(asked.repeats)
+        if all(Branch(step, repeat, batch) in log.results for batch in batches)
+    ]
+    if not whole:
+        return None
+    results = {b: [log.results[Branch(step, r, b)] for r in whole] for b in batches}
+    losses = {batch: [one.loss for one in found] for batch, found in results.items()}
+    if not all(map(math.isfinite, losses[batches[0]])):
+        return None
+    measure = functools.partial(critical_point.measure, losses, asked.tolerance)
+    return measure(), measure(probability=_PROBABILITY)
+
+
+def _report(asked, run: TrainingSettings, log, checkpoints, points, examples: int) -> None:
+    """Prints, draws and writes what has been measured."""
+    from tf_lars.study import critical_picture, critical_point
+
+    written = []
+    for step, (wide, narrow) in points.items():
+        smallest = wide.batches[0]
+        of_step = [one for one in log.results.values() if one.branch.step == step]
+        declines = [one.decline for one in of_step if one.branch.global_batch_size == smallest]
+        decline = statistics.fmean(declines)
+        scales = [one.noise_scale for one in of_step if one.noise_scale]
+        noise = statistics.median(scales) if scales else None
+        print(critical_picture.sentence(step, wide, asked.tolerance, noise), flush=True)
+        as_examples = functools.partial(
+            critical_point.by_examples,
+            smallest=smallest,
+            tolerance=asked.tolerance,
+            decline=decline,
+        )
+        ends = (narrow.low, narrow.critical_batch, narrow.high)
+        low, critical, high = (None if end is None else as_examples(end) for end in ends)
+        written.append(
+            CriticalBatchPoint(
+                step=step,
+                epoch=step * run.global_batch_size / examples,
+                examples=float(step * run.global_batch_size),
+                critical_batch=critical,
+                low=low,
+                high=high,
+                noise_scale=noise,
+            )
+        )
+    path = os.path.join(asked.model_dir, critical_batch_file.FILE_NAME)
+    critical_batch_file.write(
+        path,
+        CriticalBatches(
+            tuple(written),
+            model=run.model,
+            data=build_input.description(run).name,
+            optimizer=run.optimizer,
+            tolerance=asked.tolerance,
+        ),
+    )
+    picture = os.path.join(asked.model_dir, "critical_batch.png")
+    critical_picture.draw(
+        {step: wide for step, (wide, _) in points.items()}, asked.tolerance, picture
+    )
+    print(f"results in {path} and {log.path}, picture in {picture}", flush=True)
+
+
+if __name__ == "__main__":
+    define()
+    app.run(main)
