@@ -307,6 +307,8 @@ def _report(asked, run: TrainingSettings, log, checkpoints, points, examples: in
         )
         ends = (narrow.low, narrow.critical_batch, narrow.high)
         low, critical, high = (None if end is None else as_examples(end) for end in ends)
+        # Below the tolerance, a batch needs less than twice the examples: B_crit is larger.
+        low = low or narrow.low or narrow.critical_batch
         written.append(
             CriticalBatchPoint(
                 step=step,

@@ -142,8 +142,12 @@ class MetricLog:
             self._submit(self._write_line, row)
 
     def _submit(self, write: Callable[..., None], *arguments: Any) -> None:
-        if self._thread is not None:
+        if self._thread is None:
+            return
+        try:
             self._thread.submit(self._or_warning, write, *arguments)
+        except RuntimeError:  # the interpreter ends, and has waited for the thread
+            self._or_warning(write, *arguments)
 
     def _or_warning(self, write: Callable[..., None], *arguments: Any) -> None:
         try:
