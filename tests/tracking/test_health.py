@@ -113,6 +113,17 @@ def test_dead_layers_are_named_and_a_rate_of_0_is_not_death(watched):
     assert "block/kernel" in message
 
 
+def test_updates_that_vanish_in_rounding_at_the_end_are_not_death(watched):
+    health, warnings = watched(layers_every=20)
+    for step in range(20, 220, 20):
+        health.on_observation(_observation(step, layers=_sample(update=(1e-7, 0.0, 1e-7))))
+    assert warnings() == {}
+    health, warnings = watched(layers_every=20)
+    for step in range(20, 220, 20):
+        health.on_observation(_observation(step, layers=_sample(update=(1e-3, 0.0, 1e-3))))
+    assert "block/kernel" in health.found["dead_layer"]
+
+
 def test_a_loss_that_rises_is_told_with_the_weights_that_have_grown(watched):
     health, warnings = watched(layers_every=1)
     health.on_observation(_observation(1, layers=_sample()))

@@ -65,6 +65,10 @@ def straggler(times: Sequence[WorkerTimes], most: float) -> tuple[int, float] | 
     return (slowest, own[slowest] / others) if own[slowest] > most * others else None
 
 
+_MOVING = 1e-5
+"""Median update ratio above which the weights move; float32 resolves 6e-8 of a weight."""
+
+
 class DeadLayers:
     """Counts samples in which a layer has no gradient or does not move, while others do.
 
@@ -80,7 +84,9 @@ class DeadLayers:
         """Adds a sample; returns the paths of the variables that are dead now."""
         if not sample.update_norm.any():  # at the start of a warm-up from 0, none moves
             return []
-        still = (sample.gradient_norm == 0) | (sample.update_norm == 0)
+        # At the end of a decay, updates vanish in the rounding of the weights.
+        moving = np.median(sample.update_ratio[sample.update_norm > 0]) > _MOVING
+        still = (sample.gradient_norm == 0) | ((sample.update_norm == 0) & moving)
         for path, is_still in zip(sample.paths, still, strict=True):
             self._counts[path] = self._counts.get(path, 0) + 1 if is_still else 0
         return [path for path, count in self._counts.items() if count >= self._samples]
