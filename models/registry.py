@@ -70,6 +70,7 @@ def create(
     image_size: int | None,
     space_to_depth_stem: bool = False,
     sync_batch_norm: bool = False,
+    batch_norm_group_size: int | None = None,
 ) -> "keras.Model":
     """Builds a model with random weights, whatever Keras's own configuration (`keras.json`) is.
 
@@ -88,6 +89,8 @@ def create(
         pixels, with the same weights and results but faster on TPUs.
       sync_batch_norm: Whether to normalise training batches by their mean and variance over all
         replicas; by default each replica normalises its own share.
+      batch_norm_group_size: Number of neighbouring examples of a training batch that are normalised
+        together: see `tf_lars.distribute.grouped_batch_norm`.
 
     Raises:
       InputError: The model is unknown, or cannot be built with these arguments.
@@ -97,6 +100,8 @@ def create(
         model = _built(name, num_classes, image_size, space_to_depth_stem)
     if sync_batch_norm:
         _synchronise_batch_norm(name, model)
+    elif batch_norm_group_size is not None:
+        _group_batch_norm(name, model, batch_norm_group_size)
     return model
 
 
@@ -135,13 +140,24 @@ def _synchronise_batch_norm(name: str, model: "keras.Model") -> None:
 
     kind = keras.layers.BatchNormalization
     found = [layer for layer in layers_of(model) if isinstance(layer, kind)]
-    if not found:
-        raise InputError(
-            f"--sync_batch_norm needs a model with batch normalisation. Received: {name!r}, which "
-            "has none. Leave the flag out."
-        )
+    _require_batch_norm("--sync_batch_norm", name, found)
     for layer in found:
         layer.synchronized = True
+
+
+def _group_batch_norm(name: str, model: "keras.Model", group_size: int) -> None:
+    from tf_lars.distribute.grouped_batch_norm import group_batch_norm
+
+    found = group_batch_norm(model, group_size)
+    _require_batch_norm("--batch_norm_group_size", name, found)
+
+
+def _require_batch_norm(flag: str, name: str, found: list) -> None:
+    if not found:
+        raise InputError(
+            f"{flag} needs a model with batch normalisation. Received: {name!r}, which has none. "
+            "Leave the flag out."
+        )
 
 
 def _known(name: str) -> bool:

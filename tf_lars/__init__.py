@@ -24,9 +24,10 @@ _MODULES = ("planner", "recipes", "schedules")
 
 
 if "keras" in sys.modules:
-    # So that keras.models.load_model finds LARS in a file without another import.
+    # So that keras.models.load_model finds the classes in a file without another import.
     with contextlib.suppress(ImportError):  # Keras 2, or another backend than TensorFlow
         importlib.import_module(_EXPORTS["LARS"])
+        importlib.import_module("tf_lars.distribute.grouped_batch_norm")
 
 
 def __getattr__(name: str) -> Any:

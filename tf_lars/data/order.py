@@ -11,6 +11,7 @@ Evaluation takes each example once, in stored order; the last batch is padded to
 examples of weight 0.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from tf_lars.data.autotune import without_autotune
@@ -64,6 +65,47 @@ def num_micro_batches(share: int, micro_batch_size: int) -> int:
             f"{micro_batch_size}."
         )
     return share // micro_batch_size
+
+
+def check_batch_norm_group(
+    group_size: int, *, share: int, replicas: int, micro_batch_size: int | None = None
+) -> None:
+    """Checks that batch normalisation can cut a global batch into groups of neighbours.
+
+    A group is an equal part of what a replica processes at a time, or the share of several
+    replicas, into which all replicas can be divided.
+
+    Args:
+      group_size: Number of examples that are normalised together.
+      share: Number of examples of each replica.
+      replicas: Number of replicas.
+      micro_batch_size: Number of examples that a replica processes at a time; None for its share.
+
+    Raises:
+      InputError: The groups do not fit, or a group of several replicas meets micro-batches.
+    """
+    part = micro_batch_size or share
+    divisors = [size for size in range(1, part + 1) if part % size == 0]
+    if group_size in divisors:
+        return
+    if part < share and group_size > part:
+        raise InputError(
+            "A group of batch normalisation must fit into a micro-batch. Received: groups of "
+            f"{group_size:,} examples and micro-batches of {part:,}. Use larger micro-batches or "
+            "smaller groups."
+        )
+    of_several = [share * k for k in range(2, replicas + 1) if replicas % k == 0]
+    if part == share and group_size in of_several:
+        return
+    rule = f"divide the {part:,} examples that each device processes at a time"
+    if replicas > 1 and part == share:
+        rule += f", or be a multiple of them that divides the {share * replicas:,} of all devices"
+        divisors += of_several
+    nearest = min(divisors, key=lambda size: abs(math.log(size / group_size)))
+    raise InputError(
+        f"A group of batch normalisation must {rule}. Received: groups of {group_size:,}. The "
+        f"nearest is {nearest:,}."
+    )
 
 
 def training_positions(

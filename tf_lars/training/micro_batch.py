@@ -1,11 +1,13 @@
 """Finds the largest micro-batch with which no replica runs out of memory, by trial."""
 
+import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 from absl import logging
 
+from tf_lars.distribute.grouped_batch_norm import group_sizes
 from tf_lars.distribute.replicas import mean_over_workers
 from tf_lars.errors import InputError
 from tf_lars.optimizers.lars_rule import densify
@@ -35,12 +37,15 @@ def largest_that_fits(
       share: Number of examples of each replica in the global batch.
 
     Raises:
-      InputError: If a single example does not fit.
+      InputError: If a single example does not fit, or no batch that groups of batch normalisation
+        divide.
     """
+    least = math.lcm(*group_sizes(model))  # 1 without groups
     variables = [*model.non_trainable_variables, *model.metrics_variables]
     before = [variable.numpy() for variable in variables]
     try:
-        for size in (share // parts for parts in range(1, share + 1) if share % parts == 0):
+        sizes = [share // parts for parts in range(1, share + 1) if share % parts == 0]
+        for size in (one for one in sizes if one % least == 0):
             step.micro_batch_size = size
             if mean_over_workers(strategy, [_fits(step, strategy, spec)]) == [1.0]:
                 logging.info("Micro-batches of %d of each replica's %d examples fit.", size, share)
@@ -48,6 +53,12 @@ def largest_that_fits(
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
+    if least > 1:
+        raise InputError(
+            f"The network and the {least:,} examples that batch normalisation normalises together "
+            "must fit into a device's memory. Received: a model for which they do not. Use smaller "
+            "groups, smaller images, a smaller model or mixed precision."
+        )
     raise InputError(
         "The network and one example must fit into a device's memory. Received: a model for which "
         "they do not. Use smaller images, a smaller model or mixed precision."

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_lars.data import order
+from tf_lars.distribute.grouped_batch_norm import group_sizes
 from tf_lars.distribute.meeting import check_equal
 from tf_lars.errors import InputError
 from tf_lars.private_api import call_model, is_multi_worker, layers_of, losses_of, strategy_of
@@ -129,26 +131,45 @@ def check_losses(model: keras.Model, batch: Batch) -> None:
 
 
 def check_batch_norm(
-    model: keras.Model, replicas: int, *, in_parts: bool, jit_compile: bool
+    model: keras.Model,
+    replicas: int,
+    share: int,
+    *,
+    micro_batch_size: int | str | None,
+    jit_compile: bool,
 ) -> None:
-    """Checks that replicas can wait for each other in batch normalisation, if it is synchronized.
+    """Checks that batch normalisation can see the examples that it normalises together.
 
     Args:
       model: Built model.
       replicas: Number of replicas of the strategy.
-      in_parts: Whether replicas process, or may process, their share in micro-batches.
+      share: Number of examples of each replica in the global batch.
+      micro_batch_size: Number of examples that a replica processes at a time; None for its share,
+        "auto" for a part of it that is not known yet.
       jit_compile: Whether the forward pass is compiled with XLA.
 
     Raises:
-      InputError: If normalisation is synchronized and the replicas cannot wait.
+      InputError: If groups of examples do not fit into the batch, or replicas that normalise
+        together cannot wait for each other.
     """
+    groups = group_sizes(model)
+    for size in groups:
+        known = micro_batch_size if isinstance(micro_batch_size, int) else None
+        order.check_batch_norm_group(
+            size, share=share, replicas=replicas, micro_batch_size=known
+        )
+    in_parts = micro_batch_size not in (None, share)
     if replicas == 1 or not (in_parts or jit_compile):
         return
-    if any(getattr(layer, "synchronized", False) for layer in layers_of(model)):
+    synchronized = any(getattr(layer, "synchronized", False) for layer in layers_of(model))
+    if synchronized or max(groups, default=0) > share:
+        what = "synchronized batch normalisation"
+        if not synchronized:
+            what = "batch normalisation over several replicas"
         raise InputError(
-            "On several replicas, synchronized batch normalisation needs each replica's whole "
-            "share in one pass, without XLA. Received: "
-            f"{'micro-batches' if in_parts else 'jit_compile'}. Remove one of the two."
+            f"On several replicas, {what} needs each replica's whole share in one pass, without "
+            f"XLA. Received: {'micro-batches' if in_parts else 'jit_compile'}. Remove one of the "
+            "two."
         )
 
 

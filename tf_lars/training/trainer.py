@@ -369,7 +369,8 @@ class Trainer:
         model_checks.check_batch_norm(
             self.model,
             self.strategy.num_replicas_in_sync,
-            in_parts=self._micro_batch_size not in (None, share),
+            share,
+            micro_batch_size=self._micro_batch_size,
             jit_compile=self._jit_compile,
         )
         return share
