@@ -18,7 +18,15 @@ from absl import flags as absl_flags
 
 import models
 from launch.cli import flags
-from launch.run import build_input, build_model, extension, forecast, preflight, summary
+from launch.run import (
+    batch_norm_groups,
+    build_input,
+    build_model,
+    extension,
+    forecast,
+    preflight,
+    summary,
+)
 from launch.run.extension import Extension
 from launch.run.layout import CHECKPOINTS, checkpoints_in
 from launch.run.settings import TrainingSettings
@@ -128,6 +136,7 @@ def show(
         "dry run     nothing is started",
         *_cluster(cluster, joined),
         _batch(settings, cluster.num_workers, devices_per_worker, share),
+        batch_norm_groups.resolve(settings, devices).line,
         summary.data(settings, info),
         summary.model(settings, _size(settings, info)),
         *summary.beginning(settings),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from launch.cli import flags
 from launch.run import build_input
 from launch.run.data_settings import DataSettings
-from launch.run.settings import TrainingSettings
+from launch.run.settings import RECIPE_GROUP, TrainingSettings
 from tf_lars import recipes
 from tf_lars.errors import InputError
 from tf_lars.recipes import Recipe
@@ -39,8 +39,9 @@ class RecipeSettings:
     """
 
     recipe: str = setting(
-        "auto: choose learning rate, warm-up, schedule, epochs, momentum, weight decay and label "
-        "smoothing for the model and the batch, and print the choice. Other flags override it.",
+        "auto: choose learning rate, warm-up, schedule, epochs, momentum, weight decay, label "
+        "smoothing and groups of batch normalisation for the model and the batch, and print the "
+        "choice. Other flags override it.",
         "none",
         rule=one_of("none", "auto"),
         group=_GROUP,
@@ -97,6 +98,9 @@ def choose(values: Mapping[str, Any]) -> Choice:
     recipe = _recipe(values, _settings())
     chosen = {name: getattr(recipe, name) for name in _SET}
     chosen["epochs"] = math.ceil(recipe.epochs)  # The Trainer trains whole epochs.
+    if recipe.batch_norm_group_size:
+        # Whether the devices can form the groups is not known before they are.
+        chosen["batch_norm_group_size"] = RECIPE_GROUP
     given = flags.given(_SET)
     lines = [f"            overridden: {name} {values[name]}" for name in given]
     return Choice(

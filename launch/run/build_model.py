@@ -46,6 +46,7 @@ def create(
         image_size=None if settings.image_size_schedule else settings.image_size,
         space_to_depth_stem=settings.space_to_depth_stem,
         sync_batch_norm=settings.sync_batch_norm,
+        batch_norm_group_size=_group_size(settings),
     )
     if settings.freeze:
         freezing.freeze(model, settings.freeze)
@@ -54,6 +55,13 @@ def create(
         model, _optimizer(settings, schedule), num_classes, settings.label_smoothing
     )
     return model
+
+
+def _group_size(settings: TrainingSettings) -> int | None:
+    """Returns the number of examples in a group, which `batch_norm_groups` has resolved."""
+    size = settings.batch_norm_group_size
+    assert not isinstance(size, str), size
+    return size
 
 
 def compile_for_classes(

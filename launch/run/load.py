@@ -76,7 +76,8 @@ def load_run(
     examples = info.splits["train"].num_examples
     with strategy.scope():
         model = build_model.create(
-            settings,
+            # Groups matter in training alone, and a file of Keras's own layers loads anywhere.
+            dataclasses.replace(settings, batch_norm_group_size=None),
             num_classes=info.num_classes,
             steps=order.epoch_end_steps(examples, settings.global_batch_size, settings.epochs)[-1],
             num_examples=examples,

@@ -96,8 +96,8 @@ def describe(
         train_samples=num_examples,
         eval_samples=info.splits["validation"].num_examples,
         global_batch_size=settings.global_batch_size,
-        normalized_examples=settings.global_batch_size
-        // (1 if settings.sync_batch_norm else replicas),
+        normalized_examples=_normalized_examples(settings, replicas),
+        in_groups=isinstance(settings.batch_norm_group_size, int),
         optimizer=settings.optimizer,
         learning_rate=settings.learning_rate,
         warmup_epochs=settings.warmup_epochs,
@@ -112,6 +112,13 @@ def describe(
         epochs=settings.epochs,
         epochs_between_evaluations=settings.epochs_between_evaluations,
     )
+
+
+def _normalized_examples(settings: TrainingSettings, replicas: int) -> int:
+    size = settings.batch_norm_group_size
+    if isinstance(size, int):
+        return size
+    return settings.global_batch_size // (1 if settings.sync_batch_norm else replicas)
 
 
 def warning(run: MLPerfRun) -> str:

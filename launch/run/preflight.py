@@ -5,7 +5,7 @@ import os
 import uuid
 
 import models
-from launch.run import build_input, extension, initial_weights, mlperf
+from launch.run import batch_norm_groups, build_input, extension, initial_weights, mlperf
 from launch.run.layout import (
     CHECKPOINTS,
     FLAGS,
@@ -35,7 +35,8 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
     Raises:
       InputError: If the model is unknown, an augmentation lacks its package, the data is unusable,
         there are no weights to start from or no run to extend, a folder is not writable, a batch
-        does not divide, or `--mlperf_log` lacks its package.
+        does not divide, groups of batch normalisation do not fit, or `--mlperf_log` lacks its
+        package.
     """
     if not settings.data:
         require(settings.data_dir, "--data_dir", "the path of a folder", settings.data_dir)
@@ -54,6 +55,7 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
     order.per_replica_batch_size(settings.global_batch_size, num_workers)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)
+    batch_norm_groups.check(settings, num_workers)
     _check_model_dir(settings.model_dir, make_folders, has_logs=num_workers > 1)
     mlperf.check(settings)
     if settings.mlperf_log is not None:

@@ -39,6 +39,15 @@ def _is_expression(text: str) -> bool:
     return bool(text)
 
 
+RECIPE_GROUP = "recipe"
+"""Value of `--batch_norm_group_size` for the number of the published settings."""
+
+_GROUP_SIZE = Rule(
+    f"at least 1, or {RECIPE_GROUP}",
+    lambda value: (
+        value == RECIPE_GROUP or (isinstance(value, int) and table.batch_size().holds(value))
+    ),
+)
 _MICRO_BATCH = Rule(
     "at least 1, or auto",
     lambda value: value == "auto" or (isinstance(value, int) and table.batch_size().holds(value)),
@@ -77,6 +86,16 @@ class TrainingSettings(TrackingSettings, DataSettings):
         "normalises its own share.",
         False,
         group=MODEL,
+    )
+    batch_norm_group_size: int | str | None = setting(
+        "Number of neighbouring examples of a training batch that are normalised together: an "
+        "equal part of what a device processes at a time, or the shares of several devices. "
+        f"{RECIPE_GROUP}: that of the published settings for the model and batch, if the devices "
+        "can form such groups. By default what a device processes at a time.",
+        None,
+        rule=_GROUP_SIZE,
+        group=MODEL,
+        set_by_recipe=True,
     )
     initial_weights: str | None = setting(
         "Weights to start from: the folder of a run (its newest checkpoint) or of one checkpoint; "
@@ -324,11 +343,29 @@ class TrainingSettings(TrackingSettings, DataSettings):
             f"at most {self.epochs} epochs",
             self.warmup_epochs,
         )
+        self._check_batch_norm_group()
         if self.extend and self.resume == "never":
             raise InputError(
                 "--extend continues a finished run. Received: --extend with --resume=never, which "
                 "starts afresh. Leave out one of them."
             )
+
+    def _check_batch_norm_group(self) -> None:
+        size, batch = self.batch_norm_group_size, self.global_batch_size
+        if not isinstance(size, int):
+            return
+        if self.sync_batch_norm and size != batch:
+            raise InputError(
+                f"--sync_batch_norm normalises the whole batch of {batch:,} examples together. "
+                f"Received: --sync_batch_norm with --batch_norm_group_size={size}. Leave out one "
+                "of them."
+            )
+        require(
+            batch % size == 0,
+            "--batch_norm_group_size",
+            f"a divisor of the global batch of {batch:,} examples",
+            size,
+        )
 
     def values_where(self, use: str) -> dict[str, object]:
         """Returns the values of the settings with a use, an attribute of `Setting` that is true."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import models
 from launch.run import (
+    batch_norm_groups,
     build_input,
     build_model,
     determinism,
@@ -73,6 +74,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
         settings, build_input.evaluation_batch_size(settings, replicas)
     )
     order.per_replica_batch_size(evaluation.global_batch_size, replicas)
+    settings, normalised = batch_norm_groups.resolve(settings, replicas)
 
     with strategy.scope():
         model = build_model.create(
@@ -124,7 +126,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
             training.num_examples,
             steps,
         )
-        print(_describe(about, info, extended), flush=True)
+        print(_describe(about, info, extended, normalised), flush=True)
         callbacks += [
             _beginning(settings, checkpoints, trainer, steps),
             ProgressLine(total_steps=steps, epochs=settings.epochs),
@@ -167,8 +169,17 @@ def _identity(
     return settings.values_where("identifies_run") | {"data": info.fingerprint} | ends
 
 
-def _describe(run: watchers.Run, info: DatasetInfo, extended: Extension | None) -> str:
-    """Returns the lines that describe the run before training."""
+def _describe(
+    run: watchers.Run, info: DatasetInfo, extended: Extension | None, normalised: str
+) -> str:
+    """Returns the lines that describe the run before training.
+
+    Args:
+      run: The run.
+      info: Description of its data.
+      extended: Beginning of the epochs that extend it, if any.
+      normalised: Line about batch normalisation.
+    """
     settings, cluster, replicas = run.settings, run.cluster, run.replicas
     batch = settings.global_batch_size
     return "\n".join(
@@ -177,6 +188,7 @@ def _describe(run: watchers.Run, info: DatasetInfo, extended: Extension | None) 
             summary.data(settings, info),
             f"replicas    {replicas} ({cluster.num_workers} worker processes, {cluster.source})",
             f"batch       {batch:,} = {replicas} x {batch // replicas:,}",
+            normalised,
             summary.steps(settings, info.splits["train"].num_examples, run.steps),
             *summary.extension(settings, extended),
             summary.optimizer(settings),

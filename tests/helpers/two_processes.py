@@ -1,4 +1,4 @@
-"""Runs two real workers of one cluster on this machine."""
+"""Runs two real workers of one cluster on this machine, or more."""
 
 import json
 import os
@@ -14,17 +14,19 @@ from tf_lars.cluster import supervisor
 SECONDS = 800
 
 
-def run(module, folder, *arguments):
-    """Runs `python -m module folder arguments` twice; returns the contents of worker<i>.npz.
+def run(module, folder, *arguments, workers=2):
+    """Runs `python -m module folder arguments` as each worker.
+
+    Returns the contents of each worker<i>.npz.
 
     Raises:
         AssertionError: If a worker fails; with the end of its output.
         subprocess.TimeoutExpired: If a worker runs for more than `SECONDS`.
     """
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in supervisor.free_ports(2)]}
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in supervisor.free_ports(workers)]}
     processes = []
     try:
-        for index in range(2):
+        for index in range(workers):
             task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
             environment = {
                 **os.environ,
@@ -49,7 +51,7 @@ def run(module, folder, *arguments):
         for process in processes:
             process.kill()
             process.wait()
-    return [_load(folder / f"worker{index}.npz") for index in range(2)]
+    return [_load(folder / f"worker{index}.npz") for index in range(workers)]
 
 
 def _load(path):

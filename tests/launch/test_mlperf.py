@@ -49,7 +49,13 @@ def test_a_name_in_the_log_must_not_be_empty(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "micro_batch_size", "span"),
-    [({}, None, 128), ({}, 32, 32), ({"sync_batch_norm": True}, None, 256)],
+    [
+        ({}, None, 128),
+        ({}, 32, 32),
+        ({"sync_batch_norm": True}, None, 256),
+        ({"batch_norm_group_size": 16}, 32, 16),
+        ({"batch_norm_group_size": 256}, None, 256),
+    ],
 )
 def test_the_settings_of_a_run_become_what_the_log_says(changes, micro_batch_size, span, tmp_path):
     settings = _settings(tmp_path, mlperf_log=str(tmp_path / "log"), optimizer="lars", **changes)

@@ -28,6 +28,7 @@ def test_every_reference_point_of_rules_4_is_returned_exactly():
         assert recipe.warmup_epochs == float(row["warmup_epochs"])
         assert recipe.momentum == float(row["momentum"])
         assert recipe.weight_decay == float(row["weight_decay"])
+        assert recipe.batch_norm_group_size == int(row["model_bn_span"])
         assert recipe.epochs == float(row["derived_total_schedule_epochs"])
         assert recipe.epochs_to_target == float(row["epochs_mean"])
         assert (recipe.decay_power, recipe.end_learning_rate) == (2, 1e-4)
@@ -99,6 +100,12 @@ def test_interpolation_is_linear_in_the_logarithm_of_the_batch():
     recipe = recipes.resnet50(round((8192 * 13056) ** 0.5))
     assert recipe.learning_rate == pytest.approx((17 + 12.8) / 2, rel=1e-4)
     assert recipe.epochs == pytest.approx((43.97 + 48) / 2, rel=1e-4)
+
+
+def test_groups_of_batch_normalisation_are_not_interpolated():
+    assert recipes.resnet50(8192).batch_norm_group_size == 64
+    assert recipes.resnet50(8448).batch_norm_group_size is None
+    assert recipes.resnet50(8192, "sgd").batch_norm_group_size is None
 
 
 def test_goyal_scales_linearly_and_divides_by_ten_at_epochs_30_60_and_80():

@@ -70,6 +70,8 @@ class Recipe:
       interpolated: Whether the settings are derived from published ones rather than published.
       source: Source of the settings.
       num_examples: Training examples per epoch.
+      batch_norm_group_size: Number of examples that the source normalises together (MLPerf's
+        `model_bn_span`); None where it is not published.
     """
 
     model: str
@@ -92,6 +94,7 @@ class Recipe:
     interpolated: bool
     source: str
     num_examples: int = IMAGENET_EXAMPLES
+    batch_norm_group_size: int | None = None
 
     @property
     def steps(self) -> int:
@@ -129,6 +132,11 @@ class Recipe:
             f"{self.weight_decay:.3g}, label smoothing {self.label_smoothing:g}",
             f"            {self.source}",
         ]
+        if self.batch_norm_group_size:
+            lines.append(
+                f"            batch normalisation in groups of {self.batch_norm_group_size:,} "
+                "examples, if the devices can form them"
+            )
         if self.expected_top1:
             after = f" after {self.epochs_to_target:.3g} epochs" if self.epochs_to_target else ""
             lines.append(f"            expect {self.expected_top1:.1%} top-1{after}")
@@ -139,7 +147,8 @@ def resnet50(global_batch_size: int, optimizer: str = "lars") -> Recipe:
     """Returns settings that train ResNet-50 (v1.5) on ImageNet to 75.9 % top-1 (SGD: 76.3 %).
 
     LARS: MLPerf's reference convergence points of rules 4.0.0, for batches from 1,632 to 67,840.
-    Between two points, every setting is interpolated linearly in log(batch). The only point of
+    Between two points, every number is interpolated linearly in log(batch), except the groups of
+    batch normalisation, which are left out. The only point of
     older rules, at 2,048, is returned for exactly its batch. SGD: Goyal et al., whose scaling rule
     gives the rate at every batch from 256 to 8,192.
 
@@ -221,6 +230,7 @@ def for_model(model: str, global_batch_size: int, optimizer: str = "lars") -> Re
         low,
         **values,
         global_batch_size=global_batch_size,
+        batch_norm_group_size=None,  # a number between those of two sources is that of neither
         interpolated=True,
         source=f"interpolated in log(batch) between the reference convergence points "
         f"{low.global_batch_size:,} and {high.global_batch_size:,} of MLPerf, rules 4.0.0",
@@ -355,4 +365,6 @@ def _parse(row: dict[str, str]) -> Recipe:
     fields: dict[str, Any] = dict(row)
     fields |= {name: float(row[name]) if row[name] else None for name in _NUMBERS}
     fields["global_batch_size"] = int(row["global_batch_size"])
+    group = row["batch_norm_group_size"]
+    fields["batch_norm_group_size"] = int(group) if group else None
     return Recipe(**fields, interpolated=False)

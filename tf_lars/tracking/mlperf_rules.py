@@ -49,6 +49,7 @@ class MLPerfRun:
       label_smoothing: Label smoothing.
       epochs: Number of epochs.
       epochs_between_evaluations: Interval of evaluations in epochs.
+      in_groups: Whether micro-batches leave `normalized_examples` as it is.
     """
 
     division: str
@@ -75,6 +76,7 @@ class MLPerfRun:
     label_smoothing: float
     epochs: int
     epochs_between_evaluations: int
+    in_groups: bool = False
 
     @property
     def opt_name(self) -> str:
@@ -97,7 +99,7 @@ class MLPerfRun:
             "eval_samples": self.eval_samples,
             "global_batch_size": self.global_batch_size,
             "gradient_accumulation_steps": micro_batches,
-            "model_bn_span": self.normalized_examples // micro_batches,
+            "model_bn_span": self.normalized_examples // (1 if self.in_groups else micro_batches),
             "opt_name": self.opt_name,
         }
         prefix = f"{self.opt_name}_opt_"

@@ -155,9 +155,7 @@ def check_batch_norm(
     groups = group_sizes(model)
     for size in groups:
         known = micro_batch_size if isinstance(micro_batch_size, int) else None
-        order.check_batch_norm_group(
-            size, share=share, replicas=replicas, micro_batch_size=known
-        )
+        order.check_batch_norm_group(size, share=share, replicas=replicas, micro_batch_size=known)
     in_parts = micro_batch_size not in (None, share)
     if replicas == 1 or not (in_parts or jit_compile):
         return

@@ -135,6 +135,64 @@ def test_the_batch_is_workers_times_devices_times_what_each_takes(arguments, fac
     assert _product(show(*arguments)) == (4096, factors)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "over a device's 1,024 examples"),
+        (["--micro_batch_size=32"], "over a micro-batch of 32 examples"),
+        (["--micro_batch_size=auto"], "over a device's micro-batch, whose size is found by trial"),
+        (["--sync_batch_norm"], "over the whole batch of 4,096 examples"),
+        (["--batch_norm_group_size=256"], "groups of 256 examples"),
+        (["--batch_norm_group_size=2048"], "groups of 2,048 examples, those of 2 of 4 devices"),
+        (["--batch_norm_group_size=recipe"], "groups of 64 examples, as in the recipe"),
+        (
+            ["--batch_norm_group_size=recipe", "--sync_batch_norm"],
+            "over the whole batch of 4,096 examples, instead of the recipe's groups of 64",
+        ),
+        (
+            ["--batch_norm_group_size=recipe", "--micro_batch_size=32"],
+            "over a micro-batch of 32 examples, since this cluster cannot form the recipe's groups "
+            "of 64: a group of batch normalisation must fit into a micro-batch",
+        ),
+        (
+            ["--batch_norm_group_size=recipe", "--devices_per_worker=4"]
+            + ["--global_batch_size=13056", "--jit_compile"],
+            "groups of 204 examples, as in the recipe",
+        ),
+        (
+            ["--batch_norm_group_size=recipe", "--devices_per_worker=32"]
+            + ["--global_batch_size=13056", "--jit_compile"],
+            "over a device's 102 examples, since this cluster cannot form the recipe's groups of "
+            "204: groups of batch normalisation over several devices need each device's whole "
+            "share in one pass, without XLA",
+        ),
+        (
+            ["--batch_norm_group_size=recipe", "--model=resnet18"],
+            "over a device's 1,024 examples; no group is published for this model and batch",
+        ),
+    ],
+)
+def test_it_tells_what_is_normalised_together(arguments, told, show):
+    assert f"\nbatch norm  {told}\n" in show(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch_norm_group_size=1000"], "a divisor of the global batch of 4,096"),
+        (["--batch_norm_group_size=2048", "--micro_batch_size=auto"], "in one pass, without XLA"),
+        (["--batch_norm_group_size=2048", "--jit_compile"], "Received: --jit_compile"),
+        (["--batch_norm_group_size=2048", "--micro_batch_size=256"], "fit into a micro-batch"),
+        (["--batch_norm_group_size=64", "--micro_batch_size=32"], "fit into a micro-batch"),
+        (["--batch_norm_group_size=64", "--sync_batch_norm"], "--sync_batch_norm normalises the"),
+        (["--batch_norm_group_size=2000", "--global_batch_size=6000"], "The nearest is 1,500"),
+    ],
+)
+def test_groups_that_the_devices_cannot_form_are_refused(arguments, message, show):
+    with pytest.raises(InputError, match=message):
+        show(*arguments)
+
+
 def test_a_flag_wins_over_the_devices_that_the_launcher_knows(show):
     assert _product(show(devices_per_worker=2))[1] == [4, 2, 512]
     assert _product(show("--devices_per_worker=4", devices_per_worker=2))[1] == [4, 4, 256]

@@ -40,10 +40,12 @@ def test_published_settings_of_the_batch_are_chosen_and_told(data_dir, capsys):
     assert (settings.warmup_epochs, settings.epochs) == (16, 58)
     assert (settings.momentum, settings.weight_decay) == (0.94, 2.5e-5)
     assert (settings.label_smoothing, settings.schedule) == (0.1, "polynomial")
+    assert settings.batch_norm_group_size == "recipe"
     printed = capsys.readouterr().out
     assert "rate 21.2 after 16 epochs" in printed
     assert "resnet_ref_32768, rules 4.0.0" in printed
     assert "75.9% top-1" in printed
+    assert "batch normalisation in groups of 128 examples" in printed
 
 
 def test_a_flag_that_is_given_wins(data_dir, capsys):
@@ -96,6 +98,7 @@ def test_other_models_and_data_are_scaled_from_a_baseline(data_dir, capsys):
     )
     assert settings.learning_rate == pytest.approx(10)
     assert (settings.epochs, settings.weight_decay) == (30, 5e-4)
+    assert settings.batch_norm_group_size is None
     assert 5 < settings.warmup_epochs < 15
     assert "scaled (lars) from rate 5 at batch 64" in capsys.readouterr().out
 
