@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -48,8 +49,10 @@ def test_groups_within_a_device_train_like_slices(group_size, mirrored, expected
     _assert_same(trained(mirrored, grouped(group_size)), expected(group_size))
 
 
-def test_micro_batches_of_whole_groups_change_nothing(expected):
-    _assert_same(trained(ONE, grouped(16), micro_batch_size=32), expected(16))
+def test_micro_batches_of_whole_groups_learn_the_same(expected):
+    results = trained(ONE, grouped(16), micro_batch_size=32)
+    learned = {name: value for name, value in expected(16).items() if name.startswith("w")}
+    training_cases.assert_same_training(results, learned, 1e-5)
 
 
 def test_a_group_of_all_replicas_trains_like_slices_and_like_synchronised_layers(
@@ -92,6 +95,19 @@ def test_estimated_statistics_are_the_means_over_the_groups(group_size, mirrored
         ONE, network, micro_batch_size=None if group_size == BATCH else group_size
     )
     training_cases.assert_close(results, plain, 1e-5)
+
+
+def test_large_means_lose_no_digits_between_replicas(mirrored):
+    x = np.random.default_rng(0).normal(1000, 1, (64, 3)).astype("float32")
+    with mirrored.scope():
+        layer = GroupedBatchNormalization(64, momentum=0.0)
+        layer.build((None, 3))
+    parts = mirrored.experimental_distribute_values_from_function(
+        lambda context: tf.constant(np.split(x, 2)[context.replica_id_in_sync_group])
+    )
+    mirrored.run(tf.function(lambda part: layer(part, training=True)), (parts,))
+    expected = x.astype("float64").var(axis=0)
+    np.testing.assert_allclose(layer.moving_variance.numpy(), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [1, -1])
@@ -147,29 +163,23 @@ def test_weights_and_names_are_those_of_the_plain_model():
 LOAD = """
 import sys
 import keras
-if "tf_lars" in sys.argv:
-    import tf_lars
-print([type(layer).__name__ for layer in keras.models.load_model(sys.argv[1]).layers][1])
+import tf_lars
+kinds = {type(layer).__name__ for layer in keras.models.load_model(sys.argv[1])._flatten_layers()}
+assert "GroupedBatchNormalization" in kinds, kinds
 """
 
 
 def test_a_file_loads_with_this_package_and_an_ungrouped_one_without(tmp_path):
-    path = str(tmp_path / "model.keras")
-    model = grouped(16)()
-    for arguments, kind in (
-        (["tf_lars"], "GroupedBatchNormalization"),
-        ([], "BatchNormalization"),
-    ):
-        model.save(path)
-        done = subprocess.run(
-            [sys.executable, "-c", LOAD, path, *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.stdout.split() == [f"['{kind}']"], done.stderr
-        ungroup_batch_norm(model)
+    path, model = str(tmp_path / "model.keras"), grouped(16)()
+    model.save(path)
+    subprocess.run([sys.executable, "-c", LOAD, path], cwd=ROOT, check=True, timeout=300)
+    ungroup_batch_norm(model)
+    model.save(path)
+    with zipfile.ZipFile(path) as file:
+        config = file.read("config.json").decode()
+    assert "BatchNormalization" in config
+    assert "tf_lars" not in config
+    assert "group_size" not in config
 
 
 def test_frozen_layers_form_no_groups():
@@ -231,7 +241,7 @@ def test_groups_that_fit_are_accepted(size, share, replicas, micro):
     ("size", "share", "replicas", "micro", "message"),
     [
         (48, 64, 1, None, r"divide the 64 examples that each device .*of 48\. The nearest is 64"),
-        (192, 64, 8, None, r"or be a multiple of them that divides the 512 .*nearest is 128"),
+        (192, 64, 8, None, r"or be a multiple of them that divides the 512 .*nearest is 256"),
         (24, 64, 8, 32, r"divide the 32 examples .* The nearest is 32"),
         (128, 64, 8, 32, r"must fit into a micro-batch\. Received: groups of 128"),
     ],

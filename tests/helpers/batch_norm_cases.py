@@ -55,15 +55,13 @@ class SlicedBatchNorm(keras.layers.Layer):
 
 
 def network():
-    """Returns a small network with three batch normalisations, one of them in a nested model."""
+    """Returns a small network with two batch normalisations, one of them in a nested model."""
     keras.utils.set_random_seed(0)
     nested = keras.Sequential([keras.Input((6, 6, 8)), _norm(), keras.layers.ReLU()])
     return keras.Sequential(
         [
             keras.Input((8, 8, 3)),
-            keras.layers.Rescaling(1 / 32),  # colours whose mean is large
-            _norm(),
-            keras.layers.ReLU(),  # without it, the next normalisation would undo beta
+            keras.layers.Rescaling(1 / 128, offset=-1.0),
             keras.layers.Conv2D(8, 3, use_bias=False),
             nested,
             keras.layers.Conv2D(16, 3, strides=2, use_bias=False),
@@ -119,14 +117,19 @@ def synchronised():
 
 
 def trained(strategy, build, **arguments):
-    """Returns all weights after 20 LARS steps, in order, and the evaluation of the end."""
+    """Returns all weights after 20 LARS steps, and the evaluation of the end."""
     t = training_cases.trainer(strategy, build, **arguments)
     history = t.fit(
         ArrayTrainingInput(*training_cases.images(EXAMPLES), BATCH),
         epochs=4,
         validation_data=ArrayEvaluationInput(*training_cases.images(50, seed=1), BATCH),
     )
-    weights = {f"w{i:02d}": weight.numpy() for i, weight in enumerate(t.model.weights)}
+    kinds = {"w": t.model.trainable_weights, "moving": t.model.non_trainable_weights}
+    weights = {
+        f"{kind}{i:02d}": weight.numpy()
+        for kind, of_kind in kinds.items()
+        for i, weight in enumerate(of_kind)
+    }
     return weights | {"val_loss": history[-1]["val_loss"]}
 
 
@@ -134,7 +137,8 @@ def estimated(strategy, build, **arguments):
     """Returns statistics estimated from an epoch under the initial weights."""
     t = training_cases.trainer(strategy, build, **arguments)
     data = ArrayTrainingInput(*training_cases.images(EXAMPLES), BATCH)
-    t._prepare(data)
+    share = t._prepare(data)
+    t._now.step.micro_batch_size = t._chosen_micro_batch(data, share)
     t._now._batch_norm_settler(data, EXAMPLES)()
     kept = [weight.numpy() for weight in t.model.non_trainable_weights]
     return {f"w{i:02d}": value for i, value in enumerate(kept)}

@@ -35,10 +35,10 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
 
     The weights, their names and the results of inference are those of `BatchNormalization`.
 
-    A group of several replicas costs one all-reduce of 3 R/k numbers per channel, and one for the
+    A group of several replicas costs two all-reduces of R/k numbers per channel, and two for the
     gradients: tf.distribute has no collectives of some of the replicas, so each replica adds its
-    numbers to the row of its group in a table of all groups. On several replicas, such groups
-    cannot be used within XLA or micro-batches.
+    numbers to the row of its group in a table of all groups. Such groups cannot be used within XLA
+    or micro-batches.
 
     Training batches must have a static size and no mask, and `renorm` is not supported.
 
@@ -118,13 +118,18 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
                 "batch or the group."
             )
         mean, variance = self._moments_within(x, 1)
-        own = tf.one_hot(context.replica_id_in_sync_group // size, replicas // size, dtype=x.dtype)
-        # Variances within the replicas and between them are added, so that only the difference
-        # between the replicas is one of squares, which cancel where the mean is large.
-        moments = tf.concat([mean, tf.square(mean), variance], 1) / size
-        table = context.all_reduce("SUM", own[:, tf.newaxis] * moments)
-        mean, square, within = tf.split(tf.linalg.matmul(own[tf.newaxis], table), 3, 1)
-        return mean, within + tf.maximum(square - tf.square(mean), 0.0)
+        groups = replicas // size
+        own = tf.one_hot([context.replica_id_in_sync_group // size], groups, dtype=x.dtype)
+
+        def mean_over_group(values):
+            table = context.all_reduce("SUM", tf.linalg.matmul(own, values / size, True))
+            return tf.linalg.matmul(own, table)
+
+        # One all-reduce of means and squares would do, but where the mean is large, squares differ
+        # in digits that float32 does not have. The variance has no slope in the mean.
+        whole = mean_over_group(mean)
+        between = tf.math.squared_difference(mean, tf.stop_gradient(whole))
+        return whole, mean_over_group(variance + between)
 
     def _move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
