@@ -101,10 +101,14 @@ def transfer(
       sources: Layers to take weights from.
       keeps: Function that returns whether a layer of the model keeps its own weights.
     """
+    from tf_lars.distribute.grouped_batch_norm import GroupedBatchNormalization
     from tf_lars.private_api import layers_of
 
     targets = _targets(model, keeps)
-    kinds = {_snake_case(type(layer).__name__) for layer in layers_of(model)}
+    classes = {type(layer) for layer in layers_of(model)}
+    if GroupedBatchNormalization in classes:  # whose names are those of the layers before it
+        classes.add(GroupedBatchNormalization.__base__)
+    kinds = {_snake_case(kind.__name__) for kind in classes}
     ours, theirs = [t.path for t in targets], [s.path for s in sources]
     exact = _paired(ours, theirs)
     by_place = _paired(_by_place(ours, kinds), _by_place(theirs, kinds))

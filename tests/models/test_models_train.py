@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import models
+from tf_lars.distribute.batch_norm import BatchNormStatistics
 from tf_lars.errors import InputError
 
 LARGE = [
@@ -71,7 +72,9 @@ def test_training_changes_all_weights(name, image_size, jit_compile):
         pytest.param("keras.applications/MobileNetV2", 32, marks=pytest.mark.slow),
     ],
 )
-def test_synchronised_batch_norm_sees_the_batch_of_all_replicas(name, image_size, mirrored):
+def test_synchronised_and_grouped_batch_norm_see_the_batch_of_all_replicas(
+    name, image_size, mirrored
+):
     images, _ = _batch(image_size)
     images = images.astype("float32") * np.linspace(0.1, 1, 16).reshape(
         16, 1, 1, 1
@@ -89,16 +92,27 @@ def test_synchronised_batch_norm_sees_the_batch_of_all_replicas(name, image_size
         moving = [weight for weight in model.non_trainable_weights if "moving" in weight.path]
         before = [weight.numpy() for weight in moving]
         strategy.run(tf.function(lambda part: model(part, training=True)), [values])
+        if arguments:  # the statistics of all replicas, as a checkpoint holds them
+            BatchNormStatistics(model, strategy, lambda x: x).average()
         return np.concatenate([w.numpy() - old for w, old in zip(moving, before, strict=True)])
 
     together = changes(tf.distribute.get_strategy())
     synchronised = changes(mirrored, sync_batch_norm=True)
     assert np.linalg.norm(synchronised - together) < 1e-4 * np.linalg.norm(together)
+    group = changes(mirrored, batch_norm_group_size=16)
+    assert np.linalg.norm(group - together) < 1e-4 * np.linalg.norm(together)
+    fours = [
+        changes(strategy, batch_norm_group_size=4)
+        for strategy in (tf.distribute.get_strategy(), mirrored)
+    ]
+    assert np.linalg.norm(fours[1] - fours[0]) < 1e-4 * np.linalg.norm(fours[0])
     apart = changes(mirrored)
     assert np.linalg.norm(apart - together) > 1e-2 * np.linalg.norm(together)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "keras.applications/VGG16"])
-def test_a_model_without_batch_norm_has_none_to_synchronise(name):
+def test_a_model_without_batch_norm_has_none_to_synchronise_or_group(name):
     with pytest.raises(InputError, match=f"--sync_batch_norm needs .*{name}"):
         _create(name, 64, sync_batch_norm=True)
+    with pytest.raises(InputError, match=f"--batch_norm_group_size needs .*{name}"):
+        _create(name, 64, batch_norm_group_size=4)

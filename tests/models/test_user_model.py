@@ -169,3 +169,14 @@ def test_synchronised_batch_norm_reaches_a_subclassed_model(folder):
         f"{folder}/net.py:subclassed", num_classes=10, image_size=8, sync_batch_norm=True
     )
     assert model.norm.synchronized
+
+
+def test_groups_of_batch_norm_reach_a_subclassed_model(folder):
+    model = models.create(
+        f"{folder}/net.py:subclassed", num_classes=10, image_size=8, batch_norm_group_size=4
+    )
+    assert model.norm.group_size == 4
+    images = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype("float32")
+    assert model(images, training=True).shape == (8, 10)
+    with pytest.raises(ValueError, match="groups of 4 on 1 replicas with 6 examples each"):
+        model(images[:6], training=True)

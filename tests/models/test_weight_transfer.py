@@ -11,6 +11,7 @@ import tensorflow as tf
 from models import weight_files
 from models.weight_transfer import layers_of_model, transfer
 from tests.models.test_freezing import Net
+from tf_lars.distribute.grouped_batch_norm import group_batch_norm
 from tf_lars.errors import InputError
 
 
@@ -46,6 +47,13 @@ def test_names_that_keras_makes_count_by_their_place():
     done = transfer(target, layers_of_model(source))
     assert all(_same(_values(source), _values(target)))
     assert (len(done.loaded), done.missing, done.unused) == (4, {}, {})
+
+
+def test_groups_of_batch_norm_take_the_weights_of_plain_layers():
+    source, target = _randomised(_network()), _network()
+    group_batch_norm(target, 4)
+    transfer(target, layers_of_model(source))
+    assert all(_same(_values(source), _values(target)))
 
 
 def test_what_does_not_fit_keeps_its_own_weights_and_is_told():
