@@ -99,7 +99,7 @@ def choose(values: Mapping[str, Any]) -> Choice:
     chosen = {name: getattr(recipe, name) for name in _SET}
     chosen["epochs"] = math.ceil(recipe.epochs)  # The Trainer trains whole epochs.
     if recipe.batch_norm_group_size:
-        # Whether the devices can form the groups is not known before they are.
+        # Whether the devices can form the groups is known only once they have joined.
         chosen["batch_norm_group_size"] = RECIPE_GROUP
     given = flags.given(_SET)
     lines = [f"            overridden: {name} {values[name]}" for name in given]

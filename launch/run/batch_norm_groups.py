@@ -9,7 +9,7 @@ from typing import NamedTuple
 from launch.run.settings import RECIPE_GROUP, TrainingSettings
 from tf_lars import recipes
 from tf_lars.data import order
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 
 
 class Groups(NamedTuple):
@@ -34,6 +34,7 @@ def check(settings: TrainingSettings, num_workers: int) -> None:
     Raises:
       InputError: No number of devices can form the groups.
     """
+    _check_batch(settings)
     size, micro = settings.batch_norm_group_size, settings.micro_batch_size
     if not isinstance(size, int) or settings.sync_batch_norm:
         return
@@ -58,6 +59,7 @@ def resolve(settings: TrainingSettings, replicas: int) -> Groups:
       InputError: The devices cannot form the groups that the user has asked for.
     """
     size, share = settings.batch_norm_group_size, settings.global_batch_size // replicas
+    _check_batch(settings)
     if size != RECIPE_GROUP:
         if isinstance(size, int) and not settings.sync_batch_norm:
             _check(settings, size, share, replicas)
@@ -80,6 +82,21 @@ def resolve(settings: TrainingSettings, replicas: int) -> Groups:
         )
     settings = dataclasses.replace(settings, batch_norm_group_size=published)
     return Groups(settings, f"batch norm  {_what(settings, share, replicas)}, as in the recipe")
+
+
+def _check_batch(settings: TrainingSettings) -> None:
+    """Checks the groups against the global batch."""
+    size, batch = settings.batch_norm_group_size, settings.global_batch_size
+    if not isinstance(size, int):
+        return
+    if settings.sync_batch_norm and size != batch:
+        raise InputError(
+            f"--sync_batch_norm normalises the whole batch of {batch:,} examples together. "
+            f"Received: --sync_batch_norm with --batch_norm_group_size={size}. Leave out one of "
+            "them."
+        )
+    rule = f"a divisor of the global batch of {batch:,} examples"
+    require(batch % size == 0, "--batch_norm_group_size", rule, size)
 
 
 def _published(settings: TrainingSettings) -> int | None:

@@ -343,29 +343,11 @@ class TrainingSettings(TrackingSettings, DataSettings):
             f"at most {self.epochs} epochs",
             self.warmup_epochs,
         )
-        self._check_batch_norm_group()
         if self.extend and self.resume == "never":
             raise InputError(
                 "--extend continues a finished run. Received: --extend with --resume=never, which "
                 "starts afresh. Leave out one of them."
             )
-
-    def _check_batch_norm_group(self) -> None:
-        size, batch = self.batch_norm_group_size, self.global_batch_size
-        if not isinstance(size, int):
-            return
-        if self.sync_batch_norm and size != batch:
-            raise InputError(
-                f"--sync_batch_norm normalises the whole batch of {batch:,} examples together. "
-                f"Received: --sync_batch_norm with --batch_norm_group_size={size}. Leave out one "
-                "of them."
-            )
-        require(
-            batch % size == 0,
-            "--batch_norm_group_size",
-            f"a divisor of the global batch of {batch:,} examples",
-            size,
-        )
 
     def values_where(self, use: str) -> dict[str, object]:
         """Returns the values of the settings with a use, an attribute of `Setting` that is true."""

@@ -32,7 +32,11 @@ def test_the_number_of_a_user_stays_or_is_refused():
     settings = _settings(global_batch_size=512, batch_norm_group_size=128)
     assert batch_norm_groups.resolve(settings, 8).settings == settings
     with pytest.raises(InputError, match="a divisor of the global batch of 512"):
-        _settings(global_batch_size=512, batch_norm_group_size=1024)
+        batch_norm_groups.resolve(_settings(global_batch_size=512, batch_norm_group_size=1024), 8)
+    with pytest.raises(InputError, match="--sync_batch_norm normalises the whole batch"):
+        batch_norm_groups.resolve(_settings(sync_batch_norm=True, batch_norm_group_size=64), 2)
+    whole = _settings(sync_batch_norm=True, batch_norm_group_size=256)
+    assert "over the whole batch of 256" in batch_norm_groups.resolve(whole, 2).line
     uneven = _settings(global_batch_size=384, batch_norm_group_size=96)
     with pytest.raises(InputError, match=r"divide the 128 examples .* The nearest is 128"):
         batch_norm_groups.resolve(uneven, 3)
