@@ -1,5 +1,7 @@
 """The order of training and evaluation that `tf_lars.data.order` documents."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tf_lars.data import order
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.errors import InputError
 
 
@@ -99,3 +102,86 @@ def test_no_pipeline_waits_for_the_tuner_when_it_ends():
     evaluation = order.evaluation_positions(context, num_examples=9, global_batch_size=3)
     for dataset in (training, evaluation):
         assert dataset.map(lambda a, b: a).unbatch().batch(3).options().autotune.enabled is False
+
+
+@st.composite
+def _ramps(draw):
+    """Returns a number of examples and a schedule of batches that divide among 1 to 3 workers."""
+    num_examples = draw(st.integers(1, 60))
+    epochs = draw(st.lists(st.integers(1, 8), max_size=3, unique=True))
+    sizes = draw(st.lists(st.integers(1, 8), min_size=len(epochs) + 1, max_size=len(epochs) + 1))
+    starts = zip([0, *sorted(epochs)], (6 * size for size in sizes), strict=True)
+    return num_examples, BatchSizeSchedule(tuple(starts))
+
+
+@settings(max_examples=200, deadline=None)
+@given(_ramps(), st.integers(1, 10))
+def test_the_steps_of_a_ramp_use_every_position_once_and_change_where_an_epoch_begins(ramp, epochs):
+    num_examples, schedule = ramp
+    steps = order.Steps.of(num_examples, schedule)
+    ends = steps.epoch_ends(epochs)
+    position = 0
+    for step in range(ends[-1] + 1):
+        assert steps.position(step) == position
+        # The batch is that of the epoch in which the step before has ended, and never one that
+        # begins later: an epoch of the schedule begins with its first whole batch.
+        begun = sum(end <= step for end in steps.epoch_ends(9))
+        assert steps.batch_size(step) == schedule.at(begun)
+        position += steps.batch_size(step)
+    for epoch, end in enumerate(ends, start=1):
+        assert steps.position(end) >= epoch * num_examples > steps.position(end - 1)
+    assert set(steps.changes) <= set(steps.epoch_ends(9))
+
+
+@settings(max_examples=40, deadline=None)
+@given(_ramps(), st.integers(1, 3), st.integers(0, 20))
+def test_a_ramp_reads_the_stream_of_a_fixed_batch_from_any_step_on_any_number_of_workers(
+    ramp, num_workers, first_step
+):
+    num_examples, schedule = ramp
+    steps = order.Steps.of(num_examples, schedule)
+    last_step = first_step + 6
+    edges = [first_step, *(c for c in steps.changes if first_step < c < last_step), last_step]
+    read = []
+    for start, end in itertools.pairwise(edges):
+        arguments = dict(num_examples=num_examples, global_batch_size=schedule, seed=1)
+        shares = [
+            _training(w, num_workers, start, last_step=end, **arguments) for w in range(num_workers)
+        ]
+        read.append(np.concatenate([s.reshape(end - start, -1) for s in shares], axis=1).ravel())
+    begin, stop = steps.position(first_step), steps.position(last_step)
+    one_by_one = _training(
+        num_examples=num_examples, global_batch_size=1, seed=1, first_step=begin, last_step=stop
+    )
+    np.testing.assert_array_equal(np.concatenate(read), one_by_one)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_ramps(), st.integers(0, 40), st.integers(0, 40))
+def test_the_steps_after_a_step_are_those_that_follow(ramp, first, ahead):
+    steps = order.Steps.of(*ramp)
+    rest = steps.after(first)
+    assert rest.phases[0][:2] == (0, 0)
+    assert rest.batch_size(ahead) == steps.batch_size(first + ahead)
+    assert rest.position(ahead) == steps.position(first + ahead) - steps.position(first)
+
+
+def test_phases_of_a_ramp_continue_the_stream():
+    steps = order.Steps.of(1437, BatchSizeSchedule.parse("0:256,4:512,8:1024"))
+    assert steps.phases == ((0, 0, 256), (23, 5888, 512), (34, 11520, 1024))
+    assert steps.epoch_ends(9) == [6, 12, 17, 23, 26, 29, 32, 34, 36]
+    assert steps.epoch(23) == 5888 / 1437
+    # A batch that holds more than the epochs of a phase leaves it out.
+    steps = order.Steps.of(10, BatchSizeSchedule.parse("0:40,1:20,3:30"))
+    assert steps.phases == ((0, 0, 40), (1, 40, 30))
+
+
+def test_micro_batches_of_a_ramp_are_the_share_of_the_smallest_batch_and_divide_all():
+    assert order.common_micro_batch(None, [64]) is None
+    assert order.common_micro_batch(None, [128, 64, 256]) == 64
+    assert order.common_micro_batch(32, [128, 64, 256]) == 32
+    assert order.common_micro_batch("auto", [128, 64]) == "auto"
+    with pytest.raises(InputError, match="96 examples .* and 64 in the smallest .* such as 32"):
+        order.common_micro_batch(None, [64, 96])
+    with pytest.raises(InputError, match="divide the 96 examples .* Received: 64"):
+        order.common_micro_batch(64, [64, 96])

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_lars.data import batches, order
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.errors import InputError
 
 
@@ -40,15 +41,15 @@ class ArrayTrainingInput:
     Attributes:
       x: Inputs, `[examples, ...]`.
       y: Targets, `[examples, ...]`.
-      global_batch_size: Examples per optimizer step over all replicas.
+      global_batch_size: Examples per optimizer step over all replicas, or a schedule of it by epoch:
+        see `tf_lars.data.order.Steps`.
       seed: Seed of the order.
     """
 
     x: Any
     y: Any
-    global_batch_size: int
+    global_batch_size: int | BatchSizeSchedule
     seed: int = 0
-    shape_changes: ClassVar[tuple[int, ...]] = ()
 
     def __post_init__(self):
         check_lengths((np.asarray(self.x), np.asarray(self.y)))
@@ -57,6 +58,11 @@ class ArrayTrainingInput:
     def num_examples(self) -> int:
         """Number of training examples."""
         return len(self.x)
+
+    @property
+    def shape_changes(self) -> tuple[int, ...]:
+        """Steps before which the size of the batches changes."""
+        return order.Steps.of(self.num_examples, self.global_batch_size).changes
 
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int, last_step: int

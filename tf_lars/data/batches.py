@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from tf_lars.data import order
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.machine import available_cores
 
 
@@ -21,8 +22,16 @@ class EvaluationSource(Protocol):
         """Examples per step over all replicas."""
 
 
-class TrainingSource(EvaluationSource, Protocol):
+class TrainingSource(Protocol):
     """Data to train on."""
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples."""
+
+    @property
+    def global_batch_size(self) -> int | BatchSizeSchedule:
+        """Examples per step over all replicas, or a schedule of it."""
 
     @property
     def seed(self) -> int:
@@ -69,12 +78,13 @@ def training_positions(
 ) -> Positions:
     """Returns the positions that one worker trains on in steps `[first_step, last_step)`.
 
-    Their elements are `(epoch, index)`.
+    Their elements are `(epoch, index)`. The steps are of one phase of a schedule of batches.
 
     Raises:
       InputError: The global batch does not divide among the replicas.
     """
-    batch_size = order.per_replica_batch_size(data.global_batch_size, context.num_replicas_in_sync)
+    size = order.Steps.of(data.num_examples, data.global_batch_size).batch_size(first_step)
+    batch_size = order.per_replica_batch_size(size, context.num_replicas_in_sync)
     chunks = order.training_positions(
         context,
         num_examples=data.num_examples,

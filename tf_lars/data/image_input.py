@@ -25,6 +25,7 @@ from tf_lars.data.augmentation_names import (
     RANDAUGMENT_MAGNITUDE,
     check_augmentation,
 )
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.data.decoded_cache import open_cache
 from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.mixing import NO_MIXING, Mixing, erase, mix
@@ -38,7 +39,8 @@ class TrainingInput:
 
     Attributes:
       data_dir: Folder written by `launch.prepare_imagenet`.
-      global_batch_size: Examples per optimizer step over all replicas.
+      global_batch_size: Examples per optimizer step over all replicas, or a schedule of it by epoch:
+        see `tf_lars.data.order.Steps`.
       image_size: Side of the square images in pixels, or a schedule of it by epoch; the batch in
         which one epoch ends and the next begins still has the size of the first.
       augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio
@@ -54,7 +56,7 @@ class TrainingInput:
     """
 
     data_dir: str
-    global_batch_size: int
+    global_batch_size: int | BatchSizeSchedule
     image_size: int | ImageSizeSchedule = 224
     augmentation: str = "reference"
     crop_fraction: float = 0.875
@@ -72,19 +74,27 @@ class TrainingInput:
         """Number of training examples."""
         return DatasetInfo.load(self.data_dir).splits["train"].num_examples
 
+    @functools.cached_property
+    def _steps(self) -> order.Steps:
+        return order.Steps.of(self.num_examples, self.global_batch_size)
+
     @property
     def shape_changes(self) -> tuple[int, ...]:
-        """Steps before which the size of the images changes."""
+        """Steps before which the size of the images or of the batches changes."""
+        return tuple(sorted({*self._size_changes, *self._steps.changes}))
+
+    @property
+    def _size_changes(self) -> tuple[int, ...]:
         if isinstance(self.image_size, int):
             return ()
         epochs = [epoch for epoch, _ in self.image_size.starts[1:]]
-        ends = order.epoch_end_steps(self.num_examples, self.global_batch_size, max([0, *epochs]))
+        ends = self._steps.epoch_ends(max([0, *epochs]))
         return tuple(ends[epoch - 1] for epoch in epochs)
 
     def _size(self, step: int) -> int:
         if isinstance(self.image_size, int):
             return self.image_size
-        changes = sum(change <= step for change in self.shape_changes)
+        changes = sum(change <= step for change in self._size_changes)
         return self.image_size.starts[changes][1]
 
     def dataset(
@@ -92,7 +102,7 @@ class TrainingInput:
     ) -> tf.data.Dataset:
         """Returns this worker's batches, one per replica, for steps `[first_step, last_step)`.
 
-        All of them have the image size of `first_step`.
+        All of them have the image size and the batch size of `first_step`.
         """
         image_size = self._size(first_step)
         positions = batches.training_positions(self, context, first_step, last_step)

@@ -7,14 +7,22 @@ them. A global batch is thus a function of (seed, t) alone: any number of worker
 batches, and a run resumes at any step without reading earlier examples. An epoch is always N
 examples; the batch in which one epoch ends is filled up from the next.
 
+With a schedule of batches, a phase of another B begins with the first step after the one in which
+the epoch before ends, and continues the stream where that step has left it: see `Steps`.
+
 Evaluation takes each example once, in stored order; the last batch is padded to its full size with
 examples of weight 0.
 """
 
+import bisect
+import dataclasses
+import functools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from tf_lars.data.autotune import without_autotune
+from tf_lars.data.batch_schedule import BatchSizeSchedule, sizes_of
 from tf_lars.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,12 +32,114 @@ CHUNK = 64
 """Number of examples whose positions are computed, and records read, in one call."""
 
 
-def epoch_end_steps(num_examples: int, global_batch_size: int, epochs: int) -> list[int]:
+class Phase(NamedTuple):
+    """Steps of one batch size.
+
+    Attributes:
+      first_step: First of the steps, f.
+      first_position: Stream position at which it begins, q.
+      global_batch_size: Examples per step, B: step t begins at the position q + (t - f) B.
+    """
+
+    first_step: int
+    first_position: int
+    global_batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Which part of the stream each step takes, as a function of the step alone.
+
+    Attributes:
+      num_examples: Number of training examples, N.
+      phases: Phases in order; the first begins with step 0 at position 0.
+    """
+
+    num_examples: int
+    phases: tuple[Phase, ...]
+
+    @classmethod
+    def of(cls, num_examples: int, global_batch_size: int | BatchSizeSchedule) -> "Steps":
+        """Returns the steps of a run.
+
+        A phase that a schedule begins with epoch e, from 0, begins with the first step that begins
+        at or after the position e N. A phase without such a step, because a batch holds more than
+        its epochs, is left out.
+        """
+        if not isinstance(global_batch_size, BatchSizeSchedule):
+            return cls(num_examples, (Phase(0, 0, global_batch_size),))
+        phases: list[Phase] = []
+        for epoch, size in global_batch_size.starts:
+            first, start = 0, 0
+            if phases:
+                before = phases[-1]
+                left = max(epoch * num_examples - before.first_position, 0)
+                steps = -(-left // before.global_batch_size)
+                first = before.first_step + steps
+                start = before.first_position + steps * before.global_batch_size
+                if not steps:
+                    phases.pop()
+            phases.append(Phase(first, start, size))
+        return cls(num_examples, tuple(phases))
+
+    @functools.cached_property
+    def _first_steps(self) -> tuple[int, ...]:
+        return tuple(phase.first_step for phase in self.phases)
+
+    @property
+    def changes(self) -> tuple[int, ...]:
+        """First step of each phase but the first."""
+        return self._first_steps[1:]
+
+    def phase(self, step: int) -> Phase:
+        """Returns the phase of a step, counted from 0."""
+        return self.phases[bisect.bisect_right(self._first_steps, step) - 1]
+
+    def batch_size(self, step: int) -> int:
+        """Returns the global batch of a step."""
+        return self.phase(step).global_batch_size
+
+    def position(self, step: int) -> int:
+        """Returns the number of examples that were used before a step."""
+        first_step, first_position, size = self.phase(step)
+        return first_position + (step - first_step) * size
+
+    def epoch(self, step: int) -> float:
+        """Returns the number of passes over the data, with its fraction, before a step."""
+        return self.position(step) / self.num_examples
+
+    def epoch_ends(self, epochs: int) -> list[int]:
+        """Returns, for each epoch, the number of steps after which its last example was used."""
+        ends, index = [], 0
+        for position in (epoch * self.num_examples for epoch in range(1, epochs + 1)):
+            later = self.phases[index + 1 :]
+            index += sum(phase.first_position < position for phase in later)
+            first_step, first_position, size = self.phases[index]
+            ends.append(first_step - (first_position - position) // size)
+        return ends
+
+    def after(self, step: int) -> "Steps":
+        """Returns the steps from one on, which becomes step 0 at position 0."""
+        here = Phase(step, self.position(step), self.batch_size(step))
+        left = [here, *(phase for phase in self.phases if phase.first_step > step)]
+        return Steps(
+            self.num_examples,
+            tuple(
+                Phase(first - here.first_step, start - here.first_position, size)
+                for first, start, size in left
+            ),
+        )
+
+
+def epoch_end_steps(
+    num_examples: int, global_batch_size: int | BatchSizeSchedule, epochs: int
+) -> list[int]:
     """Returns, for each epoch, the number of steps after which its last example has been used.
 
-    `ceil(e * N / B)` for e = 1 ... epochs; the last entry is the length of the run in steps.
+    With a single batch, `ceil(e * N / B)` for e = 1 ... epochs; the last entry is the length of the
+    run in steps.
     """
-    return [-(-epoch * num_examples // global_batch_size) for epoch in range(1, epochs + 1)]
+    return Steps.of(num_examples, global_batch_size).epoch_ends(epochs)
 
 
 def whole_epochs(step: int, num_examples: int, global_batch_size: int) -> int:
@@ -51,6 +161,45 @@ def per_replica_batch_size(global_batch_size: int, num_replicas: int) -> int:
             f"The nearest multiple is {nearest}."
         )
     return global_batch_size // num_replicas
+
+
+def shares(global_batch_size: int | BatchSizeSchedule, num_replicas: int) -> list[int]:
+    """Returns a replica's share of each batch.
+
+    Raises:
+      InputError: A batch does not divide among the replicas.
+    """
+    return [per_replica_batch_size(size, num_replicas) for size in sizes_of(global_batch_size)]
+
+
+def common_micro_batch(size: int | str | None, shares: Sequence[int]) -> int | str | None:
+    """Returns the micro-batch for all batches of a schedule; None for a single batch in one part.
+
+    Args:
+      size: Size that was asked for: a number, "auto", or None for the default, which is a replica's
+        whole share of the smallest batch: batch normalisation then normalises the same number of
+        examples throughout.
+      shares: A replica's share of each batch.
+
+    Raises:
+      InputError: The size does not divide a share.
+    """
+    if isinstance(size, str) or (size is None and len(set(shares)) == 1):
+        return size
+    if size is not None:
+        for share in shares:
+            num_micro_batches(share, size)
+        return size
+    smallest = min(shares)
+    for share in shares:
+        if share % smallest:
+            raise InputError(
+                "Each batch of a schedule must be a multiple of the smallest, a replica's share of "
+                f"which is the micro-batch by default. Received: {share} examples of each replica, "
+                f"and {smallest} in the smallest batch. Set the micro-batch size to a number that "
+                f"divides them all, such as {math.gcd(*shares)}."
+            )
+    return smallest
 
 
 def num_micro_batches(share: int, micro_batch_size: int) -> int:
@@ -112,7 +261,7 @@ def training_positions(
     context: "tf.distribute.InputContext",
     *,
     num_examples: int,
-    global_batch_size: int,
+    global_batch_size: int | BatchSizeSchedule,
     seed: int,
     first_step: int,
     last_step: int,
@@ -122,23 +271,26 @@ def training_positions(
     Args:
       context: Number of this worker and of all workers.
       num_examples: Number of training examples, N.
-      global_batch_size: Examples per step over all workers, B.
+      global_batch_size: Examples per step over all workers, B, or a schedule of it.
       seed: Seed of the permutations.
       first_step: First step.
-      last_step: Step after the last one.
+      last_step: Step after the last one, in the same phase of a schedule.
 
     Returns:
       A dataset of `(epoch, index)`, two int64 vectors of up to `CHUNK` examples.
     """
     import tensorflow as tf
 
-    worker, share = _share(context, global_batch_size)
+    phase = Steps.of(num_examples, global_batch_size).phase(first_step)
+    worker, share = _share(context, phase.global_batch_size)
     start, stop = first_step * share, last_step * share
+    # Position of step 0, if all steps were of this phase.
+    origin = phase.first_position - phase.first_step * phase.global_batch_size
 
     def locate(chunk_start):
         mine = tf.range(chunk_start, tf.minimum(chunk_start + CHUNK, stop))
         step, place = mine // share, mine % share
-        position = step * global_batch_size + worker * share + place
+        position = origin + step * phase.global_batch_size + worker * share + place
         epoch = position // num_examples
         return epoch, permute(position % num_examples, seed, epoch, num_examples)
 

@@ -34,8 +34,12 @@ class SyntheticTrainingInput(TrainingInput):
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int, last_step: int
     ) -> tf.data.Dataset:
-        """Returns this worker's batch, over and over, with the image size of `first_step`."""
-        of_this_size = dataclasses.replace(self, image_size=self._size(first_step))
+        """Returns this worker's batch, over and over, with the sizes of `first_step`."""
+        of_this_size = dataclasses.replace(
+            self,
+            global_batch_size=self._steps.batch_size(first_step),
+            image_size=self._size(first_step),
+        )
         return _repeated(TrainingInput.dataset(of_this_size, context, 0, 1))
 
     def _reading(self):

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
 import keras
@@ -39,6 +39,8 @@ class ProgressLine(keras.callbacks.Callback):
       metrics: Names of the metrics to print beside the loss.
       stream: Stream to print to; standard output by default.
       seconds_between_lines: Minimum seconds between lines within an epoch, in a file.
+      position: Function that returns the number of examples used before a step, which the time left
+        is proportional to; by default all steps are alike.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ProgressLine(keras.callbacks.Callback):
         metrics: Sequence[str] = ("top1",),
         stream: TextIO | None = None,
         seconds_between_lines: float = 30.0,
+        position: Callable[[int], float] = float,
     ):
         super().__init__()
         self._total_steps = total_steps
@@ -56,6 +59,7 @@ class ProgressLine(keras.callbacks.Callback):
         self._metrics = metrics
         self._stream = stream or sys.stdout
         self._interval = seconds_between_lines
+        self._position = position
         self._epoch = 0
         self._first: tuple[float, int] | None = None
         self._printed = time.monotonic()
@@ -136,7 +140,8 @@ class ProgressLine(keras.callbacks.Callback):
         if self._first is None or step <= self._first[1]:
             return "--:--"
         start, first_step = self._first
-        return clock((now - start) / (step - first_step) * (self._total_steps - step))
+        first, here, end = map(self._position, (first_step, int(step), self._total_steps))
+        return clock((now - start) / (here - first) * (end - here))
 
 
 def _waits(logs: dict) -> Iterator[str]:

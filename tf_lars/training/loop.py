@@ -111,7 +111,7 @@ class TrainingLoop:
             if self._exploded:
                 raise self._divergence(run, finite).exploded()
             self._model.stop_training = self._model.stop_training or run.preempted
-        images = (run.step - first) * run.data.global_batch_size
+        images = run.examples_since(first)
         if "input_wait" in logs:
             logs["input_wait"] = waited / seconds
         return logs | {
@@ -124,7 +124,7 @@ class TrainingLoop:
         self, run: RunState, end: int
     ) -> tuple[dict[str, float], StepsTaken, Observation]:
         """Calls the loop once; returns its logs, its result, and what was observed."""
-        batch = run.data.global_batch_size
+        batch = run.global_batch_size  # of all steps of the call, which ends with the epoch
         count = self._length(run, end)
         traces = self.tracing_count
         start = time.perf_counter()
@@ -197,7 +197,7 @@ class TrainingLoop:
 
     def _length(self, run: RunState, end: int) -> int:
         """Returns the number of steps of the next call."""
-        length = self._next_length(run.data.global_batch_size)
+        length = self._next_length(run.global_batch_size)
         length = min(length, end - run.step, self._most_steps)
         if self._layers_every:
             # A call of one step is sampled, from the step before a multiple of the interval.

@@ -16,7 +16,7 @@ from tf_lars.training.batch import Unpack
 from tf_lars.training.evaluator import EvaluationData, Evaluator
 from tf_lars.training.layer_samples import LayerSampler
 from tf_lars.training.loop import TrainingLoop
-from tf_lars.training.run_state import TrainingData, distributed
+from tf_lars.training.run_state import TrainingData, distributed, steps_over
 from tf_lars.training.step import TrainingStep
 from tf_lars.training.weight_average import WeightAverage
 
@@ -131,8 +131,9 @@ class Machinery:
         if not examples:
             return self.batch_norm.average
         most = data.num_examples or examples
-        steps = order.evaluation_steps(min(examples, most), data.global_batch_size)
         start = max(data.shape_changes, default=0)  # images of the size of the last epochs
+        batch = steps_over(data).batch_size(start)
+        steps = order.evaluation_steps(min(examples, most), batch)
         dataset = distributed(self._strategy, data, start, start + steps)
-        share = data.global_batch_size // self._strategy.num_replicas_in_sync
+        share = batch // self._strategy.num_replicas_in_sync
         return lambda: self.batch_norm.estimate(dataset, steps, self.step.parts_of(share))

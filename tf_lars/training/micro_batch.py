@@ -21,7 +21,7 @@ def largest_that_fits(
     spec: Any,
     share: int,
 ) -> int:
-    """Returns the largest divisor of a replica's share that fits into memory.
+    """Returns the largest divisor of a number of examples that fits into memory.
 
     Tries each divisor, largest first, with a batch of zeros: a forward and backward pass and a
     second copy of the gradients, because the all-reduce makes one. All workers try the same size
@@ -34,7 +34,8 @@ def largest_that_fits(
         may have run out of memory.
       strategy: Strategy in whose scope the model was created.
       spec: Specification of one replica's element of the data.
-      share: Number of examples of each replica in the global batch.
+      share: Number that the size must divide: the examples of each replica in the global batch,
+        or the largest common divisor of those in all batches of a schedule.
 
     Raises:
       InputError: If a single example does not fit, or no batch that groups of batch normalisation
@@ -48,7 +49,7 @@ def largest_that_fits(
         for size in (one for one in sizes if one % least == 0):
             step.micro_batch_size = size
             if mean_over_workers(strategy, [_fits(step, strategy, spec)]) == [1.0]:
-                logging.info("Micro-batches of %d of each replica's %d examples fit.", size, share)
+                logging.info("Micro-batches of %d examples fit, of %d.", size, share)
                 return size
     finally:
         for variable, value in zip(variables, before, strict=True):

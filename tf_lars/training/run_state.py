@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_lars.data import order
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.distribute.replicas import distribute
 from tf_lars.errors import Preempted
 from tf_lars.tracking.observation import Observation
@@ -31,8 +32,8 @@ class TrainingData(Protocol):
         """Number of examples in an epoch."""
 
     @property
-    def global_batch_size(self) -> int:
-        """Number of examples per optimizer step, over all replicas."""
+    def global_batch_size(self) -> int | BatchSizeSchedule:
+        """Number of examples per optimizer step, over all replicas, or a schedule of it."""
 
     @property
     def shape_changes(self) -> Sequence[int]:
@@ -83,7 +84,17 @@ class RunState:
     saved: bool = False
 
     def __post_init__(self):
+        self._steps = steps_over(self.data)
         self._epochs_done = int(passes(self.data, self.step))
+
+    @property
+    def global_batch_size(self) -> int:
+        """Number of examples in the next step, over all replicas."""
+        return self._steps.batch_size(self.step)
+
+    def examples_since(self, step: int) -> int:
+        """Returns the number of examples trained on since a step."""
+        return self._steps.position(self.step) - self._steps.position(step)
 
     @contextlib.contextmanager
     def batches(self) -> Iterator[None]:
@@ -209,14 +220,19 @@ def epoch_ends(data: TrainingData, epochs: int) -> list[int]:
     """Returns the last step of each epoch."""
     steps = getattr(data, "steps", None)
     if steps is None:
-        return order.epoch_end_steps(data.num_examples, data.global_batch_size, epochs)
+        return steps_over(data).epoch_ends(epochs)
     return [steps * epoch for epoch in range(1, epochs + 1)]
+
+
+def steps_over(data: TrainingData) -> order.Steps:
+    """Returns which part of the stream of examples each step takes."""
+    return order.Steps.of(data.num_examples, data.global_batch_size)
 
 
 def passes(data: TrainingData, step: int) -> float:
     """Returns the number of passes over the data that a number of steps makes."""
     steps = getattr(data, "steps", None)
-    return step * data.global_batch_size / data.num_examples if steps is None else step / steps
+    return steps_over(data).epoch(step) if steps is None else step / steps
 
 
 def distributed(

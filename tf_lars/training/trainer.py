@@ -6,6 +6,7 @@ one process on the whole global batch.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ from tf_lars.training.evaluator import EvaluationData
 from tf_lars.training.history import TrainingHistory
 from tf_lars.training.machinery import Machinery, ModelState
 from tf_lars.training.mean_loss import averaged_over
-from tf_lars.training.run_state import RunState, TrainingData, epoch_ends
+from tf_lars.training.run_state import RunState, TrainingData, epoch_ends, steps_over
 
 
 class Trainer:
@@ -53,10 +54,10 @@ class Trainer:
       prepare_batch: Function that turns an element of the data into `(x, y, sample_weight)` on the
         device; by default, elements must be such tuples.
       micro_batch_size: Number of examples that a replica processes at a time. It must divide the
-        replica's share of the global batch, and is all of it by default. Gradients of the parts
-        are summed before the one all-reduce, so the step is the same except for batch
-        normalisation, which normalises each part separately. "auto" takes the largest size with
-        which no replica runs out of memory.
+        replica's share of the global batch, and is all of it by default, or of the smallest in a
+        schedule. Gradients of the parts are summed before the one all-reduce, so the step is the
+        same except for batch normalisation, which normalises each part separately. "auto" takes
+        the largest size with which no replica runs out of memory.
       steps_per_loop: Optimizer steps per call of the `tf.function`. By default the number that
         takes about two seconds, the same on all workers.
       max_skipped_steps: Number of consecutive skipped steps that ends the run.
@@ -247,9 +248,11 @@ class Trainer:
         checkpoints: CheckpointStore | None,
         stop_requested: Callable[[], bool],
     ) -> TrainingHistory:
-        share = self._prepare(data)
+        micro_batch_size = self._prepare(data)
         entries, resumed_step = self._restore(checkpoints)
-        self._now.step.micro_batch_size = self._chosen_micro_batch(data, share)
+        if isinstance(micro_batch_size, str):
+            micro_batch_size = self._largest_micro_batch(data)
+        self._now.step.micro_batch_size = micro_batch_size
         random_state.differ_by_replica(self.model, self.strategy)
         self.model.stop_training = False
         ends = epoch_ends(data, epochs)
@@ -257,7 +260,8 @@ class Trainer:
         history = TrainingHistory(entries)
         if verbose and is_first_worker(self.strategy):
             names = [metric.name for metric in self.model.metrics if metric.name != "loss"]
-            line = ProgressLine(total_steps=ends[-1], epochs=epochs, metrics=names)
+            total, position = ends[-1], steps_over(data).position
+            line = ProgressLine(total_steps=total, epochs=epochs, metrics=names, position=position)
             callbacks = [*callbacks, line]
         run = RunState(
             model=self.model,
@@ -357,23 +361,21 @@ class Trainer:
             build_model(self.model, batch[:3])
             model_checks.check_losses(self.model, batch)
 
-    def _prepare(self, data: TrainingData) -> int:
-        """Checks the batch and builds the model; returns a replica's share of the batch."""
-        share = order.per_replica_batch_size(
-            data.global_batch_size, self.strategy.num_replicas_in_sync
-        )
-        if isinstance(self._micro_batch_size, int):
-            order.num_micro_batches(share, self._micro_batch_size)
+    def _prepare(self, data: TrainingData) -> int | str | None:
+        """Checks the batches and builds the model; returns the size of micro-batches, or "auto"."""
+        shares = order.shares(data.global_batch_size, self.strategy.num_replicas_in_sync)
+        size = order.common_micro_batch(self._micro_batch_size, shares)
         self.build(self._training_spec(data))
         self._follow_model()
-        model_checks.check_batch_norm(
-            self.model,
-            self.strategy.num_replicas_in_sync,
-            share,
-            micro_batch_size=self._micro_batch_size,
-            jit_compile=self._jit_compile,
-        )
-        return share
+        for share in shares:
+            model_checks.check_batch_norm(
+                self.model,
+                self.strategy.num_replicas_in_sync,
+                share,
+                micro_batch_size=size,
+                jit_compile=self._jit_compile,
+            )
+        return size
 
     @property
     def _iterations(self) -> int:
@@ -424,11 +426,10 @@ class Trainer:
             )
         return spec
 
-    def _chosen_micro_batch(self, data: TrainingData, share: int) -> int | None:
-        size = self._micro_batch_size
-        if not isinstance(size, str):
-            return size
+    def _largest_micro_batch(self, data: TrainingData) -> int:
+        shares = order.shares(data.global_batch_size, self.strategy.num_replicas_in_sync)
         specs = [self._training_spec(data, step) for step in (0, *data.shape_changes)]
         largest = max(specs, key=lambda s: sum(t.shape.num_elements() for t in tf.nest.flatten(s)))
-        step = self._now.step
-        return micro_batch.largest_that_fits(step, self.model, self.strategy, largest, share)
+        return micro_batch.largest_that_fits(
+            self._now.step, self.model, self.strategy, largest, math.gcd(*shares)
+        )
