@@ -167,7 +167,7 @@ def _check_training(settings: TrainingSettings, replicas: int) -> None:
             space_to_depth_stem=settings.space_to_depth_stem,
             any_image_size=bool(settings.image_size_schedule),
         )
-    order.per_replica_batch_size(settings.global_batch_size, replicas)
+    order.shares(settings.batches, replicas)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, replicas)
 

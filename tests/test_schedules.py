@@ -207,3 +207,50 @@ def test_the_schedule_of_an_extension_begins_at_its_first_step():
     assert float(read(103)) == float(inner(3))
     with pytest.raises(InputError, match="`first_step` must be 0 or above"):
         schedules.Shifted(inner, -1)
+
+
+PHASES = [(0, 0, 256), (23, 5888, 512), (34, 11520, 1024)]
+
+
+@pytest.mark.parametrize("rule", schedule_formulas.RATE_RULES)
+@EACH
+def test_the_schedule_of_a_ramp_counts_examples_and_follows_the_batch(schedule, rule):
+    ramped = schedules.Ramped(schedule, [(0, 0, 2), (3, 6, 4), (5, 14, 8)], 2, rule)
+    examples, batches = [0, 2, 4, 6, 10, 14, 22], [2, 2, 2, 4, 4, 8, 8]
+    for step, (used, batch) in enumerate(zip(examples, batches, strict=True)):
+        factor = {"constant": 1, "linear": batch / 2, "square_root": math.sqrt(batch / 2)}[rule]
+        expected = float(schedule(used / 2)) * factor
+        counted = keras.Variable(step, dtype="int64", trainable=False)  # as optimizers do
+        assert float(ramped(counted)) == float(ramped(step)) == pytest.approx(expected, rel=1e-6)
+    read = schedules.Ramped.from_config(json.loads(json.dumps(ramped.get_config())))
+    assert float(read(4)) == float(ramped(4))
+    assert read.get_config() == ramped.get_config()
+
+
+@EACH
+def test_the_first_phase_of_a_ramp_has_the_rates_of_the_schedule_bit_for_bit(schedule):
+    ramped = schedules.Ramped(schedule, PHASES, 256, "linear")
+    assert [float(ramped(step)) for step in range(23)] == [float(schedule(s)) for s in range(23)]
+
+
+def test_the_equivalent_steps_of_a_ramp_are_the_same_in_numpy():
+    step = np.arange(40, dtype=np.float64)
+    for rule in schedule_formulas.RATE_RULES:
+        ours = schedule_formulas.ramped(np, step, PHASES, 256, rule)
+        theirs = schedule_formulas.ramped(tf, tf.constant(step, tf.float32), PHASES, 256, rule)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert list(ours[0][[22, 23, 24, 34, 35]]) == [22, 23, 25, 45, 49]
+
+
+@pytest.mark.parametrize(
+    ("phases", "rule", "message"),
+    [
+        ([], "linear", "`phases`"),
+        ([(1, 0, 4)], "linear", "`phases`"),
+        ([(0, 0, 4), (0, 0, 8)], "linear", "`phases`"),
+        ([(0, 0, 4)], "cubic", "constant, linear, square_root. Received: 'cubic'"),
+    ],
+)
+def test_a_ramp_that_does_not_begin_or_rise_is_refused(phases, rule, message):
+    with pytest.raises(InputError, match=message):
+        schedules.Ramped(ALL[0], phases, 4, rule)

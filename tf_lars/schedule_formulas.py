@@ -22,6 +22,9 @@ STEP_DECAY_RATE = 0.1
 SCHEDULES = ("polynomial", "cosine", "step", "constant")
 """Names of the decays after the warm-up."""
 
+RATE_RULES = ("constant", "linear", "square_root")
+"""Names of the rules by which the rate follows the batch in a ramp."""
+
 UNKNOWN = "The schedule must be polynomial, cosine, step or constant. Received: {!r}."
 
 
@@ -52,6 +55,46 @@ def staircase(xp: Any, step: Any, peak: float, boundaries: Sequence[int], rate: 
     """Returns p * rate**n, where n boundaries are at or below s."""
     passed = sum((xp.where(step >= b, 1.0, 0.0) for b in boundaries), start=xp.zeros_like(step))
     return peak * rate**passed
+
+
+def rate_factor(rule: str, ratio: float) -> float:
+    """Returns the factor on the rate at a multiple of the first batch.
+
+    Args:
+      rule: "constant", "linear" for the ratio, or "square_root" for its square root.
+      ratio: Batch over the first batch.
+
+    Raises:
+      InputError: The rule is unknown.
+    """
+    if rule not in RATE_RULES:
+        raise InputError(f"The rule must be one of {', '.join(RATE_RULES)}. Received: {rule!r}.")
+    return {"constant": 1.0, "linear": ratio, "square_root": math.sqrt(ratio)}[rule]
+
+
+def ramped(
+    xp: Any, step: Any, phases: Sequence[Sequence[int]], batch_size: int, rule: str
+) -> tuple[Any, Any]:
+    """Returns the equivalent step of a schedule for a fixed batch, and the factor on its rate.
+
+    The equivalent step is the one at which a run of the fixed batch has used as many examples:
+    (q + (s - f) B) / b, and the factor depends on B / b.
+
+    Args:
+      xp: Module to compute with.
+      step: Step s.
+      phases: `(f, q, B)` of each phase, its first step, the number of examples used before it and
+        its batch; the first begins at (0, 0).
+      batch_size: Fixed batch b.
+      rule: See `rate_factor`.
+    """
+    equivalent, factor = step, xp.ones_like(step)
+    for first_step, first_position, size in phases:
+        ratio = size / batch_size
+        here = first_position / batch_size + (step - first_step) * ratio
+        equivalent = xp.where(step >= first_step, here, equivalent)
+        factor = xp.where(step >= first_step, rate_factor(rule, ratio), factor)
+    return equivalent, factor
 
 
 def step_boundaries(total_steps: int) -> list[int]:

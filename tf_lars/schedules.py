@@ -19,6 +19,7 @@ from tf_lars.scaling import linear_scaling, square_root_scaling
 from tf_lars.setting import above, at_least, number, whole_number
 
 __all__ = [
+    "Ramped",
     "Shifted",
     "Warmup",
     "WarmupConstant",
@@ -327,3 +328,61 @@ class Shifted(keras.optimizers.schedules.LearningRateSchedule):
     def from_config(cls, config):
         """Returns the schedule of a config."""
         return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["first_step"])
+
+
+@keras.saving.register_keras_serializable(package="tf_lars")
+class Ramped(keras.optimizers.schedules.LearningRateSchedule):
+    """The schedule of a run whose batch changes: it counts examples instead of steps.
+
+    With the phase of batch B that begins with step f, after q examples,
+
+        rate(s) = schedule((q + (s - f) B) / b) * factor(B / b)
+
+    where b is the batch for which the schedule was made: warm-up and decay take the same examples
+    as there. The factor is 1 ("constant"), B/b ("linear") or its square root ("square_root").
+    s counts the optimizer's steps; after skipped ones, the rate follows the batch by as many steps
+    later.
+
+    Args:
+        schedule: Schedule of a run with the fixed batch b.
+        phases: `(f, q, B)` of each phase, in order; the first is (0, 0, B). `phases` of
+            `tf_lars.data.order.Steps` are these.
+        batch_size: Batch b.
+        rule: How the rate follows the batch.
+
+    Raises:
+        InputError: The phases do not begin at (0, 0) or do not rise, or the rule is unknown.
+    """
+
+    def __init__(self, schedule, phases, batch_size, rule="constant"):
+        super().__init__()
+        self.schedule = schedule
+        self.phases = [[int(number) for number in phase] for phase in phases]
+        self.batch_size = whole_number("`batch_size`", batch_size, at_least(1))
+        self.rule = rule
+        formulas.rate_factor(rule, 1.0)
+        firsts = [phase[0] for phase in self.phases]
+        begins = bool(self.phases) and self.phases[0][:2] == [0, 0]
+        rule = "phases from (0, 0, batch) on, of increasing steps"
+        require(begins and firsts == sorted(set(firsts)), "`phases`", rule, phases)
+
+    def __call__(self, step):
+        """Returns the rate at `step` as a float32 scalar."""
+        step = tf.cast(step, tf.float32)
+        equivalent, factor = formulas.ramped(tf, step, self.phases, self.batch_size, self.rule)
+        return self.schedule(equivalent) * factor
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "phases": self.phases,
+            "batch_size": self.batch_size,
+            "rule": self.rule,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Returns the schedule of a config."""
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(**(config | {"schedule": schedule}))

@@ -10,6 +10,7 @@ a later run finds that folder unchanged.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 
@@ -33,11 +34,13 @@ from launch.run.settings import TrainingSettings
 from tf_lars import machine, planner, schedule_formulas
 from tf_lars.cluster.spec import Cluster
 from tf_lars.data import order
+from tf_lars.data.batch_schedule import sizes_of
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import EXIT_DONE
 from tf_lars.planner.devices import Device
 from tf_lars.planner.plan_table import planned_time
 from tf_lars.planner.workloads import name_at
+from tf_lars.schedule_formulas import rate_factor
 from tf_lars.setting import check, picture, setting, within
 from tf_lars.training.checkpoint_names import nothing_to_resume
 
@@ -123,25 +126,26 @@ def show(
     here = machine.gpu_names()
     devices_per_worker = asked.devices_per_worker or devices_per_worker or len(here) or 1
     devices = cluster.num_workers * devices_per_worker
-    share = order.per_replica_batch_size(settings.global_batch_size, devices)
+    shares = order.shares(settings.batches, devices)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, devices)
     info = build_input.description(settings)
     extended = extension.planned(settings)
     examples = info.splits["train"].num_examples
-    steps = order.epoch_end_steps(examples, settings.global_batch_size, settings.epochs)[-1]
+    taken = settings.steps_over(examples)
+    steps = taken.epoch_ends(settings.epochs)[-1]
     schedule = _Schedule(settings, steps, examples, extended)
     epochs = settings.epochs - (extended.ends[-1] if extended else 0)
     lines = [
         "dry run     nothing is started",
         *_cluster(cluster, joined),
-        _batch(settings, cluster.num_workers, devices_per_worker, share),
+        *_batch(settings, cluster.num_workers, devices_per_worker, shares),
+        *_ramp(settings, taken, devices),
         batch_norm_groups.resolve(settings, devices).line,
         summary.data(settings, info),
         summary.model(settings, _size(settings, info)),
         *summary.beginning(settings),
-        f"{summary.steps(settings, examples, steps)}: "
-        f"{steps * settings.global_batch_size:,} images",
+        f"{summary.steps(settings, examples, steps)}: {taken.position(steps):,} images",
         *summary.extension(settings, extended),
         summary.optimizer(settings),
         f"{_INDENT}momentum {settings.momentum:g}, weight decay {settings.weight_decay:g}, "
@@ -176,18 +180,51 @@ def _cluster(cluster: Cluster, joined: bool) -> Iterator[str]:
             yield f"{_INDENT}..."
 
 
-def _batch(settings: TrainingSettings, workers: int, devices_per_worker: int, share: int) -> str:
-    line = (
-        f"batch       {settings.global_batch_size:,} = {workers:,} {_plural('worker', workers)} x "
-        f"{devices_per_worker} {_plural('device', devices_per_worker)} x "
+def _batch(
+    settings: TrainingSettings, workers: int, devices_per_worker: int, shares: list[int]
+) -> Iterator[str]:
+    """Yields the line about the batch, or about each batch of a schedule."""
+    size = order.common_micro_batch(settings.micro_batch_size, shares)
+    sizes = sizes_of(settings.batches)
+    width = len(f"{max(sizes):,}") if len(sizes) > 1 else 0
+    for index, (batch, share) in enumerate(zip(sizes, shares, strict=True)):
+        line = (
+            f"{_INDENT if index else 'batch       '}{batch:>{width},} = "
+            f"{workers:,} {_plural('worker', workers)} x "
+            f"{devices_per_worker} {_plural('device', devices_per_worker)} x "
+        )
+        if size is None:
+            yield f"{line}{share:,} images"
+        elif isinstance(size, str):
+            yield f"{line}{share:,} images, in the largest equal parts that fit"
+        else:
+            parts = order.num_micro_batches(share, size)
+            yield f"{line}{parts:,} {_plural('micro-batch', parts)} x {size:,} images"
+
+
+def _ramp(settings: TrainingSettings, taken: order.Steps, devices: int) -> Iterator[str]:
+    """Yields a table of the phases of a schedule of batches."""
+    if not settings.batch_size_schedule:
+        return
+    shares = order.shares(settings.batches, devices)
+    size = order.common_micro_batch(settings.micro_batch_size, shares)
+    ends = taken.epoch_ends(settings.epochs)
+    last_steps = [*taken.changes, ends[-1]]
+    yield (
+        f"ramp        {'epochs':>9}  {'batch':>9}  {'steps':>9}  {'micro-batches':>13}  rate factor"
     )
-    size = settings.micro_batch_size
-    if size is None:
-        return f"{line}{share:,} images"
-    if isinstance(size, str):
-        return f"{line}{share:,} images, in the largest equal parts that fit"
-    parts = order.num_micro_batches(share, size)
-    return f"{line}{parts:,} {_plural('micro-batch', parts)} x {size:,} images"
+    for phase, end in zip(taken.phases, last_steps, strict=True):
+        first, end = phase.first_step, min(end, ends[-1])
+        if first >= end:
+            break
+        begun = sum(one <= first for one in ends)
+        done = sum(one <= end for one in ends)
+        batch, parts = phase.global_batch_size, "auto"
+        if not isinstance(size, str):
+            parts = f"{batch // devices // (size or batch // devices):,}"
+        factor = rate_factor(settings.rate_rule, batch / settings.global_batch_size)
+        epochs = f"{begun + 1}-{done}" if done > begun + 1 else f"{done}"
+        yield f"{_INDENT}{epochs:>9}  {batch:>9,}  {end - first:>9,}  {parts:>13}  {factor:.4g}"
 
 
 def _size(settings: TrainingSettings, info: DatasetInfo) -> str:
@@ -212,15 +249,35 @@ class _Schedule:
         self._settings = settings
         self._first = extended.first_step if extended else 0
         self._steps = extended.added_steps(steps) if extended else steps
-        self._steps_per_epoch = examples / settings.global_batch_size
-        self._arguments = build_model.schedule_arguments(settings, self._steps, examples)
+        self._whole = settings.steps_over(examples)
+        self._taken, _ = build_model.steps_of_schedule(settings, steps, examples, extended)
+        batch = settings.global_batch_size
+        equivalent = order.equivalent_steps(self._taken, self._steps, batch)
+        self._arguments = build_model.schedule_arguments(settings, equivalent, examples)
 
     def _rates(self, steps):
-        return schedule_formulas.rates(self._settings.schedule, steps, **self._arguments)
+        settings = self._settings
+        equivalent, factor = schedule_formulas.ramped(
+            np,
+            np.asarray(steps, np.float64),
+            self._taken.phases,
+            settings.global_batch_size,
+            settings.rate_rule,
+        )
+        rates = schedule_formulas.rates(settings.schedule, equivalent, **self._arguments)
+        return rates * factor
+
+    def _step_at(self, equivalent: float) -> int:
+        """Returns the step at which the examples of some steps of the first batch are used."""
+        examples = equivalent * self._settings.global_batch_size
+        phase = max(p for p in self._taken.phases if p.first_position <= examples)
+        return phase.first_step + math.ceil(
+            (examples - phase.first_position) / phase.global_batch_size
+        )
 
     def lines(self) -> Iterator[str]:
         """Yields a table of rates."""
-        steps, warmup_steps = self._steps, self._arguments["warmup_steps"]
+        steps, warmup_steps = self._steps, self._step_at(self._arguments["warmup_steps"])
         shown = {0: ["first step"]}
         shown.setdefault(warmup_steps, []).append("end of warm-up")
         for percent in (25, 50, 75):
@@ -232,7 +289,7 @@ class _Schedule:
         yield f"schedule    {'step':>9}  {'epoch':>7}  {'rate':>10}"
         for (step, names), rate in zip(shown.items(), self._rates(list(shown)), strict=True):
             step += self._first
-            epoch = step / self._steps_per_epoch
+            epoch = self._whole.epoch(step)
             yield f"{_INDENT}{step:>9,}  {epoch:>7.2f}  {rate:>10.5g}  {', '.join(names)}"
 
     def draw(self, path: str) -> None:
@@ -242,19 +299,20 @@ class _Schedule:
         settings, last = self._settings, self._steps - 1
         # Every step of a short run; for a long run, enough for the picture's width in pixels, and
         # both sides of each corner.
-        corners = [
-            self._arguments["warmup_steps"],
-            *schedule_formulas.step_boundaries(self._steps),
-        ]
+        warmup_steps = self._step_at(self._arguments["warmup_steps"])
+        boundaries = schedule_formulas.step_boundaries(self._arguments["total_steps"])
+        corners = [warmup_steps, *map(self._step_at, boundaries), *self._taken.changes]
         beside = [corner + side for corner in corners for side in (-1, 0)]
         at = np.unique(np.clip([*np.linspace(0, last, 2000), *beside], 0, last).astype(int))
+        batch = settings.batch_size_schedule or f"{settings.global_batch_size:,}"
+        at = at + self._first
         schedule_picture.draw(
-            at + self._first,
-            self._rates(at),
+            at,
+            np.array([self._whole.epoch(step) for step in at]),
+            self._rates(at - self._first),
             path,
-            f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}",
-            steps_per_epoch=self._steps_per_epoch,
-            warmup_steps=self._arguments["warmup_steps"],
+            f"{settings.model}, {settings.optimizer}, global batch {batch}",
+            warmup_end=self._whole.epoch(self._first + warmup_steps) if warmup_steps else None,
         )
 
 

@@ -10,6 +10,7 @@ from launch.run import build_input
 from launch.run.data_settings import DataSettings
 from launch.run.settings import RECIPE_GROUP, TrainingSettings
 from tf_lars import recipes
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.errors import InputError
 from tf_lars.recipes import Recipe
 from tf_lars.setting import batch_size, check, names_where, one_of, positive_rate, setting
@@ -116,6 +117,8 @@ def _settings() -> RecipeSettings:
 def _recipe(values: Mapping[str, Any], given: RecipeSettings) -> Recipe:
     optimizer = "lars" if values["optimizer"] == "lars" else "sgd"
     model, batch = values["model"], values["global_batch_size"]
+    if values.get("batch_size_schedule"):  # the schedule of the rate is for its first batch
+        batch = BatchSizeSchedule.parse(values["batch_size_schedule"]).sizes[0]
     data = DataSettings(**flags.values(DataSettings))
     examples = build_input.description(data).splits["train"].num_examples
     if given.baseline_learning_rate and given.baseline_batch_size:

@@ -15,6 +15,7 @@ from tf_lars.data.synthetic_data import SyntheticData
 from tf_lars.errors import InputError, require
 
 if TYPE_CHECKING:
+    from tf_lars.data.batch_schedule import BatchSizeSchedule
     from tf_lars.data.image_input import EvaluationInput, TrainingInput
 
 
@@ -91,12 +92,14 @@ def _require_memory(settings: TrainingSettings, batch_size: int) -> None:
         )
 
 
-def training(settings: TrainingSettings, global_batch_size: int) -> "TrainingInput":
+def training(
+    settings: TrainingSettings, global_batch_size: "int | BatchSizeSchedule"
+) -> "TrainingInput":
     """Returns the training input.
 
     Args:
       settings: Settings of the run.
-      global_batch_size: Images per step, over all replicas.
+      global_batch_size: Images per step, over all replicas, or a schedule of it.
     """
     from tf_lars.data.image_input import TrainingInput
     from tf_lars.data.mixing import Mixing
@@ -125,7 +128,7 @@ def training(settings: TrainingSettings, global_batch_size: int) -> "TrainingInp
 
 
 def evaluation_batch_size(settings: TrainingSettings, replicas: int) -> int:
-    """Returns the flag's value, or by default the global batch, at most 256 per replica."""
+    """Returns the flag's value, or by default the first batch, at most 256 per replica."""
     share = max(1, min(256, settings.global_batch_size // replicas))
     return settings.evaluation_batch_size or share * replicas
 

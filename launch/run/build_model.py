@@ -7,6 +7,7 @@ from launch.run.extension import Extension
 from launch.run.settings import TrainingSettings
 from models import freezing
 from models.keras_defaults import use_keras_defaults
+from tf_lars.data import order
 
 if TYPE_CHECKING:
     import keras
@@ -110,7 +111,8 @@ def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int
 
     Args:
       settings: Settings of the run.
-      steps: Optimizer steps of the whole run, or of the epochs that extend it.
+      steps: Optimizer steps of the whole run, or of the epochs that extend it; with a schedule of
+        batches, as many as its examples are at the first batch.
       num_examples: Number of training examples.
     """
     warmup_steps = round(settings.warmup_epochs * num_examples / settings.global_batch_size)
@@ -129,12 +131,33 @@ def _schedule(
 ) -> "keras.optimizers.schedules.LearningRateSchedule":
     from tf_lars import schedules
 
-    if extension:
-        steps = extension.added_steps(steps)
+    taken, steps = steps_of_schedule(settings, steps, num_examples, extension)
+    equivalent = order.equivalent_steps(taken, steps, settings.global_batch_size)
     created = schedules.create(
-        settings.schedule, **schedule_arguments(settings, steps, num_examples)
+        settings.schedule, **schedule_arguments(settings, equivalent, num_examples)
     )
+    if settings.batch_size_schedule:
+        created = schedules.Ramped(
+            created, taken.phases, settings.global_batch_size, settings.rate_rule
+        )
     return schedules.Shifted(created, extension.first_iteration) if extension else created
+
+
+def steps_of_schedule(
+    settings: TrainingSettings, steps: int, num_examples: int, extension: Extension | None
+) -> tuple[order.Steps, int]:
+    """Returns the steps that the schedule counts, and their number.
+
+    Args:
+      settings: Settings of the run.
+      steps: Optimizer steps of the whole run.
+      num_examples: Number of training examples.
+      extension: Beginning of the epochs that were added to a finished run, if any.
+    """
+    taken = settings.steps_over(num_examples)
+    if extension is None:
+        return taken, steps
+    return taken.after(extension.first_step), extension.added_steps(steps)
 
 
 def _optimizer(settings: TrainingSettings, schedule) -> "keras.optimizers.Optimizer":

@@ -59,6 +59,8 @@ def notes(settings: TrainingSettings, device: Device, devices: int) -> Iterator[
     """Yields remarks on a plan, for the user."""
     if settings.image_size_schedule:
         yield f"planned as if all images were of {settings.image_size} px"
+    if settings.batch_size_schedule:
+        yield f"planned as if all batches were of {settings.global_batch_size:,} images"
     # The plan ignores micro-batches, but memory depends on the images processed at a time.
     images = settings.global_batch_size / devices
     if isinstance(settings.micro_batch_size, int):
@@ -80,6 +82,8 @@ def beside_outcome(settings: TrainingSettings, record: RunRecord) -> Forecast:
         return Forecast(
             ["No forecast: it is compared with results, which a run writes when it finishes."]
         )
+    if settings.batch_size_schedule:
+        return Forecast(["No forecast: the planner plans for one batch, and that of the run grew."])
     names = ("steps", "epochs", "replicas", "global_batch_size", "seconds", "images_per_second")
     numbers = [number(found.get(name)) for name in names]
     if not all(0 < value < MOST for value in numbers):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from launch.run import build_model
 from launch.run.layout import CHECKPOINTS, FLAGS
 from launch.run.settings import TrainingSettings, read_arguments
-from tf_lars.data import order
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import InputError, require
 
@@ -79,7 +78,7 @@ def load_run(
             # Groups matter in training alone, and a file of Keras's own layers loads anywhere.
             dataclasses.replace(settings, batch_norm_group_size=None),
             num_classes=info.num_classes,
-            steps=order.epoch_end_steps(examples, settings.global_batch_size, settings.epochs)[-1],
+            steps=settings.steps_over(examples).epoch_ends(settings.epochs)[-1],
             num_examples=examples,
         )
     trainer = Trainer(

@@ -21,10 +21,15 @@ def check(settings: TrainingSettings) -> None:
     """Checks, without TensorFlow, that a log can be written if one is wanted.
 
     Raises:
-      InputError: mlperf-logging is not installed, or a name in the log is empty.
+      InputError: mlperf-logging is not installed, a name in the log is empty, or the batch changes.
     """
     if settings.mlperf_log is None:
         return
+    if settings.batch_size_schedule:
+        raise InputError(
+            "MLPerf's log has one global_batch_size. Received: --mlperf_log with "
+            f"--batch_size_schedule={settings.batch_size_schedule}. Leave out one of them."
+        )
     if importlib.util.find_spec("mlperf_logging") is None:
         raise InputError(
             "--mlperf_log needs mlperf-logging. Received: an environment without it. Install it "

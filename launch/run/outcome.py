@@ -89,7 +89,8 @@ def finish(
         **more,
         **_facts_for_calibration(settings, cluster, trainer),
     }
-    title = f"{settings.model}, {settings.optimizer}, global batch {settings.global_batch_size:,}"
+    batch = settings.batch_size_schedule or f"{settings.global_batch_size:,}"
+    title = f"{settings.model}, {settings.optimizer}, global batch {batch}"
     title += ", synthetic images" if settings.data else ""
     path = os.path.join(settings.model_dir, RESULTS)
     picture = os.path.join(settings.model_dir, PICTURE)

@@ -52,7 +52,7 @@ def check(settings: TrainingSettings, num_workers: int, *, make_folders: bool = 
     if not settings.data:
         build_input.describe_once(settings.data_dir, may_write=make_folders)
     build_input.readers(settings)
-    order.per_replica_batch_size(settings.global_batch_size, num_workers)
+    order.shares(settings.batches, num_workers)
     if settings.evaluation_batch_size:
         order.per_replica_batch_size(settings.evaluation_batch_size, num_workers)
     batch_norm_groups.check(settings, num_workers)

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
+from launch.run.batch_settings import SCHEDULE, BatchSettings
 from launch.run.data_settings import DataSettings
 from launch.run.tracking_settings import TrackingSettings
 from tf_lars import files
@@ -21,9 +22,8 @@ from tf_lars.errors import InputError, require
 from tf_lars.schedule_formulas import SCHEDULES
 from tf_lars.setting import Rule, above, below_one, one_of, setting, within
 
-MODEL, SCHEDULE, OPTIMIZER, LOOP, RUN = (
+MODEL, OPTIMIZER, LOOP, RUN = (
     "Model",
-    "Batch, length and learning rate",
     "Optimizer",
     "Loop and precision",
     "Evaluation and checkpoints",
@@ -55,7 +55,7 @@ _MICRO_BATCH = Rule(
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings(TrackingSettings, DataSettings):
+class TrainingSettings(BatchSettings, TrackingSettings, DataSettings):
     """The settings of a training run; each field is the flag of its name.
 
     A field holds its default, documentation, range and use (`tf_lars.setting.Setting`). To add a
@@ -118,12 +118,6 @@ class TrainingSettings(TrackingSettings, DataSettings):
         "",
         group=RUN,
         identifies_run=False,
-    )
-    global_batch_size: int = setting(
-        "Examples per optimizer step, over all devices.",
-        256,
-        rule=table.batch_size(),
-        group=SCHEDULE,
     )
     epochs: int = setting(
         "Passes over the training data.",
@@ -258,7 +252,7 @@ class TrainingSettings(TrackingSettings, DataSettings):
     micro_batch_size: int | str | None = setting(
         "Images that a device passes through the network at a time, to save memory; gradients are "
         "summed over the parts. auto: the largest that fits, found by trial. By default a device's "
-        "whole share of the global batch.",
+        "whole share of the global batch, or of the smallest in --batch_size_schedule.",
         None,
         rule=_MICRO_BATCH,
         group=LOOP,
@@ -337,6 +331,7 @@ class TrainingSettings(TrackingSettings, DataSettings):
 
     def __post_init__(self):
         super().__post_init__()
+        self._check_batches()
         require(
             self.warmup_epochs <= self.epochs,
             "--warmup_epochs",

@@ -30,6 +30,11 @@ def model(settings: TrainingSettings, description: object) -> str:
 
 def steps(settings: TrainingSettings, num_examples: int, total_steps: int) -> str:
     """Returns the line about the steps."""
+    if settings.batch_size_schedule:
+        return (
+            f"steps       {total_steps:,} in {settings.epochs} epochs, at batches by epoch of "
+            f"{settings.batch_size_schedule}"
+        )
     return (
         f"steps       {total_steps:,} = {settings.epochs} epochs x "
         f"{num_examples / settings.global_batch_size:.2f}"
@@ -64,6 +69,8 @@ def results(
     found: dict[str, object] = {"data": info.name}
     if settings.data:
         found["synthetic"] = True
+    if settings.batch_size_schedule:
+        found["batch_size_schedule"] = settings.batch_size_schedule
     if settings.initial_weights:
         found["initial_weights"] = settings.initial_weights
     if extended:

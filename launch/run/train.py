@@ -61,15 +61,14 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     from tf_lars.training.checkpoints import CheckpointStore
 
     info = build_input.description(settings)
-    training = build_input.training(settings, settings.global_batch_size)
-    steps = order.epoch_end_steps(
-        training.num_examples, settings.global_batch_size, settings.epochs
-    )[-1]
+    training = build_input.training(settings, settings.batches)
+    taken = settings.steps_over(training.num_examples)
+    steps = taken.epoch_ends(settings.epochs)[-1]
     strategy = job.join()
     from_chief = functools.partial(broadcast_from_chief, strategy)
     extended = extension.agreed(settings, cluster.is_chief, from_chief)
     replicas = strategy.num_replicas_in_sync
-    order.per_replica_batch_size(settings.global_batch_size, replicas)
+    order.shares(settings.batches, replicas)
     evaluation = build_input.evaluation(
         settings, build_input.evaluation_batch_size(settings, replicas)
     )
@@ -123,13 +122,13 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
             cluster,
             trainer,
             models.describe(model, settings.image_size),
-            training.num_examples,
+            taken,
             steps,
         )
         print(_describe(about, info, extended, normalised), flush=True)
         callbacks += [
             _beginning(settings, checkpoints, trainer, steps),
-            ProgressLine(total_steps=steps, epochs=settings.epochs),
+            ProgressLine(total_steps=steps, epochs=settings.epochs, position=taken.position),
         ]
         recording = watchers.recording(about)
         if settings.mlperf_log:

@@ -12,6 +12,7 @@ from launch.run.layout import METRICS, TENSORBOARD
 from launch.run.settings import TrainingSettings
 from tf_lars import planner, recipes
 from tf_lars.cluster.spec import Cluster
+from tf_lars.data import order
 from tf_lars.errors import DivergedError, InputError
 from tf_lars.planner.gpu_names import accelerator_of
 
@@ -40,7 +41,7 @@ class Run:
       cluster: Its cluster.
       trainer: Its trainer.
       description: Size and cost of the model.
-      num_examples: Number of training examples.
+      taken: Which training examples each step takes.
       steps: Number of steps of the whole run.
     """
 
@@ -48,7 +49,7 @@ class Run:
     cluster: Cluster
     trainer: "Trainer"
     description: "Description"
-    num_examples: int
+    taken: order.Steps
     steps: int
 
     @property
@@ -102,13 +103,12 @@ def _callbacks(run: Run, log: "MetricLog") -> list["keras.callbacks.Callback"]:
     from tf_lars.tracking.throughput_log import ThroughputLogger
 
     settings, every = run.settings, run.settings.tracking_every
-    steps_per_epoch = run.num_examples / settings.global_batch_size
     size = settings.image_size
     recorders: list[keras.callbacks.Callback] = [
         ScalarLogger(
             log,
             lambda: run.trainer.step,
-            steps_per_epoch=steps_per_epoch,
+            epoch_of=run.taken.epoch,
             environment=environment.describe(run.cluster, run.replicas),
             every=every,
         ),
@@ -121,7 +121,7 @@ def _callbacks(run: Run, log: "MetricLog") -> list["keras.callbacks.Callback"]:
         ),
         Norms(log, every=every),
         NoiseMeter(log, every=every),
-        LayerLogger(log, steps_per_epoch=steps_per_epoch),
+        LayerLogger(log, epoch_of=run.taken.epoch),
         DeviceMonitor(log),
         HParams(log, settings.values_where("identifies_run")),
         NetworkGraph(log, tf.TensorSpec((1, size, size, 3), tf.float32)),
@@ -131,7 +131,7 @@ def _callbacks(run: Run, log: "MetricLog") -> list["keras.callbacks.Callback"]:
             total_steps=run.steps,
             layers_every=layers_every(settings, run.steps),
             worker_names=run.cluster.workers,
-            warmup=_warmups(settings, run.num_examples),
+            warmup=_warmups(settings, run.taken.num_examples),
             moving_average_momentum=_moving_average_momentum(run),
             measure_input=None if settings.data else functools.partial(_measured_input, run),
         ),

@@ -181,7 +181,7 @@ def test_micro_batches_of_a_ramp_are_the_share_of_the_smallest_batch_and_divide_
     assert order.common_micro_batch(None, [128, 64, 256]) == 64
     assert order.common_micro_batch(32, [128, 64, 256]) == 32
     assert order.common_micro_batch("auto", [128, 64]) == "auto"
-    with pytest.raises(InputError, match="96 examples .* and 64 in the smallest .* such as 32"):
+    with pytest.raises(InputError, match=r"96 examples .* and 64 in the smallest .* such as 32"):
         order.common_micro_batch(None, [64, 96])
-    with pytest.raises(InputError, match="divide the 96 examples .* Received: 64"):
+    with pytest.raises(InputError, match=r"divide the 96 examples .* Received: 64"):
         order.common_micro_batch(64, [64, 96])

@@ -71,7 +71,7 @@ def test_results_are_json_and_a_table(tmp_path):
 def test_a_full_disk_costs_metrics_and_one_warning(tmp_path, capsys):
     with faulty_disks.small(tmp_path / "disk", megabytes=1) as disk:
         log = MetricLog(str(disk.path / "tensorboard"), str(disk.path / "metrics.jsonl"))
-        logger = ScalarLogger(log, lambda: 0, steps_per_epoch=1)
+        logger = ScalarLogger(log, lambda: 0, epoch_of=float)
         logger.on_train_begin()
         disk.fill()
         for step in range(2):

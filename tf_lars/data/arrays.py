@@ -41,8 +41,8 @@ class ArrayTrainingInput:
     Attributes:
       x: Inputs, `[examples, ...]`.
       y: Targets, `[examples, ...]`.
-      global_batch_size: Examples per optimizer step over all replicas, or a schedule of it by epoch:
-        see `tf_lars.data.order.Steps`.
+      global_batch_size: Examples per optimizer step over all replicas, or a schedule of it by
+        epoch: see `tf_lars.data.order.Steps`.
       seed: Seed of the order.
     """
 

@@ -39,8 +39,8 @@ class TrainingInput:
 
     Attributes:
       data_dir: Folder written by `launch.prepare_imagenet`.
-      global_batch_size: Examples per optimizer step over all replicas, or a schedule of it by epoch:
-        see `tf_lars.data.order.Steps`.
+      global_batch_size: Examples per optimizer step over all replicas, or a schedule of it by
+        epoch: see `tf_lars.data.order.Steps`.
       image_size: Side of the square images in pixels, or a schedule of it by epoch; the batch in
         which one epoch ends and the next begins still has the size of the first.
       augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio

@@ -131,6 +131,11 @@ class Steps:
         )
 
 
+def equivalent_steps(taken: Steps, steps: int, global_batch_size: int) -> int:
+    """Returns the number of steps of a fixed batch that use the examples of some steps."""
+    return -(-taken.position(steps) // global_batch_size)
+
+
 def epoch_end_steps(
     num_examples: int, global_batch_size: int | BatchSizeSchedule, epochs: int
 ) -> list[int]:

@@ -101,12 +101,13 @@ class Measurement:
                 run = json.load(file)
             for name in ("model", "device"):
                 require(isinstance(run[name], str) and run[name], name, "a name", run[name])
+            schedule = run.get("batch_size_schedule")
             counts = {name: whole_number(name, run[name], _COUNTS[name]) for name in _COUNTS}
             numbers = {name: number(name, run[name], _NUMBERS[name]) for name in _NUMBERS}
             cores = run["cores_per_replica"]
             if cores is not None:
                 cores = number("cores_per_replica", cores, above(0, 1e6))
-            return cls(
+            measured = cls(
                 accelerator=run["device"],
                 devices=counts["replicas"],
                 global_batch_size=counts["global_batch_size"],
@@ -130,6 +131,12 @@ class Measurement:
                 "A calibration needs a results.json written by a launcher of this version. "
                 f"Received: {path!r} ({reason}). Repeat the run."
             ) from error
+        if schedule:
+            raise InputError(
+                f"A calibration needs runs of one batch size. Received: {path!r}, whose batches "
+                f"by epoch are {schedule}. Leave it out."
+            )
+        return measured
 
 
 @dataclasses.dataclass(frozen=True)

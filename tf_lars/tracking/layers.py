@@ -34,13 +34,13 @@ class LayerLogger(keras.callbacks.Callback):
 
     Args:
       log: Log to write to.
-      steps_per_epoch: Steps of an epoch, N / B.
+      epoch_of: Function from a number of steps to the number of epochs they make.
     """
 
-    def __init__(self, log: MetricLog, *, steps_per_epoch: float):
+    def __init__(self, log: MetricLog, *, epoch_of: Callable[[int], float]):
         super().__init__()
         self._log = log
-        self._steps_per_epoch = steps_per_epoch
+        self._epoch_of = epoch_of
         self._steps: list[int] = []
         self._samples: list[LayerSample] = []
         self._drawn = time.monotonic()
@@ -73,7 +73,7 @@ class LayerLogger(keras.callbacks.Callback):
         if not self._samples:
             return
         self._drawn = time.monotonic()
-        x = np.array(self._steps) / self._steps_per_epoch
+        x = np.array([self._epoch_of(step) for step in self._steps])
         paths = self._samples[-1].paths
         for tag in _MAPS:
             columns = [getattr(sample, tag) for sample in self._samples]

@@ -29,7 +29,7 @@ class ScalarLogger(keras.callbacks.Callback):
     Args:
       log: Log to write to.
       position: Function that returns the number of steps taken.
-      steps_per_epoch: Steps of an epoch, N / B.
+      epoch_of: Function from a number of steps to the number of epochs they make.
       environment: What the run is computed with, by name.
       every: Interval in steps; by default each call of the loop.
     """
@@ -39,14 +39,14 @@ class ScalarLogger(keras.callbacks.Callback):
         log: MetricLog,
         position: Callable[[], int],
         *,
-        steps_per_epoch: float,
+        epoch_of: Callable[[int], float],
         environment: Mapping[str, object] | None = None,
         every: int | None = None,
     ):
         super().__init__()
         self._log = log
         self._position = position
-        self._steps_per_epoch = steps_per_epoch
+        self._epoch_of = epoch_of
         self._environment = environment or {}
         self._every = every
 
@@ -81,7 +81,7 @@ class ScalarLogger(keras.callbacks.Callback):
             if name.startswith("val_") and name != "val_examples"
         }
         if values:
-            self._log.scalars(step, values, "validation", epoch=step / self._steps_per_epoch)
+            self._log.scalars(step, values, "validation", epoch=self._epoch_of(step))
         self._log.flush()
 
     def _write(self, step: int, logs: Mapping[str, float]) -> None:
@@ -90,4 +90,4 @@ class ScalarLogger(keras.callbacks.Callback):
             for name, value in logs.items()
             if name not in (*_BESIDE, *_COUNTS) and not name.startswith("val_")
         }
-        self._log.scalars(step, values, epoch=step / self._steps_per_epoch)
+        self._log.scalars(step, values, epoch=self._epoch_of(step))

@@ -7,24 +7,29 @@ import numpy as np
 from tf_lars.errors import InputError
 
 
+def _ends(values: np.ndarray) -> tuple[Any, Any]:
+    """Returns the first and the last of increasing values."""
+    return values[0], values[-1]
+
+
 def draw(
     steps: np.ndarray,
+    epochs: np.ndarray,
     rates: np.ndarray,
     path: str,
     title: str,
     *,
-    steps_per_epoch: float,
-    warmup_steps: int,
+    warmup_end: float | None,
 ) -> None:
     """Writes the plot as a PNG file: rate against epochs (below) and steps (above), warm-up shaded.
 
     Args:
       steps: Increasing steps, `[n]`.
+      epochs: Epochs that they make, increasing, `[n]`.
       rates: Learning rates at these steps, `[n]`.
       path: Path of the file.
       title: Title of the plot.
-      steps_per_epoch: Steps per epoch, N / B.
-      warmup_steps: Steps of the warm-up, from the first of `steps`; or 0.
+      warmup_end: Epoch at which the warm-up from the first of `epochs` on ends; None without one.
 
     Raises:
       InputError: The file cannot be written.
@@ -36,23 +41,24 @@ def draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_title(title)
-    first = steps[0] / steps_per_epoch
-    axes.plot(steps / steps_per_epoch, rates, color="tab:green")
-    if warmup_steps:
-        end = (steps[0] + warmup_steps) / steps_per_epoch
-        axes.axvspan(first, end, color="tab:orange", alpha=0.15, label="warm-up")
+    axes.plot(epochs, rates, color="tab:green")
+    if warmup_end is not None:
+        axes.axvspan(epochs[0], warmup_end, color="tab:orange", alpha=0.15, label="warm-up")
         axes.legend(loc="upper right")
     axes.set_xlabel("epoch")
     axes.set_ylabel("learning rate")
-    axes.set_xlim(left=first)
+    axes.set_xlim(left=epochs[0])
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
 
+    # Outside of the run, where axes may reach, the steps are as long as at its end.
+    slope = (steps[-1] - steps[-2]) / (epochs[-1] - epochs[-2]) if len(steps) > 1 else 1.0
+
     def to_steps(epoch: Any) -> Any:
-        return epoch * steps_per_epoch
+        return np.interp(epoch, epochs, steps) + slope * (epoch - np.clip(epoch, *_ends(epochs)))
 
     def to_epochs(step: Any) -> Any:
-        return step / steps_per_epoch
+        return np.interp(step, steps, epochs) + (step - np.clip(step, *_ends(steps))) / slope
 
     above = axes.secondary_xaxis("top", functions=(to_steps, to_epochs))
     above.set_xlabel("step")
