@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.helpers.paths import ROOT
@@ -40,6 +41,21 @@ def run_killing_worker_1(*flags, model_dir, at):
     Returns:
       Exit code, standard output and standard error.
     """
+    return run_killing_workers(*flags, model_dir=model_dir, kills=[(at, 1, 0.0)])
+
+
+def run_killing_workers(*flags, model_dir, kills):
+    """Runs launch.local to its end, but kills workers.
+
+    Args:
+      *flags: Flags of the run.
+      model_dir: Folder of the run.
+      kills: Beginning of a line, rank of the worker that is killed when such a line is printed
+        after the former kill, and seconds in between, of each kill.
+
+    Returns:
+      Exit code, standard output and standard error.
+    """
     process = subprocess.Popen(
         command("launch.local", *flags, f"--model_dir={model_dir}"),
         cwd=ROOT,
@@ -48,10 +64,15 @@ def run_killing_worker_1(*flags, model_dir, at):
         text=True,
     )
     before = []
-    for line in process.stdout:
+    left = list(kills)
+    for line in process.stdout if left else ():
         before.append(line)
+        at, rank, seconds = left[0]
         if line.startswith(at):
-            os.kill(workers(model_dir)[1], signal.SIGKILL)
+            time.sleep(seconds)
+            os.kill(workers(model_dir)[rank], signal.SIGKILL)
+            del left[0]
+        if not left:
             break
     printed, errors = process.communicate(timeout=SECONDS)
     return process.returncode, "".join(before) + printed, errors

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -78,3 +79,44 @@ def test_kills_at_random_instants_change_nothing(kills, flags, tmp_path):
     assert resumed_at, "no run got far enough to be resumed"
     for name in ("weights_sha256", "replica_weights_sha256", "top1", "loss", "steps"):
         assert _results(model_dir)[name] == _results(tmp_path / "undisturbed")[name], name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_batch_ramp_of_two_workers_killed_five_times_ends_with_the_undisturbed_bits(
+    digits_dir, tmp_path
+):
+    flags = [
+        "--flagfile=launch/recipes/digits.flags",
+        f"--data_dir={digits_dir}",
+        "--model=small_resnet8",
+        "--augmentation=reference",
+        "--batch_size_schedule=0:256,4:512,8:1024",
+        "--batch_schedule_rate=square_root",
+        "--epochs=12",
+        "--warmup_epochs=2",
+        "--max_restarts=5",
+    ]
+    code, printed, errors = programs.run_killing_workers(
+        *flags, model_dir=tmp_path / "undisturbed", kills=[]
+    )
+    assert code == 0, errors
+
+    places = random.Random(0)
+    kills = [
+        (f"epoch {epoch}/12", places.randrange(2), places.uniform(0.0, 1.0))
+        for epoch in sorted(places.sample(range(1, 12), 5))
+    ]
+    code, printed, errors = programs.run_killing_workers(
+        *flags, model_dir=tmp_path / "killed", kills=kills
+    )
+    assert code == 0, errors
+    assert errors.count("was killed by SIGKILL") == 5
+    assert len(re.findall(r"^resuming from", printed, re.MULTILINE)) >= 4
+    first, second = (_results(tmp_path / name) for name in ("undisturbed", "killed"))
+    for name in ("weights_sha256", "replica_weights_sha256", "top1", "loss", "steps"):
+        assert first[name] == second[name], name
+    assert (first["steps"], first["epochs"]) == (40, 12)
+    lines = map(json.loads, (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines())
+    epochs = {line["step"]: line["epoch"] for line in lines if "epoch" in line}
+    assert [epochs[step] * 1437 for step in (23, 34, 40)] == pytest.approx([5888, 11520, 17664])

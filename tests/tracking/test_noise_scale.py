@@ -120,3 +120,18 @@ def test_the_equations_are_those_of_the_paper():
         (batch * whole - b * mean) / (batch - b)
     )
     assert trace(whole, mean, batch, parts) == pytest.approx((mean - whole) / (1 / b - 1 / batch))
+
+
+def test_the_averages_follow_the_batch():
+    # Expected norms: |g|^2 = |G|^2 + tr(S) / B, and mean|g_i|^2 = |G|^2 + tr(S) N / B.
+    squared, traced = 9.0, 640.0
+    average = NoiseScale()
+    for batch, parts in ((64, 2), (128, 4), (256, 8), (256, 4)):
+        whole, mean = squared + traced / batch, squared + traced * parts / batch
+        for _ in range(3):
+            average.follow(batch, parts)
+            average.add(PartNorms(1, parts, (1 - DECAY) * whole, (1 - DECAY) * mean))
+            estimate = average.estimate(batch, parts)
+            assert estimate.trace == pytest.approx(traced)
+            assert estimate.gradient_squared == pytest.approx(squared)
+            assert estimate.scale == pytest.approx(traced / squared)

@@ -217,6 +217,7 @@ class Health(keras.callbacks.Callback):
         norms, batch = observation.parts, observation.global_batch_size
         if norms is None:
             return
+        self._late_noise.follow(batch, norms.parts)
         self._late_noise.add(norms)
         estimate = self._late_noise.estimate(batch, norms.parts)
         if self._past_critical.add(estimate, batch) and estimate and estimate.scale is not None:

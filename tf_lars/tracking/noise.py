@@ -49,6 +49,7 @@ class NoiseMeter(keras.callbacks.Callback):
         norms = observation.parts
         if norms is None:
             return
+        self._average.follow(observation.global_batch_size, norms.parts)
         self._average.add(norms)
         self.latest = self._average.estimate(observation.global_batch_size, norms.parts)
         if self.latest is None or not is_due(observation.step, self._every):

@@ -81,6 +81,8 @@ class NoiseScale:
       whole: Decaying sum of |g|^2.
       mean_of_parts: Decaying sum of mean|g_i|^2.
       variance: Variance of the average of |G|^2 before debiasing.
+      batch: B of the sums, in examples; 0 if it is not known.
+      parts: N of the sums.
     """
 
     decay: float = DECAY
@@ -88,6 +90,24 @@ class NoiseScale:
     whole: float = 0.0
     mean_of_parts: float = 0.0
     variance: float = 0.0
+    batch: int = 0
+    parts: int = 0
+
+    def follow(self, batch: int, parts: int) -> None:
+        """Converts the sums to the batch and the parts of the next steps, if these are others.
+
+        |g|^2 and mean|g_i|^2 depend on them, the estimates of |G|^2 and tr(S) do not.
+
+        Args:
+          batch: B, in examples.
+          parts: N, at least 2.
+        """
+        if self.weight and self.batch and (self.batch, self.parts) != (batch, parts):
+            traced = trace(self.whole, self.mean_of_parts, self.batch, self.parts)
+            squared = gradient_squared(self.whole, self.mean_of_parts, self.parts)
+            self.whole = squared + traced / batch
+            self.mean_of_parts = squared + traced * parts / batch
+        self.batch, self.parts = batch, parts
 
     def add(self, norms: PartNorms) -> None:
         """Adds the steps of a call of the loop; sums that are not finite are left out."""
