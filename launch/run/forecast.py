@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from launch.run.settings import TrainingSettings
 from tf_lars import planner
+from tf_lars.data.batch_schedule import sizes_of
 from tf_lars.planner.devices import Device
 from tf_lars.planner.gpu_names import accelerator_of
 from tf_lars.planner.plan_table import duration, planned_time
@@ -62,7 +63,7 @@ def notes(settings: TrainingSettings, device: Device, devices: int) -> Iterator[
     if settings.batch_size_schedule:
         yield f"planned as if all batches were of {settings.global_batch_size:,} images"
     # The plan ignores micro-batches, but memory depends on the images processed at a time.
-    images = settings.global_batch_size / devices
+    images = min(sizes_of(settings.batches)) / devices
     if isinstance(settings.micro_batch_size, int):
         images = settings.micro_batch_size
     elif settings.micro_batch_size:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_lars.data import decode
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.data.image_input import EvaluationInput, TrainingInput, to_device_batch
 from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.prepare.preparation import PrepareConfig, prepare_images
@@ -248,6 +249,22 @@ def test_a_schedule_changes_the_size_between_epochs_and_nothing_else(data_dir):
             assert one["image"].shape == (12, size, size, 3)
             np.testing.assert_array_equal(one["label"], other["label"])
             np.testing.assert_array_equal(one["flip"], other["flip"])
+
+
+def test_batches_grow_beside_images_and_hold_the_same_examples(data_dir):
+    batches = BatchSizeSchedule.parse("0:12,2:24")
+    data = TrainingInput(data_dir, batches, ImageSizeSchedule.parse("0:8,1:16"))
+    # 42 images: the second epoch ends within step 6, and the stream continues with example 84.
+    assert data.shape_changes == (4, 7)
+    one_by_one = _batches(TrainingInput(data_dir, 1, 16).dataset(_context(), 0, 132))
+    labels = np.concatenate([batch["label"] for batch in one_by_one])
+    start = 0
+    for first, last, size, batch_size in ((0, 4, 8, 12), (4, 7, 16, 12), (7, 9, 16, 24)):
+        for batch in _batches(data.dataset(_context(), first, last)):
+            assert batch["image"].shape == (batch_size, size, size, 3)
+            np.testing.assert_array_equal(batch["label"], labels[start : start + batch_size])
+            start += batch_size
+    assert start == 132
 
 
 @pytest.mark.parametrize("ratio", [2, 4])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.data.image_input import EvaluationInput, TrainingInput
 from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.data.mixing import Mixing
@@ -24,6 +25,7 @@ SECOND_OF_TWO = tf.distribute.InputContext(2, 1, 2)
         {"augmentation": "none"},
         {"mixing": Mixing(0.2, 1.0, 0.5)},
         {"image_size": ImageSizeSchedule.parse("0:8,1:16")},
+        {"global_batch_size": BatchSizeSchedule.parse("0:16,2:32")},
     ],
 )
 def test_batches_are_of_the_same_kind_as_real_ones(more, digits_dir):
@@ -35,7 +37,8 @@ def test_batches_are_of_the_same_kind_as_real_ones(more, digits_dir):
         assert spec == real.dataset(context, 0, 2).element_spec
     if made.shape_changes:
         last = made.dataset(ALONE, made.shape_changes[0], made.shape_changes[0] + 1)
-        assert last.element_spec["image"].shape == [16, 16, 16, 3]
+        expected = [16, 16, 16, 3] if "image_size" in more else [32, 8, 8, 3]
+        assert last.element_spec["image"].shape == expected
 
 
 def test_the_same_batch_comes_at_every_step_of_any_start_and_differs_between_workers():

@@ -16,6 +16,7 @@ from tests.helpers import two_processes
 from tf_lars import LARS, Trainer, schedules
 from tf_lars.cluster.spec import resolve_cluster
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
+from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.distribute.strategy import create_strategy
 from tf_lars.errors import DivergedError
 from tf_lars.optimizers.loss_scale import LossScaleOptimizer
@@ -100,6 +101,15 @@ def micro_batches(strategy, directory):
     """Takes the same 20 steps in parts of 8 examples."""
     t = trainer(strategy, plain_model, micro_batch_size=8)
     history = t.fit(ArrayTrainingInput(*images(320), BATCH), epochs=4)
+    return weights(t.model) | {"loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
+
+
+def ramped(strategy, directory):
+    """Takes 15 steps, of batches that double twice."""
+    t = trainer(strategy, plain_model)
+    data = ArrayTrainingInput(*images(320), BatchSizeSchedule.parse("0:32,1:64,2:128"))
+    history = t.fit(data, epochs=4)
+    assert t.micro_batch_size == 32 // strategy.num_replicas_in_sync
     return weights(t.model) | {"loss": history[-1]["loss"], "accuracy": history[-1]["accuracy"]}
 
 
@@ -333,7 +343,7 @@ class StopAt(keras.callbacks.Callback):
 
 GROUPS = {
     "divergence": (diverged, exploded),
-    "steps": (equality, micro_batches, synchronised, not_finite, evaluation),
+    "steps": (equality, micro_batches, ramped, synchronised, not_finite, evaluation),
     "more": (
         equality,
         clipping,

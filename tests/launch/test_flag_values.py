@@ -93,6 +93,8 @@ def test_flags_are_defined_by_tables_only():
         ("local", ["--epochs=1000000000", "--dry_run"], "--epochs must be from 1 to 1,000,000."),
         ("local", ["--num_workers=100000", "--dry_run"], "--num_workers must be from 1 to 256."),
         ("local", ["--image_size_schedule=0:1000000000"], "and sizes from 1 to 8,192"),
+        ("local", ["--batch_size_schedule=0:256,4:0"], "and batches from 1 to 10,000,000"),
+        ("local", ["--batch_schedule_rate=linear"], "Received: 'linear' without a schedule."),
         ("measure_input", ["--global_batch_size=10000000"], "fit into the memory"),
         ("plan", ["--accelerator=A30", "--devices=8", "--picture={folder}"], "a .png file in an"),
     ],

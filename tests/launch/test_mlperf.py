@@ -41,6 +41,12 @@ def test_a_log_that_cannot_be_written_is_refused_before_the_start(make_folders, 
         preflight.check(folder, 1, make_folders=make_folders)
 
 
+def test_a_batch_that_changes_is_refused_before_the_start(tmp_path):
+    ramp = _settings(tmp_path, mlperf_log=str(tmp_path / "log"), batch_size_schedule="0:8,2:16")
+    with pytest.raises(InputError, match=r"one global_batch_size\. Received: .*=0:8,2:16\. Leave"):
+        preflight.check(ramp, 1)
+
+
 def test_a_name_in_the_log_must_not_be_empty(tmp_path):
     settings = _settings(tmp_path, mlperf_log=str(tmp_path / "log"), mlperf_organization="")
     with pytest.raises(InputError, match="--mlperf_organization must be a name"):

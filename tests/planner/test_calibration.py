@@ -123,6 +123,7 @@ def test_a_run_is_read_from_its_folder_or_its_file(tmp_path):
         (None, r"reads the results.json of finished runs.*No such file"),
         ("not JSON", r"needs a results.json written by a launcher"),
         ("{}", r"KeyError\('model'\)"),
+        (json.dumps({**RUN, "batch_size_schedule": "0:8,1:16"}), "needs runs of one batch size"),
         (json.dumps({**RUN, "images_per_second": 0}), "images_per_second must be from 1e-06"),
         (json.dumps({**RUN, "images_per_second": -5.0}), "images_per_second must be from 1e-06"),
     ],

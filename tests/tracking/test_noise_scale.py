@@ -134,4 +134,3 @@ def test_the_averages_follow_the_batch():
             estimate = average.estimate(batch, parts)
             assert estimate.trace == pytest.approx(traced)
             assert estimate.gradient_squared == pytest.approx(squared)
-            assert estimate.scale == pytest.approx(traced / squared)

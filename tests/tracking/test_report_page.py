@@ -1,6 +1,7 @@
 """report.html: what it says about a run, and that any browser shows it."""
 
 import base64
+import dataclasses
 import json
 import math
 import re
@@ -292,6 +293,16 @@ def test_the_reason_for_a_missing_forecast_is_one_sentence(changed, reason, tmp_
     assert reason in planned.sentences[0]
     if "published" in reason:
         assert "--calibrate=RUN" in planned.sentences[0]
+
+
+def test_a_run_whose_batch_grew_has_no_forecast(tmp_path):
+    settings = run_folders.write(
+        tmp_path, of_lines=run_folders.lines(), of_results=run_folders.results()
+    )
+    settings = dataclasses.replace(settings, batch_size_schedule="0:4096,2:8192")
+    planned = forecast.beside_outcome(settings, layout.record_of(str(tmp_path)))
+    assert not planned.rows
+    assert "plans for one batch" in planned.sentences[0]
 
 
 def test_the_forecast_is_the_planners(tmp_path):

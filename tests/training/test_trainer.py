@@ -20,6 +20,7 @@ GROUP = "steps"
     ("case", "rtol"),
     [
         ("equality", 1e-6),
+        ("ramped", 1e-6),
         ("synchronised", 1e-5),
         ("not_finite", 1e-6),
     ],

@@ -223,6 +223,42 @@ def test_the_schedule_is_that_of_the_run(show):
         assert float(rate) == pytest.approx(float(schedule(int(step))), rel=1e-4)
 
 
+def test_the_phases_of_a_ramp_are_listed_and_the_schedule_counts_examples(show):
+    printed = show(
+        "--epochs=6",
+        "--warmup_epochs=1",
+        "--batch_size_schedule=0:2048,2:4096,4:8192,9:16384",
+        "--batch_schedule_rate=linear",
+    )
+    assert "batch        2,048 = 4 workers x 1 device x 1 micro-batch x 512 images\n" in printed
+    assert "             8,192 = 4 workers x 1 device x 4 micro-batches x 512 images\n" in printed
+    rows = [line.split() for line in printed.splitlines()]
+    first = next(i for i, row in enumerate(rows) if row[:1] == ["ramp"])
+    assert rows[first + 1 : first + 5] == [
+        ["1-2", "2,048", "40", "1", "1"],
+        ["3-4", "4,096", "20", "2", "2"],
+        ["5-6", "8,192", "10", "4", "4"],
+        rows[first + 4],  # the phase after the last epoch is left out
+    ]
+    assert rows[first + 4][0] == "data"
+    assert "steps       70 in 6 epochs" in printed
+    assert ": 245,760 images" in printed
+    found = re.findall(r"^ +(\d+)  +([\d.]+)  +([\d.e-]+)  (\D.*|\d\d %)$", printed, re.MULTILINE)
+    schedule = schedules.create(
+        "polynomial",
+        peak_learning_rate=10,
+        total_steps=120,
+        warmup_steps=20,
+        end_learning_rate=1e-4,
+    )
+    phases = [(0, 0, 2048), (40, 81_920, 4096), (60, 163_840, 8192)]
+    ramped = schedules.Ramped(schedule, phases, 2048, "linear")
+    assert [int(step) for step, *_ in found] == [0, 17, 20, 35, 52, 69]
+    for step, _, rate, _ in found:
+        assert float(rate) == pytest.approx(float(ramped(int(step))), rel=1e-4)
+    assert [float(epoch) for _, epoch, *_ in found] == [0, 0.85, 1, 1.75, 3.2, 5.8]
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_every_schedule_is_drawn(schedule, warmup, show, tmp_path):

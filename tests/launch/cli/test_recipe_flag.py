@@ -1,5 +1,7 @@
 """`--recipe=auto`: published settings, scaling from a baseline, and overriding flags."""
 
+import dataclasses
+
 import pytest
 
 from launch.cli import recipe_flag
@@ -46,6 +48,14 @@ def test_published_settings_of_the_batch_are_chosen_and_told(data_dir, capsys):
     assert "resnet_ref_32768, rules 4.0.0" in printed
     assert "75.9% top-1" in printed
     assert "batch normalisation in groups of 128 examples" in printed
+
+
+def test_a_ramp_takes_the_recipe_of_its_first_batch(data_dir):
+    folder = data_dir(recipes.IMAGENET_EXAMPLES)
+    plain = _settings("--recipe=auto", f"--data_dir={folder}", "--global_batch_size=32768")
+    ramp = "--batch_size_schedule=0:32768,30:65536"
+    ramped = _settings("--recipe=auto", f"--data_dir={folder}", ramp)
+    assert ramped == dataclasses.replace(plain, batch_size_schedule="0:32768,30:65536")
 
 
 def test_a_flag_that_is_given_wins(data_dir, capsys):
