@@ -64,6 +64,7 @@ bench-optimizer: .venv-bench/installed
 
 bench-loop: .venv-bench/installed
 	.venv-bench/bin/python -m benchmarks.loop_overhead
+	.venv-bench/bin/python -m benchmarks.batch_ramp
 	.venv-bench/bin/python -m benchmarks.weak_scaling
 	.venv-bench/bin/python -m benchmarks.mixed_precision
 	.venv-bench/bin/python -m benchmarks.deterministic
