@@ -170,7 +170,7 @@ def _checkpoints(asked: CriticalBatchSettings, run: TrainingSettings) -> dict[in
             f"{asked.model_dir!r} without a complete one. Train it for an epoch."
         )
     examples = build_input.description(run).splits["train"].num_examples
-    last = order.epoch_end_steps(examples, run.global_batch_size, run.epochs)[-1]
+    last = order.epoch_end_steps(examples, run.batches, run.epochs)[-1]
     steps = sorted({min(found, key=lambda step: abs(step - share * last)) for share in asked.at})
     if len(steps) < len(asked.at):
         print(
@@ -252,17 +252,20 @@ def _runner(asked: CriticalBatchSettings, run: TrainingSettings, batches, checkp
         }
     )
     scale = scaling.lars_scaling if run.optimizer == "lars" else scaling.linear_scaling
-    plain = dataclasses.replace(run, image_size_schedule=None)
+    plain = dataclasses.replace(
+        run, image_size_schedule=None, batch_size_schedule=None, batch_schedule_rate=None
+    )
+    taken = run.steps_over(info.splits["train"].num_examples)
     return BranchRunner(
         trainer,
         rate,
         restore=lambda step: checkpoints[step].read_into(model),
         data=lambda batch: build_input.training(plain, batch),
         examples=batches[-1] * asked.branch_steps,
-        used=lambda step: step * run.global_batch_size,
+        used=taken.position,
         rate_at=lambda step: checkpoints[step].history[-1]["learning_rate"],
         scale=scale,
-        reference_batch=run.global_batch_size,
+        batch_at=taken.batch_size,
     )
 
 
@@ -290,6 +293,7 @@ def _report(asked, run: TrainingSettings, log, checkpoints, points, examples: in
     """Prints, draws and writes what has been measured."""
     from tf_lars.study import critical_picture, critical_point
 
+    taken = run.steps_over(examples)
     written = []
     for step, (wide, narrow) in points.items():
         smallest = wide.batches[0]
@@ -312,8 +316,8 @@ def _report(asked, run: TrainingSettings, log, checkpoints, points, examples: in
         written.append(
             CriticalBatchPoint(
                 step=step,
-                epoch=step * run.global_batch_size / examples,
-                examples=float(step * run.global_batch_size),
+                epoch=taken.epoch(step),
+                examples=float(taken.position(step)),
                 critical_batch=critical,
                 low=low,
                 high=high,

@@ -2,10 +2,13 @@
 
 import dataclasses
 import itertools
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from tf_lars.errors import InputError
 from tf_lars.setting import MOST_EPOCHS, Rule
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class EpochSchedule:
         return ",".join(f"{epoch}:{number}" for epoch, number in self.starts)
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "Self":
         """Returns the schedule that a text describes.
 
         Raises:

@@ -68,6 +68,7 @@ class _Stretch:
 
     Args:
       data: Training data with the batch of the branch.
+      batch: That batch.
       first_example: Position of the first example in the order of the data, a multiple of the
         batch.
       examples: Number of examples, a multiple of `BLOCKS` times the batch.
@@ -75,11 +76,11 @@ class _Stretch:
 
     shape_changes = ()
 
-    def __init__(self, data: TrainingData, first_example: int, examples: int):
-        self.global_batch_size = data.global_batch_size
+    def __init__(self, data: TrainingData, batch: int, first_example: int, examples: int):
+        self.global_batch_size = batch
         self.num_examples = examples // BLOCKS
         self._data = data
-        self._first = first_example // data.global_batch_size
+        self._first = first_example // batch
 
     def dataset(
         self, context: tf.distribute.InputContext, first_step: int, last_step: int
@@ -116,7 +117,7 @@ class BranchRunner:
       used: Number of examples before the checkpoint, by its step.
       rate_at: Learning rate of the run after a step.
       scale: Function `(rate, batch, reference_batch)` that scales a rate, see `tf_lars.scaling`.
-      reference_batch: Batch of the run.
+      batch_at: Batch of the run at a step, for which the rate there is.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class BranchRunner:
         used: Callable[[int], int],
         rate_at: Callable[[int], float],
         scale: Callable[[float, int, int], float],
-        reference_batch: int,
+        batch_at: Callable[[int], int],
     ):
         self._trainer = trainer
         self._rate = rate
@@ -140,7 +141,7 @@ class BranchRunner:
         self._used = used
         self._rate_at = rate_at
         self._scale = scale
-        self._reference_batch = reference_batch
+        self._batch_at = batch_at
 
     def run(self, branch: Branch) -> BranchResult:
         """Trains a branch."""
@@ -148,7 +149,7 @@ class BranchRunner:
         batch = branch.global_batch_size
         # A multiple of each batch, which divide the examples of a branch.
         first = -(-self._used(branch.step) // self._examples) + branch.repeat
-        stretch = _Stretch(self._data(batch), first * self._examples, self._examples)
+        stretch = _Stretch(self._data(batch), batch, first * self._examples, self._examples)
         self._begin(branch)
         noise = _Noise()
         losses = [math.inf]
@@ -172,7 +173,7 @@ class BranchRunner:
         """Restores the checkpoint, and scales the rate and the velocity."""
         self._restore(branch.step)
         before = self._rate_at(branch.step)
-        rate = self._scale(before, branch.global_batch_size, self._reference_batch)
+        rate = self._scale(before, branch.global_batch_size, self._batch_at(branch.step))
         self._rate.set(rate)
         for variable in self._trainer.model.optimizer.variables:
             if variable.path.endswith("velocity") and before:
