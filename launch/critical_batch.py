@@ -322,6 +322,7 @@ def _report(asked, run: TrainingSettings, log, checkpoints, points, examples: in
                 low=low,
                 high=high,
                 noise_scale=noise,
+                efficient=wide.efficient(asked.tolerance),
             )
         )
     path = os.path.join(asked.model_dir, critical_batch_file.FILE_NAME)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from launch.cli import app, dry_run, flags, recipe_flag
+from launch.cli import app, dry_run, flags, ramp_flag, recipe_flag
 from launch.run import build_input, outcome
 from launch.run.job import JobSettings
 from launch.run.settings import TrainingSettings
@@ -55,6 +55,7 @@ def define_training_flags() -> None:
     """Defines the flags that every launcher has."""
     flags.define(TrainingSettings)
     recipe_flag.define()
+    ramp_flag.define()
     flags.define(JobSettings)
     dry_run.define()
 
@@ -73,7 +74,7 @@ def chosen_settings() -> tuple[TrainingSettings, str]:
     Raises:
       InputError: If a flag is out of its range, or there is no such recipe.
     """
-    values = flags.values(TrainingSettings)
+    values = ramp_flag.chosen(flags.values(TrainingSettings))
     if not recipe_flag.wanted():
         return TrainingSettings(**values), ""
     choice = recipe_flag.choose(values)

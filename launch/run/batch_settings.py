@@ -30,7 +30,8 @@ class BatchSettings:
     batch_size_schedule: str | None = setting(
         "Global batches by epoch, as epoch:batch,... such as 0:256,4:512,8:1024. The first takes "
         "the place of --global_batch_size, and the learning rate, warm-up and decay, also those of "
-        "--recipe=auto, are for it: the schedule counts examples.",
+        "--recipe=auto, are for it: the schedule counts examples. auto: as large as the critical "
+        "batch in --critical_batch_file allows.",
         None,
         group=SCHEDULE,
     )

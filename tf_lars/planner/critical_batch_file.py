@@ -32,9 +32,13 @@ Each point has all of these keys:
 | `low`, `high` | number above 0, or null | interval of B_crit, with two chances in three (68 %) |
 | `noise_scale` | number above 0, or null | gradient noise scale B_simple at this point |
 
-The last four are batches, in examples. B_crit is the batch that needs twice the examples of a very
-small one. The largest batch without a loss of efficiency, of Merrill et al. (arXiv:2505.23971), is
-smaller: here, it is a `low`. Nulls state what the data do not:
+A point may also have `efficient`, a number above 0 or null: the largest batch whose loss stays
+within the tolerance of that of the smallest batch (Merrill et al., arXiv:2505.23971), which a batch
+ramp follows.
+
+All but the first three are batches, in examples. B_crit is the batch that needs twice the examples
+of a very small one, and larger than the batch within the tolerance. Nulls state what the data do
+not:
 
 | critical_batch | low | high | claim |
 |---|---|---|---|
@@ -64,6 +68,7 @@ FILE_NAME = "critical_batch.json"
 FORMAT = 1
 
 _LARGEST = 1e18
+_EFFICIENT = "efficient"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +82,7 @@ class CriticalBatchPoint:
       critical_batch: B_crit in examples, or None.
       low, high: Interval that holds B_crit with two chances in three; None where it is unbounded.
       noise_scale: Gradient noise scale B_simple in examples, or None.
+      efficient: Largest batch within the tolerance, in examples, or None.
 
     Raises:
       InputError: A value is out of range, or the interval does not hold the estimate.
@@ -89,13 +95,14 @@ class CriticalBatchPoint:
     low: float | None = None
     high: float | None = None
     noise_scale: float | None = None
+    efficient: float | None = None
 
     def __post_init__(self):
         # Numbers of NumPy become Python's, which JSON can hold.
         checked: dict[str, Any] = {"step": whole_number("`step`", self.step, within(0, 10**18))}
         for name in ("epoch", "examples"):
             checked[name] = number(f"`{name}`", getattr(self, name), within(0, _LARGEST))
-        for name in ("critical_batch", "low", "high", "noise_scale"):
+        for name in ("critical_batch", "low", "high", "noise_scale", _EFFICIENT):
             value = getattr(self, name)
             if value is not None:
                 checked[name] = number(f"`{name}`", value, above(0, _LARGEST))
@@ -201,4 +208,6 @@ def _parse(content: Any) -> CriticalBatches:
 def _point(entry: Any) -> CriticalBatchPoint:
     require(isinstance(entry, dict), "A point", "a JSON object", type(entry).__name__)
     names = [field.name for field in dataclasses.fields(CriticalBatchPoint)]
-    return CriticalBatchPoint(**{name: entry[name] for name in names})
+    names.remove(_EFFICIENT)
+    needed = {name: entry[name] for name in names}
+    return CriticalBatchPoint(**needed, efficient=entry.get(_EFFICIENT))

@@ -40,6 +40,12 @@ class CriticalPoint:
     low: float | None
     high: float | None
 
+    def efficient(self, tolerance: float) -> float:
+        """Returns the largest batch that stays within the tolerance, of those that were tried."""
+        if self.critical_batch is not None:
+            return self.critical_batch
+        return float(self.batches[-1 if self.excess[-1] <= tolerance else 0])
+
 
 def measure(
     losses: Mapping[int, Sequence[float]],
