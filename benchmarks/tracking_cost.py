@@ -85,6 +85,11 @@ def train(folder, rounds):
     pathlib.Path(folder, f"{cluster.rank}.json").write_text(json.dumps(result))
 
 
+def epoch_of(step):
+    """Returns the number of epochs that some steps make."""
+    return step / STEPS
+
+
 def recorders(name, trainer, folder):
     """Returns the callbacks of a contender on the chief."""
     from tf_lars.tracking import device_monitor, health, layers, noise, norms, throughput_log
@@ -94,8 +99,8 @@ def recorders(name, trainer, folder):
     if name == OFF:
         return []
     log = MetricLog(os.path.join(folder, "tensorboard"), os.path.join(folder, "metrics.jsonl"))
-    scalars = ScalarLogger(log, lambda: trainer.step, steps_per_epoch=STEPS)
-    of_layers = [layers.LayerLogger(log, steps_per_epoch=STEPS), norms.Norms(log)]
+    scalars = ScalarLogger(log, lambda: trainer.step, epoch_of=epoch_of)
+    of_layers = [layers.LayerLogger(log, epoch_of=epoch_of), norms.Norms(log)]
     if name == NOISE:
         return [scalars, noise.NoiseMeter(log)]
     if name == LAYERS:

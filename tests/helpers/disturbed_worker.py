@@ -92,7 +92,10 @@ def warnings(strategy, cluster, folder, data, *, stopped):
             worker_names=cluster.workers,
             thresholds=Thresholds(seconds=8.0),
         )
-        callbacks += [ScalarLogger(log, lambda: trainer.step, steps_per_epoch=10), health]
+        callbacks += [
+            ScalarLogger(log, lambda: trainer.step, epoch_of=lambda step: step / 5),
+            health,
+        ]
     trainer.fit(data, epochs=100_000, callbacks=callbacks, verbose=0)
     log.close()
     return health.found if health else {}

@@ -240,7 +240,7 @@ def test_the_phases_of_a_ramp_are_listed_and_the_schedule_counts_examples(show):
         ["5-6", "8,192", "10", "4", "4"],
         rows[first + 4],  # the phase after the last epoch is left out
     ]
-    assert rows[first + 4][0] == "data"
+    assert rows[first + 4][:2] == ["batch", "norm"]
     assert "steps       70 in 6 epochs" in printed
     assert ": 245,760 images" in printed
     found = re.findall(r"^ +(\d+)  +([\d.]+)  +([\d.e-]+)  (\D.*|\d\d %)$", printed, re.MULTILINE)
