@@ -81,6 +81,7 @@ TENSORFLOW_NAMES = {
     "tensorflow.python.data.ops.multi_device_iterator_ops": ("_create_device_dataset",),
     "tensorflow.core.protobuf.trackable_object_graph_pb2": ("TrackableObjectGraph",),
     "tensorflow.python.eager.context": ("context",),
+    "tensorflow.python.framework.config": ("is_op_determinism_enabled",),
     "tensorflow.python.eager.context.Context": ("abort_collective_ops", "report_error_to_cluster"),
     "tensorflow.__internal__.distribute.interim": ("maybe_merge_call",),
 }
@@ -300,6 +301,13 @@ def merge_call(function: Callable, *arguments: Any) -> Any:
     strategy = tf.distribute.get_strategy()
     interim = tf.__internal__.distribute.interim
     return interim.maybe_merge_call(function, strategy, *arguments)
+
+
+def is_deterministic() -> bool:
+    """Returns whether TensorFlow refuses operations whose results may differ, such as the time."""
+    from tensorflow.python.framework import config
+
+    return config.is_op_determinism_enabled()
 
 
 def is_multi_worker(strategy: tf.distribute.Strategy | None) -> bool:

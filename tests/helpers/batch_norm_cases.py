@@ -137,8 +137,7 @@ def estimated(strategy, build, **arguments):
     """Returns statistics estimated from an epoch under the initial weights."""
     t = training_cases.trainer(strategy, build, **arguments)
     data = ArrayTrainingInput(*training_cases.images(EXAMPLES), BATCH)
-    share = t._prepare(data)
-    t._now.step.micro_batch_size = t._chosen_micro_batch(data, share)
+    t._now.step.micro_batch_size = t._prepare(data)
     t._now._batch_norm_settler(data, EXAMPLES)()
     kept = [weight.numpy() for weight in t.model.non_trainable_weights]
     return {f"w{i:02d}": value for i, value in enumerate(kept)}

@@ -1,5 +1,6 @@
 """What the training loop observes, and that observing changes nothing."""
 
+import sys
 import time
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers import training_cases
+from tests.helpers import programs, training_cases
 from tests.helpers.training_cases import BATCH
 from tf_lars import LARS
 from tf_lars.data.arrays import ArrayTrainingInput
@@ -225,3 +226,25 @@ def test_calls_of_the_loop_end_at_the_boundaries_that_callbacks_ask_for():
     watch = Watcher()
     _train(watch=watch, steps_per_loop=100, observe=Observe(layers_every=4))
     assert [one.step for one in watch.seen] == [3, 4, 5, 7, 8, 10]
+
+
+def test_a_deterministic_run_has_no_times_and_trains_as_any_other():
+    # TensorFlow cannot take this setting back: hence a separate process.
+    program = """
+import tensorflow as tf
+tf.config.experimental.enable_op_determinism()
+from tests.helpers import programs, training_cases
+from tf_lars.data.arrays import ArrayTrainingInput
+from tf_lars.tracking.observation import Observe
+t = training_cases.trainer(
+    tf.distribute.get_strategy(),
+    training_cases.plain_model,
+    observe=Observe(layers_every=2, noise_scale=True),
+    micro_batch_size=32,
+)
+history = t.fit(ArrayTrainingInput(*training_cases.images(320), 64), epochs=2, verbose=0)
+assert history[-1]["step"] == 10
+assert "input_wait" not in history[-1]
+"""
+    done = programs.run_command([sys.executable, "-c", program])
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -11,7 +11,7 @@ from tf_lars.distribute.replicas import communication_options, slice_batch
 from tf_lars.errors import InputError, require
 from tf_lars.optimizers.lars_rule import densify
 from tf_lars.optimizers.variables import native_variable
-from tf_lars.private_api import call_model, loss_tracker, update_metrics
+from tf_lars.private_api import call_model, is_deterministic, loss_tracker, update_metrics
 from tf_lars.tracking.noise_scale import DECAY
 from tf_lars.training.batch import Batch, Unpack
 from tf_lars.training.mean_loss import averaged_over, mean_loss
@@ -29,7 +29,8 @@ class StepsTaken(NamedTuple):
         sums over them that decay by `noise_scale.DECAY` per step; the last one is of this worker's
         parts alone, as summands of the global gradient. Zeros if they are not observed.
       seconds: Seconds of all steps in waiting for the batch, the forward and backward pass, the
-        all-reduce and the update, float64 `[4]`, on this worker; zeros on TPUs.
+        all-reduce and the update, float64 `[4]`, on this worker; zeros on TPUs and
+        where TensorFlow must be deterministic.
     """
 
     done: tf.Tensor
@@ -154,7 +155,7 @@ class TrainingStep:
                 part_norms = self._with_step(part_norms, norms, part_squares, counts)
                 done += 1
             return StepsTaken(done, tf.math.is_finite(norms), norms, part_norms, seconds)
-        updated = tf.timestamp()
+        updated = _now()
         step = self._gradients_of_all(next(iterator))
         part_norms = self._with_step(part_norms, step.norms, step.part_squares, step.counts)
         seconds += _durations(step.times[2], updated, step.times)
@@ -162,7 +163,7 @@ class TrainingStep:
             reduced_before = step.times[2]
             token = self._update_all(step.gradients)
             with tf.control_dependencies([token]):
-                updated = tf.timestamp()
+                updated = _now()
             step = self._gradients_of_all(next(iterator))
             part_norms = self._with_step(part_norms, step.norms, step.part_squares, step.counts)
             seconds += _durations(reduced_before, updated, step.times)
@@ -346,14 +347,19 @@ def _square(gradient, shape) -> tf.Tensor:
     return 2 * tf.cast(tf.nn.l2_loss(values), tf.float32)
 
 
+def _now() -> tf.Tensor:
+    """Returns the time in seconds as a float64; 0 where TensorFlow must be deterministic."""
+    return tf.constant(0.0, tf.float64) if is_deterministic() else tf.timestamp()
+
+
 def _time_after(tensors: list) -> tf.Tensor:
-    """Returns when tensors were known, in seconds, as a float64."""
+    """Returns `_now()` once tensors are known."""
     values = tf.nest.flatten(tensors, expand_composites=True)
     with tf.control_dependencies(values):
         probe = tf.reshape(values[0], [-1])[:1]
     # A GPU's operations end when they are launched, but copies to the host when they are done.
     with tf.device("/device:CPU:0"), tf.control_dependencies([tf.identity(probe)]):
-        return tf.timestamp()
+        return _now()
 
 
 def _durations(reduced_before, updated, times) -> tf.Tensor:
