@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+CONFIG = "tensorflow.python.framework.config"
 LOSS_SCALES = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
 """Functions of Keras that divide losses by the number of replicas, and multiply them."""
 
@@ -81,7 +83,7 @@ TENSORFLOW_NAMES = {
     "tensorflow.python.data.ops.multi_device_iterator_ops": ("_create_device_dataset",),
     "tensorflow.core.protobuf.trackable_object_graph_pb2": ("TrackableObjectGraph",),
     "tensorflow.python.eager.context": ("context",),
-    "tensorflow.python.framework.config": ("is_op_determinism_enabled",),
+    CONFIG: ("is_op_determinism_enabled",),
     "tensorflow.python.eager.context.Context": ("abort_collective_ops", "report_error_to_cluster"),
     "tensorflow.__internal__.distribute.interim": ("maybe_merge_call",),
 }
@@ -117,10 +119,7 @@ def random_states(model: keras.Model) -> list[keras.Variable]:
 def compute_loss(
     model: keras.Model, x: Any, y: Any, y_pred: Any, sample_weight: Any, *, training: bool
 ) -> tf.Tensor:
-    """Returns a model's loss, as Keras's `fit` computes it.
-
-    It also serves models whose own `compute_loss` does not take `training`.
-    """
+    """Returns a model's loss as Keras's `fit` does, also where its own takes no `training`."""
     return model._compute_loss(
         x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
     )
@@ -305,9 +304,7 @@ def merge_call(function: Callable, *arguments: Any) -> Any:
 
 def is_deterministic() -> bool:
     """Returns whether TensorFlow refuses operations whose results may differ, such as the time."""
-    from tensorflow.python.framework import config
-
-    return config.is_op_determinism_enabled()
+    return importlib.import_module(CONFIG).is_op_determinism_enabled()
 
 
 def is_multi_worker(strategy: tf.distribute.Strategy | None) -> bool:
