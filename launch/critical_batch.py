@@ -132,7 +132,7 @@ def main() -> int:
     points = {step: _point(asked, log, batches, step) for step in checkpoints}
     known = {step: point for step, point in points.items() if point is not None}
     if known:
-        _report(asked, run, log, checkpoints, known, examples)
+        _report(asked, run, log, known, examples)
     return code
 
 
@@ -289,7 +289,7 @@ def _point(asked: CriticalBatchSettings, log, batches: list[int], step: int):
     return measure(), measure(probability=_PROBABILITY)
 
 
-def _report(asked, run: TrainingSettings, log, checkpoints, points, examples: int) -> None:
+def _report(asked, run: TrainingSettings, log, points, examples: int) -> None:
     """Prints, draws and writes what has been measured."""
     from tf_lars.study import critical_picture, critical_point
 

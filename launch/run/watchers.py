@@ -164,15 +164,11 @@ def _warmups(settings: TrainingSettings, num_examples: int) -> tuple[float, floa
 
 def _moving_average_momentum(run: Run) -> float | None:
     """Returns the largest momentum of the statistics with which the model is evaluated."""
-    from tf_lars.private_api import layers_of
+    from tf_lars.distribute.batch_norm import batch_norm_layers
 
     if run.settings.batch_norm_examples_for(run.steps):
         return None
-    import keras
-
-    kind = keras.layers.BatchNormalization
-    layers = [one for one in layers_of(run.trainer.model) if isinstance(one, kind)]
-    return max((layer.momentum for layer in layers if layer.trainable), default=None)
+    return max((layer.momentum for layer in batch_norm_layers(run.trainer.model)), default=None)
 
 
 def _first_images(run: Run) -> "np.ndarray":

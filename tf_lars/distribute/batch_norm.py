@@ -16,6 +16,12 @@ from tf_lars.distribute.replicas import slice_batch
 from tf_lars.private_api import call_model, layers_of
 
 
+def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Returns the batch normalisation layers of a model that are not frozen, nested ones too."""
+    kind = keras.layers.BatchNormalization
+    return [layer for layer in layers_of(model) if isinstance(layer, kind) and layer.trainable]
+
+
 class BatchNormStatistics:
     """Moving means and variances of a model under a strategy.
 
@@ -43,10 +49,7 @@ class BatchNormStatistics:
 
         Frozen ones (`trainable=False`) are left out: Keras never moves their statistics.
         """
-        kind = keras.layers.BatchNormalization
-        return [
-            layer for layer in layers_of(self._model) if isinstance(layer, kind) and layer.trainable
-        ]
+        return batch_norm_layers(self._model)
 
     def average(self) -> None:
         """Replaces each replica's statistics with their mean over the replicas."""

@@ -99,9 +99,10 @@ class Health(keras.callbacks.Callback):
         self._stream = stream
         self._times = symptoms.RecentTimes(self._limits.calls, self._limits.seconds)
         self._dead = symptoms.DeadLayers(self._limits.dead_samples)
-        self._past_critical = symptoms.PastCritical(self._limits.critical_batch, self._limits.times)
+        self._past_critical = symptoms.InARow(self._limits.times)
         self._late_noise = NoiseScale()
-        self._rising = symptoms.RisingLoss(self._limits.loss, self._limits.times)
+        self._rising = symptoms.InARow(self._limits.times)
+        self._first_loss: float | None = None
         self._first_layers: LayerSample | None = None
         self._layers: LayerSample | None = None
         self.found: dict[str, str] = {}
@@ -136,7 +137,12 @@ class Health(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Looks at the loss."""
         loss = (logs or {}).get("loss")
-        if loss is None or not self._rising.add(loss):
+        if loss is None:
+            return
+        if self._first_loss is None:
+            self._first_loss = loss
+        # Also if it is not a number.
+        if not self._rising.add(not loss <= self._limits.loss * self._first_loss):
             return
         grown = ""
         if self._first_layers and self._layers:
@@ -148,7 +154,7 @@ class Health(keras.callbacks.Callback):
             int(batch) + 1,
             "loss",
             f"the loss, {loss:.4g}, has risen to more than {self._limits.loss:g} times its first "
-            f"value, {self._rising.first:.4g}, and stays there{grown}. Use a lower learning rate "
+            f"value, {self._first_loss:.4g}, and stays there{grown}. Use a lower learning rate "
             "or a longer warm-up.",
         )
 
@@ -220,12 +226,14 @@ class Health(keras.callbacks.Callback):
         self._late_noise.follow(batch, norms.parts)
         self._late_noise.add(norms)
         estimate = self._late_noise.estimate(batch, norms.parts)
-        if self._past_critical.add(estimate, batch) and estimate and estimate.scale is not None:
+        scale = estimate.scale if estimate else None
+        above = scale is not None and batch > self._limits.critical_batch * scale
+        if self._past_critical.add(above) and scale is not None:
             self._warn(
                 observation.step,
                 "critical_batch",
-                f"the global batch of {batch:,} is {batch / estimate.scale:.2g} times the gradient "
-                f"noise scale of {estimate.scale:,.0f} examples in the second half of training: a "
+                f"the global batch of {batch:,} is {batch / scale:.2g} times the gradient "
+                f"noise scale of {scale:,.0f} examples in the second half of training: a "
                 "smaller batch would need fewer examples, and more devices save little time.",
             )
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf_lars.errors import some
-from tf_lars.tracking.noise_scale import Estimate
 from tf_lars.tracking.observation import LayerSample, Observation, WorkerTimes
 
 
@@ -92,46 +91,20 @@ class DeadLayers:
         return [path for path, count in self._counts.items() if count >= self._samples]
 
 
-class PastCritical:
-    """Counts observations in which the batch exceeds the noise scale by a factor.
+class InARow:
+    """Counts how often a symptom has shown in a row.
 
     Args:
-      factor: The factor.
-      times: Number of observations in a row.
+      times: Number of times that are enough.
     """
 
-    def __init__(self, factor: float, times: int):
-        self._factor = factor
+    def __init__(self, times: int):
         self._times = times
         self._count = 0
 
-    def add(self, estimate: Estimate | None, batch: int) -> bool:
-        """Adds an observation; returns whether the batch has been too large for long enough."""
-        scale = estimate.scale if estimate else None
-        above = scale is not None and batch > self._factor * scale
-        self._count = self._count + 1 if above else 0
-        return self._count >= self._times
-
-
-class RisingLoss:
-    """Counts observations in which the loss exceeds its first value by a factor.
-
-    Args:
-      factor: The factor.
-      times: Number of observations in a row.
-    """
-
-    def __init__(self, factor: float, times: int):
-        self._factor = factor
-        self._times = times
-        self._count = 0
-        self.first: float | None = None
-
-    def add(self, loss: float) -> bool:
-        """Adds an observation; returns whether the loss has been too high for long enough."""
-        if self.first is None:
-            self.first = loss
-        self._count = self._count + 1 if not loss <= self._factor * self.first else 0
+    def add(self, shows: bool) -> bool:
+        """Adds an observation; returns whether the symptom has shown for long enough."""
+        self._count = self._count + 1 if shows else 0
         return self._count >= self._times
 
 
