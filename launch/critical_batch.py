@@ -25,8 +25,6 @@ from tf_lars.planner.critical_batch_file import CriticalBatches, CriticalBatchPo
 from tf_lars.setting import Rule, above, batch_size, check, setting, within
 
 _GROUP = "Measurement"
-_PROBABILITY = 0.68
-"""That of the intervals in critical_batch.json."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,8 +268,11 @@ def _runner(asked: CriticalBatchSettings, run: TrainingSettings, batches, checkp
 
 
 def _point(asked: CriticalBatchSettings, log, batches: list[int], step: int):
-    """Returns the measured points at a step, with intervals of 95 % and 68 %; None without data."""
-    from tf_lars.study import critical_point
+    """Returns the critical batch at a step, as the largest within the tolerance and as B_crit.
+
+    None where no repeat has run at all batches, or the smallest one diverged.
+    """
+    from tf_lars.study import critical_point, examples_law
     from tf_lars.study.branches import Branch
 
     whole = [
@@ -285,44 +286,36 @@ def _point(asked: CriticalBatchSettings, log, batches: list[int], step: int):
     losses = {batch: [one.loss for one in found] for batch, found in results.items()}
     if not all(map(math.isfinite, losses[batches[0]])):
         return None
-    measure = functools.partial(critical_point.measure, losses, asked.tolerance)
-    return measure(), measure(probability=_PROBABILITY)
+    return (
+        critical_point.measure(losses, asked.tolerance),
+        examples_law.fit(
+            {batch: [one.losses for one in found] for batch, found in results.items()}
+        ),
+    )
 
 
 def _report(asked, run: TrainingSettings, log, points, examples: int) -> None:
     """Prints, draws and writes what has been measured."""
-    from tf_lars.study import critical_picture, critical_point
+    from tf_lars.study import critical_picture
 
     taken = run.steps_over(examples)
     written = []
-    for step, (wide, narrow) in points.items():
-        smallest = wide.batches[0]
+    for step, (within_tolerance, law) in points.items():
         of_step = [one for one in log.results.values() if one.branch.step == step]
-        declines = [one.decline for one in of_step if one.branch.global_batch_size == smallest]
-        decline = statistics.fmean(declines)
         scales = [one.noise_scale for one in of_step if one.noise_scale]
         noise = statistics.median(scales) if scales else None
-        print(critical_picture.sentence(step, wide, asked.tolerance, noise), flush=True)
-        as_examples = functools.partial(
-            critical_point.by_examples,
-            smallest=smallest,
-            tolerance=asked.tolerance,
-            decline=decline,
-        )
-        ends = (narrow.low, narrow.critical_batch, narrow.high)
-        low, critical, high = (None if end is None else as_examples(end) for end in ends)
-        # Below the tolerance, a batch needs less than twice the examples: B_crit is larger.
-        low = low or narrow.low or narrow.critical_batch
+        told = critical_picture.sentence(step, within_tolerance, asked.tolerance, law, noise)
+        print(told, flush=True)
         written.append(
             CriticalBatchPoint(
                 step=step,
                 epoch=taken.epoch(step),
                 examples=float(taken.position(step)),
-                critical_batch=critical,
-                low=low,
-                high=high,
+                critical_batch=law.critical_batch,
+                low=law.low,
+                high=law.high,
                 noise_scale=noise,
-                efficient=wide.efficient(asked.tolerance),
+                efficient=within_tolerance.efficient(asked.tolerance),
             )
         )
     path = os.path.join(asked.model_dir, critical_batch_file.FILE_NAME)
@@ -338,7 +331,7 @@ def _report(asked, run: TrainingSettings, log, points, examples: int) -> None:
     )
     picture = os.path.join(asked.model_dir, "critical_batch.png")
     critical_picture.draw(
-        {step: wide for step, (wide, _) in points.items()}, asked.tolerance, picture
+        {step: point for step, (point, _) in points.items()}, asked.tolerance, picture
     )
     print(f"results in {path} and {log.path}, picture in {picture}", flush=True)
 

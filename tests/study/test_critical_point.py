@@ -3,48 +3,15 @@
 import numpy as np
 import pytest
 
+from tests.helpers import noisy_quadratic
+from tests.helpers.noisy_quadratic import BATCHES, EXAMPLES, SMALLEST
 from tf_lars.study import critical_point
 
-# Three scales, in 64 directions each.
-CURVATURES = np.repeat([1.0, 0.1, 0.01], 64)
-NOISES = np.repeat([4.0, 1.0, 0.3], 64)
-START = np.repeat([1.0, 2.0, 3.0], 64)
-# With many divisors, so that the loss is known in closed form at many batches.
-SMALLEST, RATE, EXAMPLES, TOLERANCE = 4, 0.02, 15_360, 0.1
-BATCHES = [SMALLEST * 2**i for i in range(8)]
-
-
-def _moments(batch, steps):
-    """Yields E[theta^2] of each direction after every step of SGD at the linearly scaled rate."""
-    rate = RATE * batch / SMALLEST
-    moments = START**2
-    for _ in range(steps):
-        moments = (1 - rate * CURVATURES) ** 2 * moments + rate**2 * NOISES**2 / batch
-        yield moments
+TOLERANCE = 0.1
 
 
 def _expected_loss(batch):
-    """Returns the loss expected over the last quarter of the examples."""
-    steps = EXAMPLES // batch
-    losses = [0.5 * CURVATURES @ moments for moments in _moments(batch, steps)]
-    return float(np.mean(losses[-max(1, steps // 4) :]))
-
-
-def _simulated_losses(random):
-    """Returns the loss of one repeat over the last quarter of its examples, by batch.
-
-    All batches take the same examples in the same order.
-    """
-    noises = random.normal(size=(EXAMPLES, NOISES.size)) * NOISES
-    found = {}
-    for batch in BATCHES:
-        rate, steps = RATE * batch / SMALLEST, EXAMPLES // batch
-        theta, losses = START.copy(), []
-        for noise in noises.reshape(steps, batch, -1).mean(axis=1):
-            theta = theta - rate * (CURVATURES * theta + noise)
-            losses.append(0.5 * CURVATURES @ theta**2)
-        found[batch] = float(np.mean(losses[-max(1, steps // 4) :]))
-    return found
+    return noisy_quadratic.at_end(noisy_quadratic.expected_losses(batch))
 
 
 def _truth():
@@ -63,8 +30,8 @@ def measured():
     points = []
     for seed in range(10):
         random = np.random.default_rng(seed)
-        rows = [_simulated_losses(random) for _ in range(5)]
-        losses = {batch: [row[batch] for row in rows] for batch in BATCHES}
+        rows = [noisy_quadratic.simulated_losses(random) for _ in range(5)]
+        losses = {b: [noisy_quadratic.at_end(row[b]) for row in rows] for b in BATCHES}
         points.append(critical_point.measure(losses, TOLERANCE))
     return points
 

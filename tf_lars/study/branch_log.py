@@ -8,14 +8,13 @@ from typing import Any
 
 from tf_lars import files
 from tf_lars.errors import InputError
-from tf_lars.study.branches import Branch, BranchResult
+from tf_lars.study.branches import BLOCKS, Branch, BranchResult
 
 _COLUMNS: dict[str, Callable[[str], Any]] = {
     "step": int,
     "repeat": int,
     "global_batch_size": int,
-    "loss": float,
-    "decline": float,
+    "losses": lambda text: tuple(map(float, text.split())),
     "noise_scale": lambda text: float(text) if text else None,
     "seconds": float,
 }
@@ -55,9 +54,8 @@ class BranchLog:
         for one in self.results.values():
             scale = "" if one.noise_scale is None else f"{one.noise_scale:.6g}"
             key = (one.branch.step, one.branch.repeat, one.branch.global_batch_size)
-            table.writerow(
-                [*key, f"{one.loss:.8g}", f"{one.decline:.6g}", scale, f"{one.seconds:.3f}"]
-            )
+            losses = " ".join(f"{loss:.8g}" for loss in one.losses)
+            table.writerow([*key, losses, scale, f"{one.seconds:.3f}"])
         temporary = files.temporary_path(self.path)
         with files.writing(self.path):
             files.make_folder(os.path.dirname(self.path) or ".")
@@ -79,6 +77,8 @@ class BranchLog:
                 values = {name: read(row[name]) for name, read in _COLUMNS.items()}
                 key = (values.pop("step"), values.pop("repeat"), values.pop("global_batch_size"))
                 branch = Branch(*key)
+                if len(values["losses"]) != BLOCKS:
+                    raise ValueError(f"{len(values['losses'])} losses")
                 self.results[branch] = BranchResult(branch, **values)
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise InputError(

@@ -15,7 +15,6 @@ import keras
 import tensorflow as tf
 
 from tf_lars.errors import DivergedError
-from tf_lars.study import critical_point
 from tf_lars.study.adjustable_schedule import AdjustableRate
 from tf_lars.tracking.noise_scale import NoiseScale
 from tf_lars.tracking.observation import Observation
@@ -50,17 +49,20 @@ class BranchResult:
 
     Attributes:
       branch: The branch.
-      loss: Training loss over the last quarter of its examples; inf if it diverged.
-      decline: -d ln L at its end, per length of a branch; NaN if it diverged.
+      losses: Training loss of each of its `BLOCKS` parts; inf if it diverged.
       noise_scale: Gradient noise scale over the branch; None if it cannot be estimated.
       seconds: Seconds that it took.
     """
 
     branch: Branch
-    loss: float
-    decline: float
+    losses: tuple[float, ...]
     noise_scale: float | None
     seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Training loss over the last quarter of its examples; inf if it diverged."""
+        return sum(self.losses[-SMOOTHED:]) / SMOOTHED
 
 
 class _Stretch:
@@ -152,19 +154,17 @@ class BranchRunner:
         stretch = _Stretch(self._data(batch), batch, first * self._examples, self._examples)
         self._begin(branch)
         noise = _Noise()
-        losses = [math.inf]
+        losses = (math.inf,) * BLOCKS
         try:
             history = self._trainer.fit(stretch, epochs=BLOCKS, callbacks=[noise], verbose=0)
-            losses = [entry["loss"] for entry in history]
+            found = [entry["loss"] for entry in history]
+            losses = tuple(loss if math.isfinite(loss) else math.inf for loss in found)
         except DivergedError:
             pass
-        loss = sum(losses[-SMOOTHED:]) / len(losses[-SMOOTHED:])
-        usable = math.isfinite(loss) and min(losses) > 0
         estimate = noise.average.estimate(batch, noise.parts) if noise.parts else None
         return BranchResult(
             branch,
-            loss if math.isfinite(loss) else math.inf,
-            critical_point.decline(losses) if usable else math.nan,
+            losses,
             estimate.scale if estimate else None,
             time.perf_counter() - start,
         )

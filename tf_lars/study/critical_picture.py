@@ -7,9 +7,12 @@ import numpy as np
 
 from tf_lars import files
 from tf_lars.study.critical_point import CriticalPoint
+from tf_lars.study.examples_law import LawFit
 
 
-def sentence(step: int, point: CriticalPoint, tolerance: float, noise_scale: float | None) -> str:
+def sentence(
+    step: int, point: CriticalPoint, tolerance: float, law: LawFit, noise_scale: float | None
+) -> str:
     """Returns what was measured at a step, with the noise scale beside it."""
     rule = f"within {tolerance:.0%} of the loss at {point.batches[0]:,}"
     low, high = (None if end is None else f"{end:,.0f}" for end in (point.low, point.high))
@@ -30,7 +33,23 @@ def sentence(step: int, point: CriticalPoint, tolerance: float, noise_scale: flo
         told = f"no batch above {point.batches[0]:,} stays {rule}"
         told += f", at most {high} with 95 % certainty" if high else ""
     noise = f"; the gradient noise scale is {noise_scale:,.0f}" if noise_scale else ""
-    return f"step {step:,}: {told}{noise}"
+    return f"step {step:,}: {told}; {_by_examples(law)}{noise}"
+
+
+def _by_examples(law: LawFit) -> str:
+    """Returns B_crit in words."""
+    low, high = (None if end is None else f"{end:,.0f}" for end in (law.low, law.high))
+    if law.critical_batch is not None:
+        between = {
+            (True, True): f" ({low} to {high})",
+            (True, False): f" ({low} or more)",
+            (False, True): f" ({high} or less)",
+            (False, False): "",
+        }[bool(low), bool(high)]
+        return f"twice the examples of a very small batch at {law.critical_batch:,.0f}{between}"
+    if low:
+        return f"twice the examples of a very small batch above {low} only"
+    return "the branches do not tell at which batch twice the examples are needed"
 
 
 def draw(points: Mapping[int, CriticalPoint], tolerance: float, path: str) -> None:

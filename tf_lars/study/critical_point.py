@@ -77,47 +77,17 @@ def measure(
     # Student's distribution, because the errors are estimated from few repeats.
     noise = random.standard_t(repeats - 1, size=(_DRAWS, len(batches)))
     drawn = excess + np.where(np.isfinite(error), error, 0) * noise
-    crossings = np.array([_crossing(logs, one, tolerance) for one in drawn])
-    tail = (1 - probability) / 2
-    low, high = np.quantile(crossings, [tail, 1 - tail], method="nearest")
+    low, high = interval([_crossing(logs, one, tolerance) for one in drawn], probability)
     return CriticalPoint(
         batches, excess.tolist(), error.tolist(), _batch(estimate), _batch(low), _batch(high)
     )
 
 
-def by_examples(batch: float, smallest: int, tolerance: float, decline: float) -> float | None:
-    """Returns B_crit of E(B) = E_min (1 + B / B_crit), from the batch at the tolerance.
-
-    A branch at this batch ends with the loss that the smallest batch has had a share
-    f = tolerance / decline of the branch earlier: the smallest batch needs 1 - f of its examples.
-    With R = 1 / (1 - f) = (1 + B / B_crit) / (1 + B_0 / B_crit),
-
-        B_crit = (B - R B_0) / (R - 1)
-
-    Args:
-      batch: B, at which the loss exceeds that of the smallest batch by the tolerance.
-      smallest: B_0.
-      tolerance: Relative excess of the loss.
-      decline: -d ln L of the smallest batch at the end of a branch, per length of a branch.
-
-    Returns:
-      B_crit in examples; None where the loss declines too little to tell.
-    """
-    if not 0 < tolerance < decline:
-        return None
-    ratio = 1 / (1 - tolerance / decline)
-    critical = (batch - ratio * smallest) / (ratio - 1)
-    return critical if critical > 0 else None
-
-
-def decline(losses: Sequence[float]) -> float:
-    """Returns -d ln L per length of a branch, from the losses of its equal blocks after the first.
-
-    The slope of a line through the logarithms of the later three quarters.
-    """
-    later = np.log(losses[len(losses) // 4 :])
-    x = np.arange(len(later)) / len(losses)
-    return float(-np.polyfit(x, later, 1)[0])
+def interval(values: Sequence[float], probability: float) -> tuple[float, float]:
+    """Returns the central interval of drawn values, which may be infinite."""
+    tail = (1 - probability) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], method="nearest")
+    return float(low), float(high)
 
 
 def _standard_errors(ratios: np.ndarray) -> np.ndarray:
@@ -138,7 +108,7 @@ def _standard_errors(ratios: np.ndarray) -> np.ndarray:
 
 def _crossing(logs: np.ndarray, excess: np.ndarray, tolerance: float) -> float:
     """Returns log2 of the batch at which the excess passes the tolerance; -inf or inf without."""
-    values = _increasing(excess)
+    values = increasing(excess)
     above = np.flatnonzero(values > tolerance)
     if not above.size:
         return math.inf
@@ -157,7 +127,7 @@ def _crossing(logs: np.ndarray, excess: np.ndarray, tolerance: float) -> float:
     return float(logs[i - 1] + low * (logs[i] - logs[i - 1]))
 
 
-def _increasing(values: np.ndarray) -> np.ndarray:
+def increasing(values: np.ndarray) -> np.ndarray:
     """Returns the increasing sequence with the least squared distance: pooled violators."""
     pools: list[list[float]] = []
     for value in values:
