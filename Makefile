@@ -8,10 +8,11 @@ SEED ?= 0
 # Two files of tests at a time: much of a test is one thread of Python.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
 
-.PHONY: help setup train test test-all test-exhaustive test-addons lint bench bench-optimizer bench-input bench-loop clean
+.PHONY: help setup setup-compile train test test-all test-exhaustive test-addons lint bench bench-optimizer bench-input bench-loop clean
 
 help:
 	@echo "make setup     create $(VENV) with everything that training and the tests need"
+	@echo "make setup-compile  create .venv-compile too, for launch.compile_for"
 	@echo "make train     train on handwritten digits with two workers (SEED=$(SEED))"
 	@echo "make test      run the tests"
 	@echo "make test-all  the slow ones too, as CI does"
@@ -29,6 +30,16 @@ setup: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,keras-cv,launch,test]"
+	@touch $@
+
+# Private API of JAX is used there: pinned, and apart from TensorFlow.
+setup-compile: setup .venv-compile/installed
+
+.venv-compile/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-compile
+	.venv-compile/bin/python -m pip install --quiet --disable-pip-version-check \
+		jax==0.10.2 jaxlib==0.10.2 jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2 \
+		nvidia-cuda-nvcc-cu12==12.9.86 libtpu==0.0.51 numpy==2.4.6 absl-py google-crc32c
 	@touch $@
 
 train: setup data/digits/dataset.json
@@ -101,4 +112,4 @@ lint: setup
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 clean:
-	rm -rf $(VENV) .venv-addons .venv-bench .venv-bench-input data/digits runs
+	rm -rf $(VENV) .venv-compile .venv-addons .venv-bench .venv-bench-input data/digits runs

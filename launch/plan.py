@@ -10,7 +10,8 @@ import json
 from launch.cli import app, flags
 from tf_lars import planner
 from tf_lars.errors import EXIT_DONE, InputError
-from tf_lars.planner import communication, plan_answer, reference_run, search
+from tf_lars.planner import communication, compiled_steps, plan_answer, reference_run, search
+from tf_lars.planner.device_memory import DeviceMemory
 from tf_lars.planner.devices import Device
 from tf_lars.planner.prediction import Plan
 from tf_lars.planner.reference_run import Scaling
@@ -154,6 +155,18 @@ class PlanSettings:
         rule=one_of(*_DTYPES),
         group=HARDWARE,
     )
+    memory: str | None = setting(
+        "File of launch.compile_for, by which a batch is refused that does not fit into the memory "
+        "of a device; also without it for the models and devices that come with the package.",
+        None,
+        group=HARDWARE,
+    )
+    micro_batch_size: int | None = setting(
+        "Images that a device processes at a time, for its memory.",
+        None,
+        rule=batch_size(),
+        group=HARDWARE,
+    )
     overlap: float = setting(
         "Share of the backward pass that overlaps with the all-reduce.",
         0.0,
@@ -195,12 +208,19 @@ def main() -> int:
         num_examples=num_examples,
         price_per_device_hour=settings.price_per_device_hour,
     )
+    memory = _memory(settings, device)
+    plan = _plan(settings, at, device, memory)
+    remarks: tuple[str, ...] = ()
+    if memory:
+        images = plan.global_batch_size / plan.devices
+        remarks = (memory.check(images, settings.micro_batch_size),)
     answer = plan_answer.answer(
         at,
-        _plan(settings, at, device),
+        plan,
         optimizer=settings.optimizer,
         scaling=scaling,
         deadline_minutes=settings.deadline_minutes,
+        remarks=remarks,
     )
     as_table = settings.format == "table"
     text = plan_answer.as_text(answer) if as_table else _as_json(answer)
@@ -302,10 +322,39 @@ def _flags(names: list[str], separator: str) -> str:
     return separator.join(f"--{name}" for name in names)
 
 
-def _plan(settings: PlanSettings, at: search.Predictor, device: Device) -> Plan:
+def _memory(settings: PlanSettings, device: Device) -> DeviceMemory | None:
+    """Returns what is known of the memory that the model needs on the device."""
+    steps = compiled_steps.packaged()
+    if settings.memory is not None:
+        steps += compiled_steps.read(settings.memory)
+    memory = DeviceMemory.of(
+        steps,
+        model=settings.model or device.measured_on.name,
+        accelerator=device.name,
+        precision=settings.dtype,
+    )
+    if memory is None and settings.memory is not None:
+        found = {(s.model, s.accelerator) for s in steps}
+        raise InputError(
+            "--memory must be of the planned model and device. Received: "
+            f"{settings.memory!r}, without steps of {settings.model or device.measured_on.name} on "
+            f"{device.name}; known are {', '.join(f'{m} on {a}' for m, a in sorted(found))}. "
+            "Compile them, or leave it out."
+        )
+    return memory
+
+
+def _plan(
+    settings: PlanSettings, at: search.Predictor, device: Device, memory: DeviceMemory | None
+) -> Plan:
     """Returns the plan for the devices, or for the deadline."""
     devices, batch = settings.devices, settings.global_batch_size
-    batches = search.batches(device, settings.largest_batch) if batch is None else _only(batch)
+    if batch is not None:
+        batches = _only(batch)
+    else:
+        batches = search.batches(device, settings.largest_batch)
+        if memory and not settings.micro_batch_size:
+            batches = _that_fit(batches, memory)
     if settings.deadline_minutes is not None:
         if devices is not None:
             raise InputError(
@@ -318,6 +367,10 @@ def _plan(settings: PlanSettings, at: search.Predictor, device: Device) -> Plan:
     if batch is not None:
         return at(devices=devices, global_batch_size=batch)
     return search.quickest(at, devices, batches)
+
+
+def _that_fit(batches: search.Batches, memory: DeviceMemory) -> search.Batches:
+    return lambda devices: [b for b in batches(devices) if memory.fits(b / devices)]
 
 
 def _only(batch: int) -> search.Batches:

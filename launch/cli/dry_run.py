@@ -26,6 +26,7 @@ from launch.run import (
     extension,
     forecast,
     preflight,
+    replica_step,
     summary,
 )
 from launch.run.extension import Extension
@@ -37,12 +38,15 @@ from tf_lars.data import order
 from tf_lars.data.batch_schedule import sizes_of
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import EXIT_DONE
+from tf_lars.planner import compiled_steps
+from tf_lars.planner.device_memory import DeviceMemory
 from tf_lars.planner.devices import Device
 from tf_lars.planner.plan_table import planned_time
 from tf_lars.planner.workloads import name_at
 from tf_lars.schedule_formulas import rate_factor
 from tf_lars.setting import check, picture, setting, within
 from tf_lars.training.checkpoint_names import nothing_to_resume
+from tf_lars.xla import targets
 
 LISTED_WORKERS = 16
 """Largest number of workers that are all listed."""
@@ -76,6 +80,18 @@ class DryRunSettings:
         "Device family for the planned time of a dry run, one of those with published results: "
         f"{', '.join(planner.accelerators())}; or by its data sheet, not measured: "
         f"{', '.join(planner.unmeasured_accelerators())}. By default that of this machine's GPUs.",
+        None,
+        group="Dry run",
+    )
+    target: str | None = setting(
+        "Device whose memory a dry run checks, such as h100_sxm or v5e: see launch.compile_for "
+        "--list.",
+        None,
+        group="Dry run",
+    )
+    memory: str | None = setting(
+        "File of launch.compile_for for --target; by default the models and devices that come "
+        "with the package.",
         None,
         group="Dry run",
     )
@@ -152,6 +168,7 @@ def show(
         f"label smoothing {settings.label_smoothing:g}",
         *schedule.lines(),
         *_time(settings, asked, devices, epochs, examples, accelerator, here),
+        *_memory(settings, asked, shares),
         _model_dir(settings),
     ]
     if asked.dry_run_output:
@@ -353,6 +370,38 @@ def _time(
     )
     for note in forecast.notes(settings, device, devices):
         yield f"note        {note}"
+
+
+def _memory(settings: TrainingSettings, asked: DryRunSettings, shares: list[int]) -> Iterator[str]:
+    """Yields a line about the memory of a device.
+
+    Raises:
+      InputError: The batch does not fit into it.
+    """
+    if asked.target is None:
+        return
+    target = targets.target(asked.target)
+    steps = compiled_steps.packaged()
+    if asked.memory is not None:
+        steps += compiled_steps.read(asked.memory)
+    largest = replica_step.for_replicas(settings, 1, max(shares))
+    memory = DeviceMemory.of(
+        steps,
+        model=name_at(settings.model, largest.image_size),
+        accelerator=target.accelerator,
+        precision=settings.mixed_precision,
+        target=target.kind,
+    )
+    if memory is None:
+        yield (
+            f"memory      unknown for {settings.model} at {largest.image_size} px in "
+            f"{settings.mixed_precision} on {target.kind}: launch.compile_for compiles this step, "
+            "and --memory=FILE takes its results"
+        )
+        return
+    micro = largest.micro_batch_size
+    told = memory.check(max(shares), micro if isinstance(micro, int) else None)
+    yield f"memory      {told.removeprefix('memory: ')}"
 
 
 def _model_dir(settings: TrainingSettings) -> str:

@@ -153,7 +153,7 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
             of_channels(self.gamma) if self.scale else None,
             self.epsilon,
         )
-        return tf.ensure_shape(tf.reshape(normalised, tf.shape(x)), x.shape)
+        return tf.reshape(normalised, _sides(x))
 
     def _channel_axis(self, x: tf.Tensor) -> int:
         return self.axis % x.shape.rank
@@ -211,6 +211,13 @@ def group_sizes(model: keras.Model) -> set[int]:
 
 def _cut(x: tf.Tensor, groups: int) -> tf.Tensor:
     """Returns a batch as `[groups, examples, ...]`."""
-    examples = x.shape[0] // groups
-    cut = tf.reshape(x, tf.concat([[groups, examples], tf.shape(x)[1:]], 0))
-    return tf.ensure_shape(cut, [groups, examples, *x.shape[1:]])
+    return tf.reshape(x, [groups, x.shape[0] // groups, *_sides(x)[1:]])
+
+
+def _sides(x: tf.Tensor) -> list[Any]:
+    """Returns the sides of a tensor, as numbers where they are known.
+
+    XLA on TPUs must know a shape when it compiles.
+    """
+    dynamic = tf.shape(x)
+    return [dynamic[axis] if side is None else side for axis, side in enumerate(x.shape)]

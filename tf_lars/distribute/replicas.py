@@ -116,10 +116,10 @@ def slice_batch(batch: Any, i: tf.Tensor, size: int) -> Any:
     """Returns the i-th slice of `size` examples of a batch."""
 
     def cut(t):
-        return (
-            None
-            if t is None
-            else tf.ensure_shape(t[i * size : (i + 1) * size], [size, *t.shape[1:]])
-        )
+        if t is None:
+            return None
+        # XLA knows the size of this slice; that of t[a:b] depends on a and b.
+        begin = tf.concat([[i * size], tf.zeros([t.shape.rank - 1], tf.int32)], 0)
+        return tf.slice(t, begin, [size, *t.shape[1:]])
 
     return tf.nest.map_structure(cut, batch)

@@ -287,6 +287,11 @@ def peak_flops(accelerator: str) -> float | None:
     return 1e12 * float(sheet["peak_tflops"])
 
 
+def memory_bandwidth(accelerator: str) -> float:
+    """Returns the memory bandwidth of a family by its data sheet, in bytes/s."""
+    return 1e9 * float(_sheets()[accelerator]["memory_gb_per_second"])
+
+
 def accelerators() -> list[str]:
     """Returns the names of all families with published results."""
     return sorted(fitted_devices())

@@ -25,7 +25,7 @@ class Answer:
       recipe: Settings for the plan's batch, or None.
       no_recipe: Reason why there is no recipe, or "".
       larger: What twice the batch buys, where the critical batch of the user's data is known.
-      notes: Remarks on the examples that are needed.
+      notes: Remarks on the examples and the memory that are needed.
       deadline_minutes: Time limit for the cheapest plan, or None.
     """
 
@@ -65,6 +65,7 @@ def answer(
     optimizer: str,
     scaling: Scaling | None = None,
     deadline_minutes: float | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> Answer:
     """Returns a plan beside its neighbours.
 
@@ -74,6 +75,7 @@ def answer(
       optimizer: Optimizer of the recipe.
       scaling: Examples that a batch needs on the user's data, by which `at` predicts.
       deadline_minutes: Time limit that the plan meets, or None.
+      remarks: Further remarks for the user.
     """
     same_batch, same_images = search.neighbours(at, plan)
     recipe, no_recipe = None, ""
@@ -97,7 +99,7 @@ def answer(
         recipe=recipe,
         no_recipe=no_recipe,
         larger=LargerBatch.of(at, plan, scaling.needed) if scaling else None,
-        notes=scaling.notes if scaling else (),
+        notes=(*(scaling.notes if scaling else ()), *remarks),
         deadline_minutes=deadline_minutes,
     )
 

@@ -125,7 +125,7 @@ class TrainingStep:
         # Each occurs twice in the graph, but is traced once.
         self._gradients_of_all = tf.function(self._reduced_gradients)
         self._update_all = tf.function(self._updated_weights)
-        self._step_of_all = tf.function(self._whole_step)
+        self._step_of_all = tf.function(self.whole_step)
         self._put_back_all = tf.function(self._put_back)
 
     def parts_of(self, share: int) -> int:
@@ -230,7 +230,18 @@ class TrainingStep:
             tf.reduce_max(tf.stack(times), axis=0),
         )
 
-    def _whole_step(self, batch):
+    def whole_step(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Takes a step, bad or not, as one program of the replicas.
+
+        Must be called in a graph, outside the replicas.
+
+        Args:
+          batch: Element of a distributed dataset.
+
+        Returns:
+          Norms of the gradients, summed over the replicas, float32 `[variables]`; the sum of the
+          squared norms of this worker's parts; and whether these are of equal size.
+        """
         seen = self._strategy.run(self._whole_step_in_replica, args=(batch,))
         norms, part_squares, counts = map(self._strategy.experimental_local_results, seen)
         return norms[0], tf.add_n(part_squares), counts[0]
