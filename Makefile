@@ -8,7 +8,7 @@ SEED ?= 0
 # Two files of tests at a time: much of a test is one thread of Python.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
 
-.PHONY: help setup setup-compile train test test-all test-exhaustive test-addons lint bench bench-optimizer bench-input bench-loop clean
+.PHONY: help setup setup-compile train test test-all test-exhaustive test-addons test-tpu lint bench bench-optimizer bench-input bench-loop clean
 
 help:
 	@echo "make setup     create $(VENV) with everything that training and the tests need"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-all  the slow ones too, as CI does"
 	@echo "make test-exhaustive  the long sweeps only, which CI leaves out"
 	@echo "make test-addons      the tests of Keras 2 and tensorflow-addons, in .venv-addons"
+	@echo "make test-tpu         the step's operations, with TensorFlow for TPUs, in .venv-tpu"
 	@echo "make lint      ruff, mypy, shellcheck and the contract of imports"
 	@echo "make bench     run the benchmarks, beside the peers that $(VENV) has"
 	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
@@ -67,6 +68,16 @@ test-addons: .venv-addons/installed
 		pytest pytest-timeout
 	@touch $@
 
+# TensorFlow for TPUs knows which operations they have; it needs none of them.
+test-tpu: .venv-tpu/installed
+	TPU_LOAD_LIBRARY=0 .venv-tpu/bin/python -m pytest tests/xla/test_tpu_operations.py
+
+.venv-tpu/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-tpu
+	launch/tpu_vm/install.sh .venv-tpu/bin/python
+	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout
+	@touch $@
+
 bench: setup
 	$(BIN)/python -m benchmarks.optimizer_step --output_dir=runs/benchmarks
 
@@ -112,4 +123,4 @@ lint: setup
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 clean:
-	rm -rf $(VENV) .venv-compile .venv-addons .venv-bench .venv-bench-input data/digits runs
+	rm -rf $(VENV) .venv-compile .venv-addons .venv-tpu .venv-bench .venv-bench-input data/digits runs

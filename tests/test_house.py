@@ -10,6 +10,7 @@ from tests.helpers.paths import ROOT
 PACKAGES = ("tf_lars", "models", "launch")
 PROGRAMS = {
     "compare",
+    "compile_for",
     "critical_batch",
     "evaluate",
     "export",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 import models
@@ -90,6 +89,7 @@ def program(
     Raises:
       InputError: The model cannot be trained.
     """
+    import keras
     import tensorflow as tf
 
     from tf_lars.data.image_input import to_device_batch
@@ -129,7 +129,5 @@ def program(
         "micro_batch_size": micro_batch_size,
         "parameters": description.parameters,
         "forward_flops": description.forward_flops,
-        "versions": ", ".join(
-            f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras")
-        ),
+        "versions": f"tensorflow {tf.__version__}, keras {keras.__version__}",
     }

@@ -101,14 +101,24 @@ class StepProgram:
             the line of Python that made it.
         """
         try:
-            if self._concrete is None:
-                self._strategy.extended.all_reduced.clear()
-                self._concrete = self._function.get_concrete_function(*self._specs)
+            self._trace()
             return self._function.experimental_get_compiler_ir(*self._specs)(stage=stage)
         except (ValueError, tf.errors.OpError) as error:
             if isinstance(error, InputError):
                 raise
             raise _refusal(str(error)) from error
+
+    def operations(self) -> set[str]:
+        """Returns the types of TensorFlow's operations in the program, before XLA."""
+        self._trace()
+        graph = self._concrete.graph.as_graph_def()
+        nodes = [*graph.node, *(node for one in graph.library.function for node in one.node_def)]
+        return {node.op for node in nodes}
+
+    def _trace(self) -> None:
+        if self._concrete is None:
+            self._strategy.extended.all_reduced.clear()
+            self._concrete = self._function.get_concrete_function(*self._specs)
 
     def check(self) -> None:
         """Checks that an accelerator could run the program.
@@ -185,8 +195,7 @@ class StepProgram:
 
     def state_values(self) -> dict[str, np.ndarray]:
         """Returns the values of the state now, by name."""
-        if self._concrete is None:
-            self.lowered("stablehlo")
+        self._trace()
         captured = self._concrete.captured_inputs
         by_handle = {id(v.handle): v for v in self._variables()}
         return {
