@@ -1,7 +1,8 @@
 """Whether a batch fits into the memory of a device, by steps that XLA has compiled for it.
 
 The memory grows linearly with the images that a device processes at a time: activations, beside
-weights and momentum. Between compiled batches it is interpolated, and beyond them continued.
+weights and momentum. Between compiled batches it is interpolated, and beyond them continued with
+the steepest of the slopes.
 Micro-batches need the memory of their size, and the sum of the gradients besides.
 """
 
@@ -91,7 +92,11 @@ class DeviceMemory:
             fixed = float(self.steps[0].argument_bytes or 0)
             x, y = [0.0, *x], [fixed, *y]
         first = min(max(int(np.searchsorted(x, images)) - 1, 0), len(x) - 2)
-        slope = (y[first + 1] - y[first]) / (x[first + 1] - x[first])
+        slopes = np.diff(y) / np.diff(x)
+        # Near the limit, compilers compute values twice to save memory, which ends somewhere.
+        slope = float(slopes.max() if images > x[-1] else slopes[first])
+        if images > x[-1]:
+            first += 1
         gradients = self.steps[0].gradient_bytes if in_parts else 0
         return y[first] + slope * (images - x[first]) + gradients
 

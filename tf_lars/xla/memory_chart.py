@@ -30,18 +30,17 @@ def draw(steps: Sequence[CompiledStep], path: str) -> None:
         colour = f"C{number}"
         x = [step.per_replica_batch_size for step in known]
         y = [(step.peak_bytes or 0) / GIB for step in known]
-        axes.plot(x, y, color=colour, label=target, zorder=2)
+        style = ("-", "--", "-.")[number % 3]  # lines of similar devices cover each other
+        axes.plot(x, y, style, color=colour, label=target, zorder=2)
         for one_x, one_y, step in zip(x, y, known, strict=True):
             axes.plot(one_x, one_y, "o" if step.fits else "x", color=colour, markersize=8, zorder=3)
-        there = known[0].device_bytes / GIB
-        axes.axhline(there, color=colour, linestyle=":", alpha=0.7, zorder=1)
+        axes.axhline(known[0].device_bytes / GIB, color=colour, linestyle=":", zorder=1)
+    for there, names in _device_memories(steps):
         axes.annotate(
-            f"{target.partition(':')[0]}: {there:.4g} GiB",
-            (0.99, there),
+            f"{', '.join(names)}: {there:.1f} GiB",
+            (0.01, there),
             xycoords=("axes fraction", "data"),
-            ha="right",
             va="bottom",
-            color=colour,
             fontsize=8,
         )
     axes.set_xscale("log", base=2)
@@ -60,8 +59,20 @@ def draw(steps: Sequence[CompiledStep], path: str) -> None:
     axes.plot([], [], "o", color="grey", label="fits")
     axes.plot([], [], "x", color="grey", label="does not fit")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     with files.writing(path), files.open_file(path, "wb") as file:
         file.write(picture.getvalue())
+
+
+def _device_memories(steps: Sequence[CompiledStep]) -> list[tuple[float, list[str]]]:
+    """Returns the memories of devices in GiB with their names; similar ones share a label."""
+    by_name = {step.target.partition(":")[0]: step.device_bytes / GIB for step in steps}
+    labels: list[tuple[float, list[str]]] = []
+    for name, there in sorted(by_name.items(), key=lambda item: item[1]):
+        if labels and there < 1.1 * labels[-1][0]:
+            labels[-1] = (there, [*labels[-1][1], name])
+        else:
+            labels.append((there, [name]))
+    return labels
