@@ -124,13 +124,15 @@ def differences(path):
 
     Variables are left out, and named, of which TensorFlow's own values depend on the order of the
     examples by more than `NOISE`: their gradient is 0, such as that of a bias before batch
-    normalisation, and what they hold is rounding.
+    normalisation, and what they hold is rounding; or an activation is so near 0 that rounding
+    decides whether ReLU passes it on. They stay left out, since they accumulate what they hold.
     """
     running = Running(path)
     step, found = running.step, []
+    noise = np.zeros(len(step.state))
     for number in range(1, STEPS + 1):
         running.take()
-        state, noise = running.state(), step.values[f"noise_{number}"]
+        state, noise = running.state(), np.maximum(noise, step.values[f"noise_{number}"])
         names = [step.state[i].name for i in step.changed if noise[i] <= NOISE]
         left_out = [step.state[i].name for i in step.changed if noise[i] > NOISE]
         errors = {

@@ -304,17 +304,18 @@ def _compile_apart(
         with subprocess.Popen(command, stdout=log, stderr=log) as process:
             try:
                 while process.poll() is None:
-                    spent = time.monotonic() - begin
-                    if spent > 60 * asked.timeout_minutes:
+                    left = begin + 60 * asked.timeout_minutes - time.monotonic()
+                    if left <= 0:
                         raise InputError(
                             "A compilation must end within --timeout_minutes="
                             f"{asked.timeout_minutes:g}. Received: one of {what} for {target.name} "
                             "that does not. Allow more time, or compile a smaller batch."
                         )
                     try:
-                        process.wait(_SECONDS_BETWEEN_LINES)
+                        process.wait(min(_SECONDS_BETWEEN_LINES, left))
                     except subprocess.TimeoutExpired:
-                        print(f"compiling for {target.name}: {spent + 30:,.0f} s", flush=True)
+                        spent = time.monotonic() - begin
+                        print(f"compiling for {target.name}: {spent:,.0f} s", flush=True)
             finally:
                 process.kill()  # does nothing to one that has ended
         if os.path.exists(output):

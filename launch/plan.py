@@ -9,12 +9,13 @@ import json
 
 from launch.cli import app, flags
 from tf_lars import planner
-from tf_lars.errors import EXIT_DONE, InputError
+from tf_lars.errors import EXIT_DONE, InputError, some
 from tf_lars.planner import communication, compiled_steps, plan_answer, reference_run, search
 from tf_lars.planner.device_memory import DeviceMemory
 from tf_lars.planner.devices import Device
 from tf_lars.planner.prediction import Plan
 from tf_lars.planner.reference_run import Scaling
+from tf_lars.planner.workloads import name_at
 from tf_lars.recipes import recipes
 from tf_lars.setting import MOST_EPOCHS, above, batch_size, check, one_of, picture, setting, within
 
@@ -324,24 +325,23 @@ def _flags(names: list[str], separator: str) -> str:
 
 def _memory(settings: PlanSettings, device: Device) -> DeviceMemory | None:
     """Returns what is known of the memory that the model needs on the device."""
-    steps = compiled_steps.packaged()
-    if settings.memory is not None:
-        steps += compiled_steps.read(settings.memory)
-    memory = DeviceMemory.of(
-        steps,
-        model=settings.model or device.measured_on.name,
-        accelerator=device.name,
-        precision=settings.dtype,
+    model = settings.model or device.measured_on.name
+    known = functools.partial(
+        DeviceMemory.of, model=model, accelerator=device.name, precision=settings.dtype
     )
-    if memory is None and settings.memory is not None:
-        found = {(s.model, s.accelerator) for s in steps}
+    if settings.memory is None:
+        return known(compiled_steps.packaged())
+    steps = compiled_steps.read(settings.memory)
+    if known(steps) is None:  # the package may know the model, but was not asked
+        found = sorted(
+            {f"{name_at(s.model, s.image_size)} in {s.precision} on {s.accelerator}" for s in steps}
+        )
         raise InputError(
             "--memory must be of the planned model and device. Received: "
-            f"{settings.memory!r}, without steps of {settings.model or device.measured_on.name} on "
-            f"{device.name}; known are {', '.join(f'{m} on {a}' for m, a in sorted(found))}. "
-            "Compile them, or leave it out."
+            f"{settings.memory!r}, without steps of {model} in {settings.dtype} on {device.name}; "
+            f"it has {some(found) or 'none'}. Compile them, or leave it out."
         )
-    return memory
+    return known([*compiled_steps.packaged(), *steps])
 
 
 def _plan(

@@ -37,7 +37,7 @@ from tf_lars.cluster.spec import Cluster
 from tf_lars.data import order
 from tf_lars.data.batch_schedule import sizes_of
 from tf_lars.data.records.dataset_info import DatasetInfo
-from tf_lars.errors import EXIT_DONE
+from tf_lars.errors import EXIT_DONE, require
 from tf_lars.planner import compiled_steps
 from tf_lars.planner.device_memory import DeviceMemory
 from tf_lars.planner.devices import Device
@@ -379,11 +379,21 @@ def _memory(settings: TrainingSettings, asked: DryRunSettings, shares: list[int]
       InputError: The batch does not fit into it.
     """
     if asked.target is None:
+        require(
+            asked.memory is None,
+            "--memory",
+            "beside --target",
+            asked.memory,
+            "Name the device whose memory is checked, such as --target=h100_sxm.",
+        )
         return
     target = targets.target(asked.target)
     steps = compiled_steps.packaged()
     if asked.memory is not None:
         steps += compiled_steps.read(asked.memory)
+    by_trial = settings.micro_batch_size == "auto"
+    if by_trial:
+        settings = dataclasses.replace(settings, micro_batch_size=None)
     largest = replica_step.for_replicas(settings, 1, max(shares))
     memory = DeviceMemory.of(
         steps,
@@ -397,6 +407,12 @@ def _memory(settings: TrainingSettings, asked: DryRunSettings, shares: list[int]
             f"memory      unknown for {settings.model} at {largest.image_size} px in "
             f"{settings.mixed_precision} on {target.kind}: launch.compile_for compiles this step, "
             "and --memory=FILE takes its results"
+        )
+        return
+    if by_trial:
+        yield (
+            f"memory      micro-batches of up to {memory.largest(in_parts=True):,} images fit on "
+            f"{target.kind}, by XLA's count; their size is found by trial"
         )
         return
     micro = largest.micro_batch_size

@@ -26,6 +26,7 @@ from tf_lars import setting as table
 
 PROGRAMS = {
     "compare": ["{run}", "{run}"],
+    "compile_for": ["--target=h100_sxm:8", "--export_only={new}"],
     "critical_batch": ["--model_dir={run}"],
     "evaluate": ["--model_dir={run}"],
     "export": ["--model_dir={run}", "--output={new}"],

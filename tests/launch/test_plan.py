@@ -1,13 +1,16 @@
 """`python -m launch.plan` from the command line."""
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from tests.helpers.paths import ROOT
+from tf_lars.planner import compiled_steps
 
 
 def _run(*flags, **more):
@@ -175,6 +178,61 @@ def test_own_data_are_planned_by_the_critical_batch(tmp_path):
     assert [larger[key] for key in ("critical_batch", "low", "high")] == pytest.approx(
         [1000, 500, 2000]
     )
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_a_micro_batch_that_does():
+    asked = ("--accelerator=H100-SXM", "--devices=8", "--global_batch_size=32768", "--picture=")
+    refused = _run(*asked)
+    assert refused.returncode == 2
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert "must fit into its memory. Received: 184 of 79.11 GiB for 4,096 images" in refused.stderr
+    [micro] = re.findall(r"Use (--micro_batch_size=\d+), which fits", refused.stderr)
+    done = _run(*asked, micro)
+    assert done.returncode == 0, done.stderr
+    assert "GiB for 1,024 images at a time on h100_sxm, by XLA's count" in done.stdout
+    assert _run(*asked, "--micro_batch_size=2048").returncode == 2
+
+
+def test_batches_that_do_not_fit_are_not_chosen(tmp_path):
+    path = str(tmp_path / "compiled.json")
+    asked = ("--accelerator=TPUv5p", "--devices=4", "--format=json", f"--memory={path}")
+    [step] = [
+        step
+        for step in compiled_steps.packaged()
+        if (step.target, step.precision, step.per_replica_batch_size)
+        == ("h100_sxm:8", "bfloat16", 64)
+    ]
+    chosen = []
+    for gib in (1000, 8):
+        one = dataclasses.replace(step, accelerator="TPUv5p", device_bytes=gib * 2**30)
+        compiled_steps.write_json(path, [one])
+        done = _run(*asked)
+        assert done.returncode == 0, done.stderr
+        plan = json.loads(done.stdout)["plan"]
+        chosen.append(plan["global_batch_size"] // 4)
+        [note] = json.loads(done.stdout)["notes"]
+        assert note.startswith("memory: ")
+    assert chosen[0] > chosen[1]
+
+
+def test_compiled_steps_of_another_model_are_refused(tmp_path):
+    path = str(tmp_path / "compiled.json")
+    others = [
+        dataclasses.replace(step, image_size=192)
+        for step in compiled_steps.packaged()
+        if step.accelerator == "H100-SXM"
+    ]
+    compiled_steps.write_json(path, others)
+    done = _run("--accelerator=H100-SXM", "--devices=8", "--picture=", f"--memory={path}")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "without steps of resnet50 in bfloat16 on H100-SXM" in done.stderr
+    assert "it has resnet50 at 192 px in bfloat16 on H100-SXM" in done.stderr
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text("{}")
+    done = _run("--accelerator=H100-SXM", "--devices=8", "--picture=", f"--memory={damaged}")
+    assert done.returncode == 2
+    assert "must be as launch.compile_for writes it" in done.stderr
 
 
 @pytest.mark.parametrize(

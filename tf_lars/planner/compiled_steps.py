@@ -9,12 +9,14 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 from tf_lars import files
-from tf_lars.errors import InputError
+from tf_lars.errors import InputError, require
 from tf_lars.packaged_csv import rows
+from tf_lars.setting import at_least, flag, kinds, number, parse, whole_number
 
 FORMAT = 1
 GIB = 2**30
@@ -125,7 +127,7 @@ def write_csv(path: str, steps: Sequence[CompiledStep]) -> None:
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(_FIELDS)
+    table.writerow(_KINDS)
     for step in steps:
         values = dataclasses.asdict(step).values()
         table.writerow(["" if value is None else value for value in values])
@@ -143,21 +145,34 @@ def read(path: str) -> list[CompiledStep]:
       InputError: The file cannot be read, or is of another format.
     """
     try:
-        with files.reading(path):
-            if not path.endswith(".csv"):
-                content = files.read_json(path)
-                if content["format"] != FORMAT:
-                    raise ValueError(f"format {content['format']!r}")
-                return [CompiledStep(**_checked(entry)) for entry in content["steps"]]
-            with files.open_file(path, "r") as file:
-                return _from_rows(csv.DictReader(file.read().splitlines()))
-    except (ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            "A file of compiled steps must be as launch.compile_for writes it. Received: "
-            f"{path!r} ({error!r}). Write it anew."
-        ) from error
+        with files.reading(path), files.open_file(path, "r") as file:
+            text = file.read()
+    except UnicodeDecodeError as error:
+        raise _refused(path, error) from error
+    try:
+        if path.endswith(".csv"):
+            return _from_rows(csv.DictReader(text.splitlines()))
+        content = json.loads(text)
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}")
+        return [_step(entry) for entry in content["steps"]]
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        csv.Error,
+    ) as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: str, error: Exception) -> InputError:
+    reason = str(error) if isinstance(error, InputError) else repr(error)
+    return InputError(
+        "A file of compiled steps must be as launch.compile_for writes it. Received: "
+        f"{path!r} ({' '.join(reason.split())[:300].rstrip('.')}). Write it anew."
+    )
 
 
 def packaged() -> list[CompiledStep]:
@@ -165,24 +180,41 @@ def packaged() -> list[CompiledStep]:
     return _from_rows(rows(__package__, "compiled_steps.csv"))
 
 
-_FIELDS = {field.name: field.type for field in dataclasses.fields(CompiledStep)}
+_KINDS = kinds(CompiledStep)
+_POSITIVE = (
+    "devices",
+    "image_size",
+    "per_replica_batch_size",
+    "micro_batch_size",
+    "device_bytes",
+)
 
 
-def _checked(entry: dict[str, Any]) -> dict[str, Any]:
-    for name, value in entry.items():
-        if value is None and "None" not in str(_FIELDS[name]):
-            raise ValueError(f"{name} is null")
-        if isinstance(value, bool) != ("bool" in str(_FIELDS[name])) and value is not None:
-            raise ValueError(f"{name} is {value!r}")
-    return entry
+def _step(entry: Mapping[str, Any]) -> CompiledStep:
+    """Returns a step from values, whose types and ranges are checked."""
+    return CompiledStep(**{name: _checked(name, value) for name, value in entry.items()})
+
+
+def _checked(name: str, value: Any) -> Any:
+    allowed, what = _KINDS[name], f"`{name}`"
+    if value is None and NoneType in allowed:
+        return None
+    if str in allowed:
+        require(isinstance(value, str), what, "text", value)
+        return value
+    if bool in allowed:
+        return flag(what, value)
+    rule = at_least(1 if name in _POSITIVE else 0)
+    return (whole_number if int in allowed else number)(what, value, rule)
 
 
 def _from_rows(table: Iterable[dict[str, str]]) -> list[CompiledStep]:
-    return [CompiledStep(**{k: _value(k, text) for k, text in row.items()}) for row in table]
+    return [_step({name: _value(name, text) for name, text in row.items()}) for row in table]
 
 
-def _value(name: str, text: str) -> Any:
-    kind = str(_FIELDS[name])
-    if text == "" and "None" in kind:
-        return None
-    return text if "str" in kind else json.loads(text.lower())
+def _value(name: str, text: str | None) -> Any:
+    """Returns the value of a cell; a row that ends too early has None there."""
+    allowed = _KINDS[name]
+    require(text is not None, f"`{name}`", "in every row", text)
+    assert text is not None
+    return None if text == "" and NoneType in allowed else parse(text, allowed)

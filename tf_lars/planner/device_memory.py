@@ -109,6 +109,15 @@ class DeviceMemory:
             best = 2**power
         return best
 
+    def _largest_part(self, images: float) -> int:
+        """Returns the largest micro-batch that divides a device's images and fits; 0 if none."""
+        most = self.largest(in_parts=True)
+        if not most or not float(images).is_integer():
+            return most
+        share = int(images)
+        parts = (share // count for count in range(2, share + 1) if share % count == 0)
+        return next((part for part in parts if self.fits(part, in_parts=True)), 0)
+
     def fits(self, images: float, *, in_parts: bool = False) -> bool:
         """Returns whether images fit that a device processes at a time."""
         return self.needed(images, in_parts=in_parts) <= self.device_bytes
@@ -132,9 +141,9 @@ class DeviceMemory:
         )
         if needed <= self.device_bytes:
             return f"memory: {told}, without the workspace of libraries"
-        largest = self.largest(in_parts=True)
-        remedy = f"Use --micro_batch_size={largest}, which fits, or fewer images per device."
-        if not largest:
+        part = self._largest_part(images)
+        remedy = f"Use --micro_batch_size={part}, which fits, or fewer images per device."
+        if not part:
             remedy = "Use smaller images, a smaller model or a device with more memory."
         raise InputError(
             "The images that a device processes at a time must fit into its memory. Received: "

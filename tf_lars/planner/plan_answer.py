@@ -106,7 +106,7 @@ def answer(
 
 def as_json(answer: Answer) -> dict[str, Any]:
     """Returns the answer as values of JSON; what was not asked for is left out."""
-    found = {
+    found: dict[str, Any] = {
         "plan": _fields(answer.plan),
         "same_batch": [_fields(plan) for plan in answer.same_batch],
         "same_images_per_device": [_fields(plan) for plan in answer.same_images],
@@ -121,6 +121,8 @@ def as_json(answer: Answer) -> dict[str, Any]:
         found |= {"cheapest": _fields(answer.cheapest), "quickest": _fields(answer.quickest)}
     if answer.larger:
         found["larger_batch"] = answer.larger.as_json() | {"notes": answer.notes}
+    if answer.notes:
+        found["notes"] = answer.notes
     return found
 
 

@@ -7,6 +7,7 @@ relied on, and `check_private_api` says what has moved. Neither TensorFlow nor K
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import time
@@ -233,7 +234,20 @@ def _options(replicas: int) -> Any:
     options = client.CompileOptions()
     options.num_replicas, options.num_partitions = replicas, 1
     options.device_assignment = client.DeviceAssignment.create(np.arange(replicas).reshape(-1, 1))
+    if toolkit := _toolkit():
+        # Otherwise the machine's ptxas is taken, whose release may not know the GPU, or none.
+        options.executable_build_options.debug_options.xla_gpu_cuda_data_dir = toolkit
     return options
+
+
+def _toolkit() -> str:
+    """Returns the folder of CUDA's compilers that are installed beside JAX, or ""."""
+    try:
+        found = importlib.util.find_spec("nvidia.cuda_nvcc")
+    except ModuleNotFoundError:
+        return ""
+    folders = found.submodule_search_locations if found else None
+    return folders[0] if folders else ""
 
 
 def _module(hlo: bytes) -> Any:

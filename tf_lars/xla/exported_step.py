@@ -142,10 +142,10 @@ def read(path: str) -> ExportedStep:
             fields["all_reduces"] = tuple(map(tuple, fields["all_reduces"]))
             hlo = archive.read("step.hlo")
         return ExportedStep(**fields, hlo=hlo, whole_hlo=whole, values=values)
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # each library has errors of its kind for damaged bytes
         raise InputError(
             f"The file must be a step that launch.compile_for has exported. Received: {path!r} "
-            f"({error!r}). Export it again."
+            f"({' '.join(repr(error).split())[:300]}). Export it again."
         ) from error
 
 

@@ -107,10 +107,13 @@ def target(text: str) -> Target:
         return _gpu(kind, size or str(GPUS_PER_HOST))
     if kind in _tpus():
         return _tpu(kind, size or _tpus()[kind]["topology"])
-    close = difflib.get_close_matches(kind, [*_gpus(), *_tpus()], n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    known = [*_gpus(), *_tpus()]
+    # h100 is of the family of h100_sxm, although h200 differs in fewer letters.
+    family = [n for n in known if kind and (n.startswith(kind) or kind.startswith(n))]
+    close = family or difflib.get_close_matches(kind, known, n=1)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise InputError(
-        f"A target must be one of {', '.join([*_gpus(), *_tpus()])}, with :N for the number of "
+        f"A target must be one of {', '.join(known)}, with :N for the number of "
         f"GPUs or :AxB for the chips of TPUs. Received: {text!r}.{hint}"
     )
 
