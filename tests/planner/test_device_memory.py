@@ -19,7 +19,7 @@ STEP = dataclasses.replace(
 
 
 def _step(batch, peak, **more):
-    """Returns a step that needs so many GiB."""
+    """Returns a step of a batch, which needs `peak` GiB."""
     fits = peak <= 16
     return dataclasses.replace(
         STEP, per_replica_batch_size=batch, peak_bytes=int(peak * GIB), fits=fits, **more
