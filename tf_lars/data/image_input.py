@@ -19,7 +19,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data import batches, decode, order
+from tf_lars.data import batches, decode, graph_reader, order, pipeline_host
 from tf_lars.data.augmentation_names import (
     KERAS_CV_AUGMENTATIONS,
     RANDAUGMENT_MAGNITUDE,
@@ -223,7 +223,19 @@ def _reading(data_dir: str, split: str, max_bad_records: int, cache: bool):
       A function from a vector of example numbers to the JPEG files, the classes (from 0) and
       whether each example is the requested one rather than a replacement; and a function from a
       file and its number to the `decode.Image`.
+
+    Raises:
+      InputError: The data is unusable; or another host reads it, and images are to be cached or
+        records skipped.
     """
+    if cache:
+        pipeline_host.refuse_remote("--cache", "Leave it out.")
+    if max_bad_records:
+        pipeline_host.refuse_remote(
+            f"--max_bad_records={max_bad_records}", "Leave it out, and prepare bad records again."
+        )
+    if pipeline_host.is_remote():
+        return graph_reader.open_split(data_dir, split), lambda encoded, _: decode.Jpeg(encoded)
     examples = example_reader.open_split(data_dir, split, max_bad_records)
     label_base = DatasetInfo.read(data_dir).label_base
     decoded = open_cache(examples) if cache else None

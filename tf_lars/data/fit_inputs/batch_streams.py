@@ -13,13 +13,15 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tf_lars.data import order
+from tf_lars.data import order, pipeline_host
 from tf_lars.data.fit_inputs.array_inputs import as_rows, checksum
 from tf_lars.data.fit_inputs.fit_batch import class_weighter, of_replicas
 from tf_lars.errors import InputError
 
 _LOOKED_AT = 2
 """Number of batches from which shapes are known, as in Keras."""
+
+_INSTEAD_OF_PYTHON = "Give arrays, or a tf.data.Dataset without Python functions."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,7 +110,8 @@ def of_dataset(
     def open_at(first_step: int, _: int) -> tf.data.Dataset:
         if first_step:
             logging.warning("Passing over %d batches of a dataset.", first_step)
-        return source.repeat().skip(first_step) if first_step else source.repeat()
+        batches = pipeline_host.moved(source).repeat()
+        return batches.skip(first_step) if first_step else batches
 
     return BatchStream(
         open_at, len(tf.nest.flatten(first)[0]), steps or length, first, class_weight
@@ -165,6 +168,7 @@ def of_py_dataset(
         return tf.nest.pack_sequence_as(spec, values)
 
     def open_at(first_step: int, last_step: int) -> tf.data.Dataset:
+        pipeline_host.refuse_remote("a PyDataset", _INSTEAD_OF_PYTHON)
         steps_left = tf.data.Dataset.range(first_step, last_step)
         return steps_left.map(read_in_graph, num_parallel_calls=max(1, source.workers))
 
@@ -217,6 +221,7 @@ def of_generator(
     stream = tf.data.Dataset.from_generator(batches, output_signature=spec)
 
     def open_at(first_step: int, _: int) -> tf.data.Dataset:
+        pipeline_host.refuse_remote("a generator", _INSTEAD_OF_PYTHON)
         if first_step:
             logging.warning("Passing over %d batches of a generator.", first_step)
         return stream.skip(first_step) if first_step else stream

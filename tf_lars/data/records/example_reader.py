@@ -83,6 +83,7 @@ class ExampleReader:
         good one.
 
     Attributes:
+      records: Records that hold the examples.
       bad: Fault of each bad record found so far, by its number.
     """
 
@@ -93,7 +94,7 @@ class ExampleReader:
         labels: range,
         max_bad_records: int = 0,
     ):
-        self._records = records
+        self.records = records
         self._form = form
         self._labels = labels
         self._max_bad_records = max_bad_records
@@ -103,7 +104,7 @@ class ExampleReader:
         _READERS.add(self)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def read(self, indices: Iterable[int]) -> tuple[list[bytes], list[int], list[bool]]:
         """Returns the examples with these numbers.
@@ -131,14 +132,14 @@ class ExampleReader:
         """Returns the faults of the recently read images that TensorFlow does not decode."""
         recent = sorted({number for numbers in list(self._recent) for number in numbers})
         return [
-            f"a JPEG that cannot be decoded, in {self._records.place(number)}"
+            f"a JPEG that cannot be decoded, in {self.records.place(number)}"
             for number in recent
             if not self._decodes(number)
         ]
 
     def _decodes(self, number: int) -> bool:
         try:
-            return decodes(parse_example(self._records.read(number), self._form).encoded)
+            return decodes(parse_example(self.records.read(number), self._form).encoded)
         except BadRecord:  # since it was read
             return False
 
@@ -153,13 +154,13 @@ class ExampleReader:
     def _checked(self, index: int) -> Example | None:
         try:
             # Takes a third of the time of TensorFlow's parser, which copies the image once more.
-            example = parse_example(self._records.read(index), self._form)
+            example = parse_example(self.records.read(index), self._form)
             if not self._looked_at[index]:
                 check_example(example, self._labels)
                 self._looked_at[index] = True
             return example
         except BadRecord as error:
-            self._note(index, f"{error}, in {self._records.place(index)}")
+            self._note(index, f"{error}, in {self.records.place(index)}")
             return None
 
     def _note(self, index: int, problem: str) -> None:

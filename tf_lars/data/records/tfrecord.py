@@ -99,6 +99,11 @@ class ShardFile:
         assert self._offsets is not None
         return len(self._offsets) - 1
 
+    @property
+    def starts(self) -> np.ndarray | None:
+        """Position in the file of each record, in bytes, int64; None if it is compressed."""
+        return None if self._compressed else self.open()._offsets[:-1]
+
     def read(self, number: int) -> bytes:
         """Returns a record by its position in the file, from 0.
 
@@ -157,15 +162,36 @@ class RecordReader:
     Raises:
       InputError: A shard cannot be opened, is cut short, is not a TFRecord file or holds another
         number of records; of a compressed shard, that is found when it is first read.
+
+    Attributes:
+      paths: Paths of the shards.
+      first: Number of the first record of each shard, and of all records, int64.
     """
 
     def __init__(self, paths: Sequence[str], examples: Sequence[int]):
         _allow_open_files(len(paths))
         self._shards = [ShardFile(*shard) for shard in zip(paths, examples, strict=True)]
-        self._first = np.concatenate([[0], np.cumsum(examples)]).astype(np.int64)
+        self.paths = tuple(paths)
+        self.first = np.concatenate([[0], np.cumsum(examples)]).astype(np.int64)
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return int(self.first[-1])
+
+    def starts(self) -> np.ndarray:
+        """Returns the position of each record in the file of its shard, in bytes, int64.
+
+        Raises:
+          InputError: A shard is compressed as a whole.
+        """
+        starts = [shard.starts for shard in self._shards]
+        for path, places in zip(self.paths, starts, strict=True):
+            if places is None:
+                raise InputError(
+                    "Hosts that another process drives read records from shards that are not "
+                    f"compressed. Received: {path}. Decompress the shards, and write their "
+                    "dataset.json anew."
+                )
+        return np.concatenate(starts)
 
     def read(self, index: int) -> bytes:
         """Returns the record with this number; see `ShardFile.read`."""
@@ -178,8 +204,8 @@ class RecordReader:
         return shard.place(number)
 
     def _find(self, index: int) -> tuple[ShardFile, int]:
-        shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        return self._shards[shard], index - int(self._first[shard])
+        shard = int(np.searchsorted(self.first, index, side="right")) - 1
+        return self._shards[shard], index - int(self.first[shard])
 
 
 def _allow_open_files(count: int) -> None:
