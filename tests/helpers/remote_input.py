@@ -115,7 +115,7 @@ def _refusal(dataset):
 
 def _with_python(data_dir):
     """Returns the outcome of reading records in Python for the second host."""
-    with mock.patch.object(pipeline_host, "is_remote", lambda: False):
+    with mock.patch.object(pipeline_host, "is_remote", return_value=False):
         try:
             _batches(inputs(data_dir)["evaluation"], 1, 1)
         except tf.errors.OpError as error:

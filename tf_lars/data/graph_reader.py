@@ -2,12 +2,13 @@
 
 It is for hosts that another process drives, see `tf_lars.data.pipeline_host`; elsewhere
 `tf_lars.data.records.example_reader`, which checks more, reads the same examples. Here TensorFlow
-compares each record with its checksum and the label with the classes; a fault ends the run with
-TensorFlow's message, which may lack the name of the file. An image that was cut short before its
-record was written may pass: `python -m launch.prepare_imagenet --verify` finds such records.
+compares each record with its checksum, and here the label is compared with the classes; a fault
+ends the run without the name of the file. An image that was cut short before its record was written
+may pass: `python -m launch.prepare_imagenet --verify` finds such records.
 """
 
 import os
+import re
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -15,6 +16,7 @@ import tensorflow as tf
 from tf_lars.data.autotune import without_autotune
 from tf_lars.data.records import example_reader
 from tf_lars.data.records.dataset_info import DatasetInfo
+from tf_lars.errors import InputError
 
 _PARALLEL_READS = 16
 """Records of a chunk that are read at a time: a mounted bucket answers late, but many at a time."""
@@ -75,6 +77,25 @@ def open_split(data_dir: str, split: str) -> Callable[[tf.Tensor], _Vectors]:
         return parsed[form.encoded], classes, tf.ones_like(classes, tf.bool)
 
     return read
+
+
+def fault(message: str) -> InputError | None:
+    """Returns the error for a file that TensorFlow could not read, or None.
+
+    Args:
+      message: Message of TensorFlow's error.
+    """
+    if missing := re.search(r"(/[^:;]+); No such file or directory", message):
+        return InputError(
+            "Every host must find the data set at the same path. Received: a host without "
+            f"{missing[1]}. Mount or copy it there."
+        )
+    if damaged := re.search(r"(corrupted|truncated) record at \d+", message):
+        return InputError(
+            f"Every record must match its checksum. Received: a {damaged[0]} bytes of a shard. "
+            "Find it with python -m launch.prepare_imagenet --verify, then copy the file again."
+        )
+    return None
 
 
 def _record(path: tf.Tensor, start: tf.Tensor) -> tf.Tensor:

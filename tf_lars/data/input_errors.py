@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from tf_lars.data import graph_reader
 from tf_lars.data.records import example_reader
 from tf_lars.errors import InputError
 
@@ -27,8 +28,12 @@ def told_by_input() -> Iterator[None]:
         _let_go(error)
         told = re.search(r"InputError: (.+)", error.message)
         if not told:
-            # An image that has passed all checks.
-            named = example_reader.undecodable() if "JPEG" in error.message else None
+            # An image that has passed all checks; or a file that another host has read.
+            named = (
+                example_reader.undecodable()
+                if "JPEG" in error.message
+                else graph_reader.fault(error.message)
+            )
             if named is None:
                 raise
             raise named from error

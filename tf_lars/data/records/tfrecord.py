@@ -102,7 +102,11 @@ class ShardFile:
     @property
     def starts(self) -> np.ndarray | None:
         """Position in the file of each record, in bytes, int64; None if it is compressed."""
-        return None if self._compressed else self.open()._offsets[:-1]
+        if self._compressed:
+            return None
+        self.open()
+        assert self._offsets is not None
+        return self._offsets[:-1]
 
     def read(self, number: int) -> bytes:
         """Returns a record by its position in the file, from 0.
@@ -183,14 +187,15 @@ class RecordReader:
         Raises:
           InputError: A shard is compressed as a whole.
         """
-        starts = [shard.starts for shard in self._shards]
-        for path, places in zip(self.paths, starts, strict=True):
-            if places is None:
+        starts = []
+        for shard in self._shards:
+            if shard.starts is None:
                 raise InputError(
                     "Hosts that another process drives read records from shards that are not "
-                    f"compressed. Received: {path}. Decompress the shards, and write their "
+                    f"compressed. Received: {shard.path}. Decompress the shards, and write their "
                     "dataset.json anew."
                 )
+            starts.append(shard.starts)
         return np.concatenate(starts)
 
     def read(self, index: int) -> bytes:
