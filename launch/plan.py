@@ -214,7 +214,7 @@ def main() -> int:
     remarks: tuple[str, ...] = ()
     if memory:
         images = plan.global_batch_size / plan.devices
-        remarks = (memory.check(images, settings.micro_batch_size),)
+        remarks = (f"memory: {memory.check(images, settings.micro_batch_size)}",)
     answer = plan_answer.answer(
         at,
         plan,
@@ -332,7 +332,8 @@ def _memory(settings: PlanSettings, device: Device) -> DeviceMemory | None:
     if settings.memory is None:
         return known(compiled_steps.packaged())
     steps = compiled_steps.read(settings.memory)
-    if known(steps) is None:  # the package may know the model, but was not asked
+    memory = known(steps)
+    if memory is None:  # the package may know the model, but was not asked
         found = sorted(
             {f"{name_at(s.model, s.image_size)} in {s.precision} on {s.accelerator}" for s in steps}
         )
@@ -341,7 +342,7 @@ def _memory(settings: PlanSettings, device: Device) -> DeviceMemory | None:
             f"{settings.memory!r}, without steps of {model} in {settings.dtype} on {device.name}; "
             f"it has {some(found) or 'none'}. Compile them, or leave it out."
         )
-    return known([*compiled_steps.packaged(), *steps])
+    return memory
 
 
 def _plan(

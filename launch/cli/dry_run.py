@@ -26,7 +26,6 @@ from launch.run import (
     extension,
     forecast,
     preflight,
-    replica_step,
     summary,
 )
 from launch.run.extension import Extension
@@ -38,8 +37,6 @@ from tf_lars.data import order
 from tf_lars.data.batch_schedule import sizes_of
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import EXIT_DONE, require
-from tf_lars.planner import compiled_steps
-from tf_lars.planner.device_memory import DeviceMemory
 from tf_lars.planner.devices import Device
 from tf_lars.planner.plan_table import planned_time
 from tf_lars.planner.workloads import name_at
@@ -387,37 +384,8 @@ def _memory(settings: TrainingSettings, asked: DryRunSettings, shares: list[int]
             "Name the device whose memory is checked, such as --target=h100_sxm.",
         )
         return
-    target = targets.target(asked.target)
-    steps = compiled_steps.packaged()
-    if asked.memory is not None:
-        steps += compiled_steps.read(asked.memory)
-    by_trial = settings.micro_batch_size == "auto"
-    if by_trial:
-        settings = dataclasses.replace(settings, micro_batch_size=None)
-    largest = replica_step.for_replicas(settings, 1, max(shares))
-    memory = DeviceMemory.of(
-        steps,
-        model=name_at(settings.model, largest.image_size),
-        accelerator=target.accelerator,
-        precision=settings.mixed_precision,
-        target=target.kind,
-    )
-    if memory is None:
-        yield (
-            f"memory      unknown for {settings.model} at {largest.image_size} px in "
-            f"{settings.mixed_precision} on {target.kind}: launch.compile_for compiles this step, "
-            "and --memory=FILE takes its results"
-        )
-        return
-    if by_trial:
-        yield (
-            f"memory      micro-batches of up to {memory.largest(in_parts=True):,} images fit on "
-            f"{target.kind}, by XLA's count; their size is found by trial"
-        )
-        return
-    micro = largest.micro_batch_size
-    told = memory.check(max(shares), micro if isinstance(micro, int) else None)
-    yield f"memory      {told.removeprefix('memory: ')}"
+    told = forecast.memory(settings, targets.target(asked.target), asked.memory, max(shares))
+    yield f"memory      {told}"
 
 
 def _model_dir(settings: TrainingSettings) -> str:

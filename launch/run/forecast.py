@@ -1,10 +1,14 @@
-"""The planner's forecast of a run: for a dry run before it, and for the report after it."""
+"""The planner's forecast of a run: in a dry run before it, and in its report beside its outcome."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 
+from launch.run import replica_step
 from launch.run.settings import TrainingSettings
 from tf_lars import planner
 from tf_lars.data.batch_schedule import sizes_of
+from tf_lars.planner import compiled_steps
+from tf_lars.planner.device_memory import DeviceMemory
 from tf_lars.planner.devices import Device
 from tf_lars.planner.gpu_names import accelerator_of
 from tf_lars.planner.plan_table import duration, planned_time
@@ -12,6 +16,7 @@ from tf_lars.planner.prediction import Plan
 from tf_lars.planner.workloads import name_at
 from tf_lars.tracking.report_page import Forecast
 from tf_lars.tracking.run_record import FINISHED, RunRecord, number
+from tf_lars.xla.targets import Target
 
 CALIBRATE = "--calibrate=RUN,RUN plans it from your own finished runs"
 """How to get a forecast where the planner has none, in the words of a dry run."""
@@ -69,6 +74,47 @@ def notes(settings: TrainingSettings, device: Device, devices: int) -> Iterator[
     elif settings.micro_batch_size:
         images = min(images, device.most_images)
     yield from device.notes(images, devices)
+
+
+def memory(settings: TrainingSettings, target: Target, file: str | None, images: int) -> str:
+    """Returns what is known of the memory of a device for the largest step of a run, in words.
+
+    Args:
+      settings: Settings of the run.
+      target: The device.
+      file: File of `launch.compile_for`, beside the steps that come with the package; or None.
+      images: Images of a device in that step.
+
+    Raises:
+      InputError: The step does not fit, or the file is unusable.
+    """
+    steps = compiled_steps.packaged()
+    if file is not None:
+        steps += compiled_steps.read(file)
+    by_trial = settings.micro_batch_size == "auto"
+    if by_trial:
+        settings = dataclasses.replace(settings, micro_batch_size=None)
+    largest = replica_step.for_replicas(settings, 1, images)
+    known = DeviceMemory.of(
+        steps,
+        model=name_at(settings.model, largest.image_size),
+        accelerator=target.accelerator,
+        precision=settings.mixed_precision,
+        target=target.kind,
+    )
+    if known is None:
+        return (
+            f"unknown for {settings.model} at {largest.image_size} px in "
+            f"{settings.mixed_precision} on {target.kind}: launch.compile_for compiles this step, "
+            "and --memory=FILE takes its results"
+        )
+    if by_trial:
+        return (
+            f"micro-batches of up to {known.largest(in_parts=True):,} images fit on "
+            f"{target.kind}, by XLA's count; their size is found by trial"
+        )
+    micro = largest.micro_batch_size
+    return known.check(images, micro if isinstance(micro, int) else None)
 
 
 def beside_outcome(settings: TrainingSettings, record: RunRecord) -> Forecast:

@@ -69,7 +69,7 @@ def test_the_largest_power_of_two_that_fits():
 def test_what_fits_is_told():
     memory = _memory(*LINEAR)
     assert memory.check(64) == (
-        "memory: 5 of 16 GiB for 64 images at a time on h100_sxm, by XLA's count, without the "
+        "5 of 16 GiB for 64 images at a time on h100_sxm, by XLA's count, without the "
         "workspace of libraries"
     )
     assert "5.25 of 16 GiB for 64 images at a time" in memory.check(4096, 64)

@@ -140,7 +140,7 @@ class DeviceMemory:
             f"at a time on {self.target}, by XLA's count"
         )
         if needed <= self.device_bytes:
-            return f"memory: {told}, without the workspace of libraries"
+            return f"{told}, without the workspace of libraries"
         part = self._largest_part(images)
         remedy = f"Use --micro_batch_size={part}, which fits, or fewer images per device."
         if not part:
