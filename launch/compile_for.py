@@ -182,7 +182,7 @@ class _Work:
     ):
         self._asked, self._settings, self._folder = asked, settings, folder
         self._results = results
-        self._exported: dict[TrainingSettings, str] = {}
+        self._exported: dict[tuple[TrainingSettings, int], str] = {}
 
     def run_for(self, target: Target, batch: int | None) -> TrainingSettings:
         """Returns the settings of the step for a number of images per device."""
@@ -192,13 +192,14 @@ class _Work:
         """Returns the compiled step of a run, and prints what was found."""
         share = run.global_batch_size // target.num_devices
         what = f"{run.model}, {share:,} images per device"
-        if run not in self._exported:
+        key = (run, target.num_devices)
+        if key not in self._exported:
             print(f"exporting {what}, for {target.num_devices} devices", flush=True)
             path = os.path.join(self._folder, f"step_{len(self._exported)}.zip")
             exported_step.write(path, replica_step.export(run, target.num_devices))
-            self._exported[run] = path
+            self._exported[key] = path
         output = os.path.join(self._folder, "compiled.json")
-        _compile_apart(self._asked, self._exported[run], target, output, what)
+        _compile_apart(self._asked, self._exported[key], target, output, what)
         [step] = compiled_steps.read(output)
         print("\n".join(compiled_report.lines(step, target)), flush=True)
         self._results.add(step)
@@ -218,10 +219,12 @@ def _fits(asked: CompileSettings, work: _Work, target: Target) -> bool:
     steps = [work.compiled(run, target)]
     fits = steps[0].fits
     while not steps[-1].fits and steps[-1].images_at_once > 1:  # find what does
+        share, at_once = steps[-1].per_replica_batch_size, steps[-1].images_at_once
         if run.micro_batch_size:
-            run = dataclasses.replace(run, micro_batch_size=steps[-1].images_at_once // 2)
+            part = next(size for size in range(at_once // 2, 0, -1) if share % size == 0)
+            run = dataclasses.replace(run, micro_batch_size=part)
         else:
-            run = work.run_for(target, steps[-1].per_replica_batch_size // 2)
+            run = work.run_for(target, share // 2)
         steps.append(work.compiled(run, target))
     if not fits:
         print(compiled_report.largest_that_fits(steps), flush=True)
