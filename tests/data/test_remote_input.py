@@ -65,10 +65,13 @@ def remote(digits_dir, tmp_path_factory):
 
 
 @pytest.mark.parametrize("host", range(remote_input.HOSTS))
-@pytest.mark.parametrize("case", ["training", "evaluation"])
+@pytest.mark.parametrize("case", ["training", "mixed", "evaluation", "randaugment", "augmix"])
 def test_a_remote_host_makes_the_batches_of_a_local_one_bit_for_bit(remote, digits_dir, case, host):
     results, _ = remote
-    expected = remote_input.local_batches(remote_input.inputs(digits_dir)[case], host)
+    cases = remote_input.inputs(digits_dir)
+    if case not in cases:
+        pytest.skip("keras-cv is not installed")
+    expected = remote_input.local_batches(cases[case], host)
     assert "image" in expected
     for name, value in expected.items():
         np.testing.assert_array_equal(results[f"{case}|{host}|{name}"], value, err_msg=name)

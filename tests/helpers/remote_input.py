@@ -4,7 +4,9 @@
 two servers of `launch.tpu_server` and writes the results of all cases to `OUTPUT`, an npz file.
 """
 
+import dataclasses
 import functools
+import importlib.util
 import sys
 from unittest import mock
 
@@ -15,8 +17,10 @@ import tensorflow as tf
 from tests.helpers import training_cases
 from tf_lars import Trainer
 from tf_lars.data import pipeline_host
+from tf_lars.data.augmentation_names import KERAS_CV_AUGMENTATIONS
 from tf_lars.data.fit_inputs import choose
 from tf_lars.data.image_input import EvaluationInput, TrainingInput, to_device_batch
+from tf_lars.data.mixing import Mixing
 from tf_lars.distribute.replicas import distribute
 from tf_lars.errors import InputError
 
@@ -26,11 +30,17 @@ HOSTS, STEPS, SIZE, CLASSES = 2, 60, 8, 10
 def inputs(data_dir, **options):
     """Returns functions from a context to the batches of training and evaluation, by name."""
     training = TrainingInput(data_dir, 64, SIZE, seed=3, **options)
+    mixed = dataclasses.replace(training, mixing=Mixing(0.2, 1.0, 0.5))
     evaluation = EvaluationInput(data_dir, 64, SIZE, **options)
-    return {
+    cases = {
         "training": lambda context: training.dataset(context, 7, 7 + STEPS),
+        "mixed": lambda context: mixed.dataset(context, 0, STEPS),
         "evaluation": evaluation.dataset,
     }
+    for name in KERAS_CV_AUGMENTATIONS if importlib.util.find_spec("keras_cv") else ():
+        augmented = dataclasses.replace(training, augmentation=name)
+        cases[name] = lambda context, augmented=augmented: augmented.dataset(context, 0, 2)
+    return cases
 
 
 def arrays(batches):
@@ -128,10 +138,11 @@ def main(output, data_dir, addresses):
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=addresses)
     tf.config.experimental_connect_to_cluster(resolver)
     results = {}
-    steps = {"training": STEPS, "evaluation": EvaluationInput(data_dir, 64, SIZE).steps}
+    steps = {"evaluation": EvaluationInput(data_dir, 64, SIZE).steps}
+    steps |= dict.fromkeys(KERAS_CV_AUGMENTATIONS, 2)  # which are slow
     for host in range(HOSTS):
         for case, dataset in inputs(data_dir).items():
-            values = _batches(dataset, host, steps[case])
+            values = _batches(dataset, host, steps.get(case, STEPS))
             results |= {f"{case}|{host}|{name}": value for name, value in values.items()}
         iterator = iter(distribute(_strategy(host), of_user(user_dataset())))
         results[f"dataset|{host}"] = np.stack(next(iterator).element)
