@@ -31,20 +31,51 @@ def test_a_cluster_survives_the_way_through_tf_config():
     [
         ({"TF_CONFIG": "nonsense"}, "must be JSON"),
         ({"TF_CONFIG": "[]"}, "must be JSON"),
-        (_environment(cluster={"worker": ["a:1"]}), "must be JSON"),
+        ({"TF_CONFIG": "{}"}, "Received: none with a cluster"),
+        (_environment(cluster={}, task={"type": "worker", "index": 0}), "Received: cluster {}"),
+        (_environment(cluster={"worker": ["a:1"]}), "Received: none with a task"),
+        (_environment(task={"type": "worker", "index": 0}), "Received: none with a cluster"),
         (
-            _environment(cluster={"ps": ["a:1"]}, task={"type": "ps", "index": 0}),
-            "must be JSON",
+            _environment(sparseCluster={"worker": {"1": "a:1"}}, task={"type": "worker"}),
+            "Received: a sparseCluster. Turn dynamic workers off",
+        ),
+        (
+            _environment(cluster={"worker": {"0": "a:1"}}, task={"type": "worker", "index": 0}),
+            "list all tasks of the type worker. Received: a dictionary",
+        ),
+        (
+            _environment(cluster={"worker": "a:1,b:1"}, task={"type": "worker", "index": 0}),
+            "a list of addresses for worker. Received: 'a:1,b:1'",
+        ),
+        (
+            _environment(cluster={"worker": ["a:1"]}, task={"type": "worker"}),
+            "give this task an index. Received: None",
         ),
         (
             _environment(
-                cluster={"chief": ["a:1"], "worker": ["b:1"]}, task={"type": "chief", "index": 0}
+                cluster={"worker": ["a:1"], "evaluator": ["b:1"]},
+                task={"type": "evaluator", "index": 0},
             ),
-            "type worker only",
+            "Training evaluates by itself",
+        ),
+        (
+            _environment(cluster={"ps": ["a:1"]}, task={"type": "ps", "index": 0}),
+            "types chief and worker, for synchronous training. Received: a task of the type 'ps'",
+        ),
+        (
+            _environment(
+                cluster={"chief": ["a:1", "c:1"], "worker": ["b:1"]},
+                task={"type": "chief", "index": 0},
+            ),
+            "have one chief. Received: 2",
         ),
         (
             _environment(cluster={"worker": ["a:1"]}, task={"type": "worker", "index": 1}),
-            "rank must be from 0 to 0",
+            "an index from 0 to 0",
+        ),
+        (
+            _environment(cluster={"worker": ["a:1"]}, task={"type": "chief", "index": 0}),
+            "list the tasks of this one's type",
         ),
         (
             _environment(cluster={"worker": ["a:1", "a:1"]}, task={"type": "worker", "index": 0}),
@@ -72,6 +103,58 @@ def test_a_cluster_survives_the_way_through_tf_config():
 def test_a_wrong_tf_config_is_one_sentence(environment, message):
     with pytest.raises(InputError, match=message):
         resolve_cluster(environment)
+
+
+@pytest.mark.parametrize(("kind", "index", "rank"), [("chief", 0, 0), ("worker", 1, 2)])
+def test_a_chief_comes_before_the_workers(kind, index, rank):
+    hosts = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "evaluator": ["d:1"]}
+    cluster = resolve_cluster(_environment(cluster=hosts, task={"type": kind, "index": index}))
+    assert (cluster.workers, cluster.rank) == (("a:1", "b:1", "c:1"), rank)
+
+
+def test_a_chief_without_workers_is_a_cluster_of_one():
+    alone = {"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": "0"}}
+    cluster = resolve_cluster(_environment(**alone, environment="cloud"))
+    assert (cluster.num_workers, cluster.is_chief) == (1, True)
+
+
+def _vertex(kind, index, **more):
+    pools = {"workerpool0": ["a:2222"], "workerpool1": ["b:2222", "c:2222"], **more}
+    task = {"type": kind, "index": index, "trial": "1"}
+    return {"CLUSTER_SPEC": json.dumps({"cluster": pools, "environment": "cloud", "task": task})}
+
+
+def test_the_pools_of_vertex_follow_each_other():
+    chief = resolve_cluster(_vertex("workerpool0", 0))
+    assert (chief.workers, chief.rank) == (("a:2222", "b:2222", "c:2222"), 0)
+    assert resolve_cluster(_vertex("workerpool1", 1, workerpool2=[])).rank == 2
+    tf_config = local_cluster([2001, 2002]).tf_config()
+    both = {**_vertex("workerpool0", 0), "TF_CONFIG": tf_config}
+    assert resolve_cluster(both).num_workers == 2
+
+
+def test_the_hosts_of_sagemaker_are_ranked_by_name():
+    hosts = {"SM_HOSTS": '["algo-2", "algo-1"]', "SM_CURRENT_HOST": "algo-2"}
+    cluster = resolve_cluster(hosts)
+    assert (cluster.workers, cluster.rank) == (("algo-1:2222", "algo-2:2222"), 1)
+    assert resolve_cluster({**hosts, "SM_HOSTS": '["algo-2"]'}).workers == ()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"CLUSTER_SPEC": "nonsense"}, "CLUSTER_SPEC must be JSON"),
+        ({"CLUSTER_SPEC": "{}"}, "CLUSTER_SPEC must be like"),
+        (_vertex("workerpool2", 0, workerpool2=["d:1"]), "Leave out the pools of parameter"),
+        (_vertex("workerpool1", 2), "rank must be from 0 to 2"),
+        ({"SM_HOSTS": "algo-1"}, "SM_HOSTS must be like"),
+        ({"SM_HOSTS": '["algo-1"]', "SM_CURRENT_HOST": "algo-3"}, "must be one of SM_HOSTS"),
+    ],
+)
+def test_a_wrong_variable_of_a_platform_is_one_sentence(environment, message):
+    with pytest.raises(InputError, match=message) as caught:
+        resolve_cluster(environment)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_an_ipv6_address_is_an_address():

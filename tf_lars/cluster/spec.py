@@ -1,7 +1,8 @@
 """Cluster discovery: resolves flags and the environment to a `Cluster`.
 
 The first source that describes a cluster is used: the caller's hosts (flags), TF_CONFIG, Slurm, a
-Kubernetes JobSet. Without any of them, the cluster is this process alone.
+Kubernetes JobSet, Vertex AI's CLUSTER_SPEC, SageMaker. Without any of them, the cluster is this
+process alone.
 """
 
 import collections
@@ -11,16 +12,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from tf_lars.cluster import slurm
+from tf_lars.cluster import platforms, slurm
+from tf_lars.cluster.platforms import TF_CONFIG
 from tf_lars.errors import InputError
 
-WORKER_HOSTS_FLAG, TF_CONFIG, JOBSET, ALONE = (
+WORKER_HOSTS_FLAG, JOBSET, ALONE = (
     "--worker_hosts",
-    "TF_CONFIG",
     "the Kubernetes JobSet",
     "this machine alone",
 )
-"""Sources of a cluster besides `slurm.SOURCE`."""
+"""Sources of a cluster besides those of `slurm` and `platforms`."""
 
 _NUMBERS_OF_PROCESSES = (
     "SLURM_STEP_NUM_TASKS",  # srun
@@ -177,37 +178,24 @@ def resolve_cluster(
         return Cluster(workers, rank, slurm.SOURCE)
     if environment.get("JOBSET_NAME"):
         return _from_jobset(environment)
+    if environment.get(platforms.CLUSTER_SPEC, "").strip():
+        workers, rank = platforms.from_cluster_spec(environment[platforms.CLUSTER_SPEC])
+        return Cluster(workers, rank, platforms.CLUSTER_SPEC)
+    if environment.get("SM_HOSTS", "").strip():
+        workers, rank = platforms.from_sagemaker(environment)
+        return Cluster(workers, rank, platforms.SAGEMAKER) if len(workers) > 1 else Cluster()
     return Cluster()
 
 
 def _from_tf_config(environment: Mapping[str, str]) -> Cluster:
-    text = environment[TF_CONFIG]
-    try:
-        config = json.loads(text)
-        hosts = config["cluster"]
-        task = config["task"]
-        kind, index = task["type"], int(task["index"])
-        workers = tuple(str(host) for host in hosts["worker"])
-        source = str(config.get("source", TF_CONFIG))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            'TF_CONFIG must be JSON like {"cluster": {"worker": ["host:port", ...]}, "task": '
-            f'{{"type": "worker", "index": 0}}}}. Received: {text[:200]} ({error!r}). Correct '
-            "it, or unset it to train in this process alone."
-        ) from error
-    if kind != "worker" or set(hosts) != {"worker"}:
-        raise InputError(
-            "Synchronous training supports tasks of type worker only. Received from TF_CONFIG: "
-            f"a task of type {kind!r} in a cluster of {sorted(hosts)}. Give all of them type "
-            "worker."
-        )
+    (workers, rank), source = platforms.from_tf_config(environment[TF_CONFIG])
     tasks = slurm.num_tasks(environment)
     if source == TF_CONFIG and tasks not in (None, len(workers)):
         raise InputError(
             f"TF_CONFIG must list the workers that were started. Received: {len(workers)} in it, "
             f"and {tasks} Slurm tasks. Unset it if it belongs to another job."
         )
-    return Cluster(workers, index, source)
+    return Cluster(workers, rank, source)
 
 
 def _from_jobset(environment: Mapping[str, str]) -> Cluster:

@@ -1,0 +1,176 @@
+"""What the variables of training platforms say about the workers of a job, and which one this is.
+
+| variable | set by | ranks |
+|---|---|---|
+| TF_CONFIG | Vertex AI, Kubeflow's TFJob, `launch.local` and others | the chief, then the workers |
+| CLUSTER_SPEC | Vertex AI | workerpool0, then workerpool1 |
+| SM_HOSTS, SM_CURRENT_HOST | Amazon SageMaker | the hosts by name |
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from tf_lars.errors import InputError
+
+TF_CONFIG, CLUSTER_SPEC, SAGEMAKER = "TF_CONFIG", "CLUSTER_SPEC", "SageMaker"
+"""Sources of a cluster, for messages."""
+
+PORT = 2222
+"""Port at which workers meet where the platform names none."""
+
+_EXAMPLE = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+_CHIEFS = ("chief", "master")
+_EVALUATOR = "evaluator"
+_POOLS = ("workerpool0", "workerpool1")
+
+WorkersAndRank = tuple[tuple[str, ...], int]
+
+
+def from_tf_config(text: str) -> tuple[WorkersAndRank, str]:
+    """Returns the workers, the rank of this process among them, and the source of TF_CONFIG.
+
+    A chief is rank 0, and the workers follow. Evaluators of the cluster are left out, since
+    evaluation is a part of training here.
+
+    Args:
+      text: Value of the variable.
+
+    Raises:
+      InputError: It is malformed, or describes a job of another kind.
+    """
+    config = _object(text, TF_CONFIG, _EXAMPLE)
+    if "sparseCluster" in config and "cluster" not in config:
+        _refuse(TF_CONFIG, "name all workers", "a sparseCluster", "Turn dynamic workers off.")
+    hosts, task = config.get("cluster"), config.get("task")
+    if not isinstance(hosts, dict) or not hosts:
+        _refuse(TF_CONFIG, f"be like {_EXAMPLE}", _told(hosts, "cluster"), _UNSET)
+    if not isinstance(task, dict):
+        _refuse(TF_CONFIG, f"be like {_EXAMPLE}", _told(task, "task"), _UNSET)
+    kind, index = task.get("type"), _index(task.get("index"), TF_CONFIG)
+    if kind == _EVALUATOR:
+        _refuse(
+            TF_CONFIG,
+            "make this process a worker",
+            "a task of the type evaluator",
+            "Training evaluates by itself; leave out the evaluator, or run `python -m "
+            "launch.evaluate` there.",
+        )
+    others = sorted(set(hosts) - {"worker", _EVALUATOR, *_CHIEFS})
+    if others or kind not in ("worker", *_CHIEFS):
+        _refuse(
+            TF_CONFIG,
+            "have tasks of the types chief and worker, for synchronous training",
+            f"a task of the type {kind!r} in a cluster of {', '.join(sorted(hosts))}",
+            "Give all of them these types.",
+        )
+    chiefs = [address for name in _CHIEFS for address in _addresses(hosts, name, TF_CONFIG)]
+    workers = _addresses(hosts, "worker", TF_CONFIG)
+    if len(chiefs) > 1:
+        _refuse(TF_CONFIG, "have one chief", f"{len(chiefs)}", "Make the others workers.")
+    group = chiefs if kind in _CHIEFS else workers
+    if not 0 <= index < len(group):
+        _refuse(
+            TF_CONFIG,
+            f"give this task an index from 0 to {len(group) - 1} among those of its type"
+            if group
+            else "list the tasks of this one's type in its cluster",
+            f"a task of the type {kind!r} with index {index}, of {len(group)}",
+            "Correct it.",
+        )
+    rank = index if kind in _CHIEFS else len(chiefs) + index
+    return ((*chiefs, *workers), rank), str(config.get("source", TF_CONFIG))
+
+
+def from_cluster_spec(text: str) -> WorkersAndRank:
+    """Returns the workers and the rank of this process of Vertex AI's CLUSTER_SPEC.
+
+    Args:
+      text: Value of the variable.
+
+    Raises:
+      InputError: It is malformed, or has pools for parameter servers or evaluators.
+    """
+    example = '{"cluster": {"workerpool0": ["host:port"]}, "task": {"type": "workerpool0", ...}}'
+    config = _object(text, CLUSTER_SPEC, example)
+    hosts, task = config.get("cluster"), config.get("task")
+    if not isinstance(hosts, dict) or not isinstance(task, dict):
+        _refuse(CLUSTER_SPEC, f"be like {example}", text[:200], "Correct it, or unset it.")
+    others = sorted(name for name in set(hosts) - set(_POOLS) if hosts[name])
+    kind = task.get("type")
+    if others or kind not in _POOLS:
+        _refuse(
+            CLUSTER_SPEC,
+            "have the pools workerpool0 and workerpool1, for synchronous training",
+            f"a task of {kind!r} in a cluster of {', '.join(sorted(hosts))}",
+            "Leave out the pools of parameter servers and evaluators.",
+        )
+    pools = [_addresses(hosts, name, CLUSTER_SPEC) for name in _POOLS]
+    rank = _index(task.get("index"), CLUSTER_SPEC) + (len(pools[0]) if kind == _POOLS[1] else 0)
+    return (*pools[0], *pools[1]), rank
+
+
+def from_sagemaker(environment: Mapping[str, str]) -> WorkersAndRank:
+    """Returns the workers and the rank of this process of a SageMaker job.
+
+    Args:
+      environment: Environment variables of the process.
+
+    Raises:
+      InputError: They are malformed, or this host is not among the others.
+    """
+    text, own = environment["SM_HOSTS"], environment.get("SM_CURRENT_HOST", "")
+    try:
+        hosts = json.loads(text)
+    except ValueError:
+        hosts = None
+    if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+        _refuse("SM_HOSTS", 'be like ["algo-1", "algo-2"]', text[:200], "Correct it, or unset it.")
+    if own not in hosts:
+        _refuse(
+            "SM_CURRENT_HOST",
+            "be one of SM_HOSTS",
+            f"{own!r} and {', '.join(hosts)}",
+            "Correct it, or unset both.",
+        )
+    hosts = sorted(hosts)  # on each host in the same order
+    return tuple(f"{host}:{PORT}" for host in hosts), hosts.index(own)
+
+
+_UNSET = "Correct it, or unset it to train in this process alone."
+
+
+def _object(text: str, source: str, example: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        _refuse(source, f"be JSON like {example}", f"{text[:200]} ({error!r})", _UNSET)
+    if not isinstance(config, dict):
+        _refuse(source, f"be JSON like {example}", text[:200], _UNSET)
+    return config
+
+
+def _addresses(hosts: Mapping[str, Any], name: str, source: str) -> tuple[str, ...]:
+    """Returns the addresses of the tasks of a type, none if there are none."""
+    listed = hosts.get(name, [])
+    if isinstance(listed, dict):
+        _refuse(source, f"list all tasks of the type {name}", "a dictionary", "Write a list.")
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        received = f"{listed!r}"[:200]
+        _refuse(source, f"have a list of addresses for {name}", received, "Write a list of texts.")
+    return tuple(listed)
+
+
+def _index(index: Any, source: str) -> int:
+    try:
+        return int(index)
+    except (TypeError, ValueError):
+        _refuse(source, "give this task an index", f"{index!r}", _UNSET)
+
+
+def _told(value: Any, name: str) -> str:
+    return f"none with a {name}" if value is None else f"{name} {value!r}"[:200]
+
+
+def _refuse(source: str, rule: str, received: str, remedy: str) -> NoReturn:
+    raise InputError(f"{source} must {rule}. Received: {received}. {remedy}")
