@@ -212,7 +212,9 @@ class TrainingStep:
         if not self._observe_parts:
             return tf.constant(0.0)
         pairs = zip(gradients, self._model.trainable_variables, strict=True)
-        return tf.add_n([_square(g, v.shape) for g, v in pairs if g is not None])
+        # Where activations are large, TensorFlow's optimizer of memory turns a sum of more than two
+        # tensors by `add_n` into one in place, which fails in the loop over the parts.
+        return tf.reduce_sum(tf.stack([_square(g, v.shape) for g, v in pairs if g is not None]))
 
     def _reduced_gradients(self, batch) -> _Reduced:
         def replica(batch):
