@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import models
 from tests.helpers import programs, training_cases
 from tests.helpers.training_cases import BATCH
-from tf_lars import LARS
+from tf_lars import LARS, Trainer
 from tf_lars.data.arrays import ArrayTrainingInput
 from tf_lars.tracking.noise_scale import DECAY
 from tf_lars.tracking.observation import Observe
@@ -252,15 +253,13 @@ assert "input_wait" not in history[-1]
 
 def test_parts_with_large_activations_are_observed():
     # Above 256 MB on a CPU, TensorFlow's optimizer of memory changes sums in the graph.
-    import models
-
     model = models.create("small_resnet8", num_classes=10, image_size=32)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(LARS(0.1), loss=loss)
     random = np.random.default_rng(0)
     x = random.integers(0, 256, (512, 32, 32, 3)).astype(np.float32)
     watcher = Watcher()
-    training_cases.Trainer(
-        model, micro_batch_size=128, steps_per_loop=4, observe=Observe(noise_scale=True)
-    ).fit(x, random.integers(0, 10, 512), batch_size=256, epochs=4, callbacks=[watcher], verbose=0)
+    Trainer(model, micro_batch_size=128, steps_per_loop=4, observe=Observe(noise_scale=True)).fit(
+        x, random.integers(0, 10, 512), batch_size=256, epochs=4, callbacks=[watcher], verbose=0
+    )
     assert all(one.parts for one in watcher.seen)
