@@ -1,5 +1,7 @@
 """The XLA gate: the step that `Trainer` takes on TPUs has static shapes and needs no host."""
 
+import gc
+
 import keras
 import pytest
 import tensorflow as tf
@@ -66,6 +68,7 @@ def _plain_policy():
     yield
     keras.mixed_precision.set_global_policy("float32")
     keras.backend.clear_session()
+    gc.collect()  # graphs of a whole network, which refer to themselves
 
 
 @pytest.mark.parametrize("model", MODELS)
