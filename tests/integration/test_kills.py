@@ -81,7 +81,7 @@ def test_kills_at_random_instants_change_nothing(kills, flags, tmp_path):
         assert _results(model_dir)[name] == _results(tmp_path / "undisturbed")[name], name
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 def test_a_batch_ramp_of_two_workers_killed_five_times_ends_with_the_undisturbed_bits(
     digits_dir, tmp_path
