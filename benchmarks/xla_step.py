@@ -99,7 +99,7 @@ class Running:
         from tf_lars.xla import compiler
 
         self.step = exported_step.read(path)
-        self._run, self.memory = compiler.runner(self.step)
+        self._run, self.compiled = compiler.runner(self.step)
         names = [t.name for t in (*self.step.arguments, *self.step.state)]
         self._inputs = [jax.device_put(self.step.values[name]) for name in names]
 
@@ -175,15 +175,8 @@ def timed(paths):
     for running, measured in zip(contenders, seconds, strict=True):
         about = running.step.about
         middle = statistics.median(measured)
-        flops, moved = compiler.costs(running.step, running.memory)
+        flops, moved = compiler.costs(running.step, running.compiled)
         least = max(flops / FLAGS.peak_flops, moved / FLAGS.memory_bandwidth)
-        memory = running.memory.get_compiled_memory_stats()
-        compiled = (
-            memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-            + memory.temp_size_in_bytes
-        )
         rows.append(
             {
                 "device": device.device_kind,
@@ -196,7 +189,7 @@ def timed(paths):
                 "ms_per_step": f"{1e3 * middle:.3f}",
                 "share_of_roofline": f"{least / middle:.3f}" if FLAGS.peak_flops < 1e30 else "",
                 "time_beside_the_first": f"{middle / statistics.median(seconds[0]):.4f}",
-                "compiled_bytes": compiled,
+                "compiled_bytes": compiler.peak_bytes(compiler.memory_parts(running.compiled)),
                 "peak_bytes_in_use": statistics_of_device.get("peak_bytes_in_use", ""),
                 "versions": compiler.versions(),
                 "machine": tables.machine(),

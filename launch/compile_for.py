@@ -17,6 +17,7 @@ from launch.cli import app, flags, ramp_flag, recipe_flag
 from launch.run import replica_step
 from launch.run.settings import TrainingSettings
 from tf_lars import files
+from tf_lars.data import synthetic_data
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, InputError
 from tf_lars.planner import compiled_steps
 from tf_lars.planner.compiled_steps import CompiledStep
@@ -26,7 +27,6 @@ from tf_lars.xla.targets import Target
 
 _GROUP = "Compilation"
 _PYTHON = os.path.join(".venv-compile", "bin", "python")
-_SYNTHETIC = "synthetic"
 _SECONDS_BETWEEN_LINES = 30
 
 
@@ -235,7 +235,7 @@ def _training_settings() -> TrainingSettings:
     """Returns the settings of the run, with synthetic data of ImageNet's size by default."""
     values = ramp_flag.chosen(flags.values(TrainingSettings))
     if not values.get("data_dir") and "data" not in values:
-        values["data"] = _SYNTHETIC
+        values["data"] = synthetic_data.NAME
     if recipe_flag.wanted():
         values |= recipe_flag.choose(values).values
     return TrainingSettings(**values)

@@ -162,6 +162,19 @@ def write_json(path: str, content: Mapping[str, Any]) -> None:
             _to_storage(os.path.dirname(path) or os.curdir)
 
 
+def write_whole(path: str, content: bytes) -> None:
+    """Writes a file, which appears under its name when complete.
+
+    Raises:
+      InputError: It cannot be written.
+    """
+    temporary = temporary_path(path)
+    with writing(path):
+        with open_file(temporary, "wb") as file:
+            file.write(content)
+        rename(temporary, path)
+
+
 def temporary_path(path: str) -> str:
     """Returns a hidden path in the same folder, for an incomplete file."""
     folder, name = os.path.split(path)

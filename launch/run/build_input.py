@@ -80,14 +80,12 @@ def _require_memory(settings: TrainingSettings, batch_size: int) -> None:
     Raises:
       InputError: It does not.
     """
-    sizes = [settings.image_size]
-    if settings.image_size_schedule:
-        sizes += [size for _, size in ImageSizeSchedule.parse(settings.image_size_schedule).starts]
-    needed, there = batch_size * 3 * max(sizes) ** 2, machine.available_memory_bytes()
+    size = settings.largest_image_size
+    needed, there = batch_size * 3 * size**2, machine.available_memory_bytes()
     if needed > there:
         raise InputError(
             f"A batch of images must fit into the memory of this machine, of which {there:,} bytes "
-            f"are available. Received: {batch_size:,} images of {max(sizes)} px, {needed:,} bytes. "
+            f"are available. Received: {batch_size:,} images of {size} px, {needed:,} bytes. "
             "Use a smaller batch or smaller images."
         )
 

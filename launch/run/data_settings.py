@@ -111,6 +111,14 @@ class DataSettings:
         "Seed of weights, order and augmentation.", 0, rule=table.seed(), group=DATA
     )
 
+    @property
+    def largest_image_size(self) -> int:
+        """Side of the largest images that are shown to the network, in pixels."""
+        if not self.image_size_schedule:
+            return self.image_size
+        starts = ImageSizeSchedule.parse(self.image_size_schedule).starts
+        return max(self.image_size, *(size for _, size in starts))
+
     def __post_init__(self):
         table.check(self)
         if self.image_size_schedule:

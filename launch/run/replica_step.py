@@ -9,7 +9,6 @@ from launch.run import batch_norm_groups, build_input, build_model
 from launch.run.settings import TrainingSettings
 from tf_lars.data import order
 from tf_lars.data.batch_schedule import sizes_of
-from tf_lars.data.image_size import ImageSizeSchedule
 from tf_lars.errors import InputError
 from tf_lars.xla.exported_step import ExportedStep
 
@@ -38,9 +37,6 @@ def for_replicas(
             "A step is compiled for one size of micro-batches. Received: --micro_batch_size=auto, "
             "which is found by trial on the device. Give a number, or leave it out."
         )
-    sizes = [settings.image_size]
-    if settings.image_size_schedule:
-        sizes += [size for _, size in ImageSizeSchedule.parse(settings.image_size_schedule).starts]
     batch, micro = max(sizes_of(settings.batches)), settings.micro_batch_size
     if per_replica_batch_size is not None:
         batch = per_replica_batch_size * replicas
@@ -54,7 +50,7 @@ def for_replicas(
         global_batch_size=batch,
         batch_size_schedule=None,
         batch_schedule_rate=None,
-        image_size=max(sizes),
+        image_size=settings.largest_image_size,
         image_size_schedule=None,
         micro_batch_size=None if micro == share else micro,
     )

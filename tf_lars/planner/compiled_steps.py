@@ -131,11 +131,7 @@ def write_csv(path: str, steps: Sequence[CompiledStep]) -> None:
     for step in steps:
         values = dataclasses.asdict(step).values()
         table.writerow(["" if value is None else value for value in values])
-    temporary = files.temporary_path(path)
-    with files.writing(path):
-        with files.open_file(temporary, "w") as file:
-            file.write(text.getvalue())
-        files.rename(temporary, path)
+    files.write_whole(path, text.getvalue().encode())
 
 
 def read(path: str) -> list[CompiledStep]:

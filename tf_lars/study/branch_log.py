@@ -56,12 +56,9 @@ class BranchLog:
             key = (one.branch.step, one.branch.repeat, one.branch.global_batch_size)
             losses = " ".join(f"{loss:.8g}" for loss in one.losses)
             table.writerow([*key, losses, scale, f"{one.seconds:.3f}"])
-        temporary = files.temporary_path(self.path)
         with files.writing(self.path):
             files.make_folder(os.path.dirname(self.path) or ".")
-            with files.open_file(temporary, "w") as file:
-                file.write(text.getvalue())
-            files.rename(temporary, self.path)
+        files.write_whole(self.path, text.getvalue().encode())
 
     def _read(self) -> None:
         with files.reading(self.path), files.open_file(self.path, "r") as file:

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_DRAWS = 4000
+DRAWS = 4000
+"""Number of draws from which an interval is computed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ def measure(
     error = _standard_errors(ratios)
     random = np.random.default_rng(seed)
     # Student's distribution, because the errors are estimated from few repeats.
-    noise = random.standard_t(repeats - 1, size=(_DRAWS, len(batches)))
+    noise = random.standard_t(repeats - 1, size=(DRAWS, len(batches)))
     drawn = excess + np.where(np.isfinite(error), error, 0) * noise
     low, high = interval([_crossing(logs, one, tolerance) for one in drawn], probability)
     return CriticalPoint(

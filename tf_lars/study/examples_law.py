@@ -18,9 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tf_lars.study.critical_point import increasing, interval
-
-_DRAWS = 4000
+from tf_lars.study.critical_point import DRAWS, increasing, interval
 
 _LEAST_ERROR = 0.02
 """Standard error of y that no batch falls below, because the law itself is approximate."""
@@ -136,8 +134,8 @@ def _draws(shares: np.ndarray, seed: int) -> np.ndarray:
     """
     repeats = shares.shape[1]
     random = np.random.default_rng(seed)
-    mixed = random.normal(size=(_DRAWS, repeats)) @ (shares - shares.mean(axis=1, keepdims=True)).T
-    tails = np.sqrt(random.chisquare(repeats - 1, size=(_DRAWS, 1)))
+    mixed = random.normal(size=(DRAWS, repeats)) @ (shares - shares.mean(axis=1, keepdims=True)).T
+    tails = np.sqrt(random.chisquare(repeats - 1, size=(DRAWS, 1)))
     return shares.mean(axis=1) + mixed / tails / math.sqrt(repeats)
 
 

@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from tf_lars.planner.compiled_steps import GIB, CompiledStep
+from tf_lars.planner.workloads import TRAINING_PASSES
 from tf_lars.xla.targets import Target
-
-TRAINING_PASSES = 3
-"""Forward passes that training costs: its own, and twice as much for the gradients."""
 
 WITHOUT_WORKSPACE = "without the workspace of cuDNN and CUDA's context"
 

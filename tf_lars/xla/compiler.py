@@ -39,7 +39,6 @@ _TOO_LARGE = (
 )
 _ALL_REDUCE = re.compile(r"= (\(?[^=]*?\)?) all-reduce(?:-start)?\(")
 _SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]")
-_CODE_IS_ON_DEVICE = "tpu"
 
 
 def compile_for(step: ExportedStep, target: Target) -> CompiledStep:
@@ -73,29 +72,37 @@ def compile_for(step: ExportedStep, target: Target) -> CompiledStep:
             ) from error
         return _outcome(step, target, time.perf_counter() - start, peak)
     seconds = time.perf_counter() - start
-    memory = executable.get_compiled_memory_stats()
-    code = memory.generated_code_size_in_bytes if target.platform == _CODE_IS_ON_DEVICE else 0
-    parts = {
-        "argument_bytes": memory.argument_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes,
-        "alias_bytes": memory.alias_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "code_bytes": code,
-    }
-    peak = sum(parts.values()) - 2 * parts["alias_bytes"]
+    parts = memory_parts(executable, code_on_device=target.platform == "tpu")
     [module] = executable.hlo_modules()
     all_reduced = all_reduces(module.to_string())
     return _outcome(
         step,
         target,
         seconds,
-        peak,
+        peak_bytes(parts),
         **parts,
         updated_in_place=_is_in_place(step, parts),
         bytes_accessed=_bytes_accessed(step, executable, module),
         all_reduces=len(all_reduced),
         all_reduce_bytes=sum(all_reduced),
     )
+
+
+def memory_parts(executable: Any, *, code_on_device: bool = False) -> dict[str, int]:
+    """Returns the parts of the memory that a compiled program needs, by `CompiledStep`'s names."""
+    memory = executable.get_compiled_memory_stats()
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "alias_bytes": memory.alias_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "code_bytes": memory.generated_code_size_in_bytes if code_on_device else 0,
+    }
+
+
+def peak_bytes(parts: Mapping[str, int]) -> int:
+    """Returns the memory that a program needs, in which aliases are arguments and outputs."""
+    return sum(parts.values()) - 2 * parts["alias_bytes"]
 
 
 def all_reduces(hlo: str) -> list[int]:
@@ -127,12 +134,12 @@ def runner(step: ExportedStep) -> tuple[Callable[[Sequence[Any]], list[Any]], An
         )
     check_private_api()
     import jax
+    from jaxlib import xla_client
 
     jax.config.update("jax_enable_x64", True)  # the counter of steps has 64 bits
     device = jax.devices()[0]
-    client = importlib.import_module("jaxlib.xla_client")
     loaded = device.client.compile_and_load(
-        _module(step.hlo), client.DeviceList((device,)), _options(1)
+        _module(step.hlo), xla_client.DeviceList((device,)), _options(1)
     )
 
     def run(inputs: Sequence[Any]) -> list[Any]:
@@ -223,17 +230,21 @@ def _devices(target: Target) -> Sequence[Any]:
 
 
 def _compiled(hlo: bytes, devices: Sequence[Any], replicas: int) -> Any:
-    client = importlib.import_module("jaxlib.xla_client")
+    from jaxlib import xla_client
+
     return devices[0].client.compile(
-        _module(hlo), client.DeviceList(tuple(devices)), _options(replicas)
+        _module(hlo), xla_client.DeviceList(tuple(devices)), _options(replicas)
     )
 
 
 def _options(replicas: int) -> Any:
-    client = importlib.import_module("jaxlib.xla_client")
-    options = client.CompileOptions()
+    from jaxlib import xla_client
+
+    options = xla_client.CompileOptions()
     options.num_replicas, options.num_partitions = replicas, 1
-    options.device_assignment = client.DeviceAssignment.create(np.arange(replicas).reshape(-1, 1))
+    options.device_assignment = xla_client.DeviceAssignment.create(
+        np.arange(replicas).reshape(-1, 1)
+    )
     if toolkit := _toolkit():
         # Otherwise the machine's ptxas is taken, whose release may not know the GPU, or none.
         options.executable_build_options.debug_options.xla_gpu_cuda_data_dir = toolkit
@@ -339,8 +350,10 @@ def _padded(tensor: Tensor) -> int:
 
 def _flops(step: ExportedStep) -> float | None:
     """Returns the operations of a step, counted before optimisation."""
-    cost = _cost(importlib.import_module("jaxlib._hlo").HloModule, step.whole_hlo or step.hlo)
-    return cost.get("flops")
+    from jaxlib import _hlo
+
+    proto = step.whole_hlo or step.hlo
+    return _analysis(_hlo.HloModule.from_serialized_hlo_module_proto(proto)).get("flops")
 
 
 def _bytes_accessed(step: ExportedStep, executable: Any, module: Any) -> float | None:
@@ -351,10 +364,6 @@ def _bytes_accessed(step: ExportedStep, executable: Any, module: Any) -> float |
         return dict(executable.cost_analysis())["bytes accessed"]
     except (RuntimeError, NotImplementedError, KeyError, TypeError):
         return _analysis(module).get("bytes accessed")
-
-
-def _cost(kind: Any, hlo: bytes) -> Mapping[str, float]:
-    return _analysis(kind.from_serialized_hlo_module_proto(hlo))
 
 
 def _analysis(module: Any) -> Mapping[str, float]:

@@ -110,11 +110,7 @@ def write(path: str, step: ExportedStep) -> None:
             arrays = io.BytesIO()
             np.savez(arrays, **members["values"])
             archive.writestr("values.npz", arrays.getvalue())
-    temporary = files.temporary_path(path)
-    with files.writing(path):
-        with files.open_file(temporary, "wb") as file:
-            file.write(content.getvalue())
-        files.rename(temporary, path)
+    files.write_whole(path, content.getvalue())
 
 
 def read(path: str) -> ExportedStep:

@@ -24,7 +24,7 @@ class _ExtendedOneOfMany(_Extended):
     def __init__(self, strategy: tf.distribute.Strategy, num_replicas: int):
         super().__init__(strategy, "/cpu:0")
         self._replicas = num_replicas
-        self.all_reduced: list[list[int]] = []
+        self.all_reduced: list[tuple[int, int]] = []
 
     @property
     def _num_replicas_in_sync(self) -> int:
@@ -41,7 +41,7 @@ class _ExtendedOneOfMany(_Extended):
             chosen = [i for i, v in enumerate(flat) if v.dtype == dtype]
             sizes = [flat[i].shape.num_elements() for i in chosen]
             joined = tf.concat([tf.reshape(flat[i], [-1]) for i in chosen], 0)
-            self.all_reduced.append([sum(sizes) * dtype.size, len(sizes)])
+            self.all_reduced.append((sum(sizes) * dtype.size, len(sizes)))
             summed = tf.raw_ops.CollectiveReduceV2(
                 input=joined,
                 group_size=self._replicas,

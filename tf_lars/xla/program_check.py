@@ -22,7 +22,7 @@ _ALLOWED_DYNAMIC = ("stablehlo.dynamic_slice", "stablehlo.dynamic_update_slice")
 _HOST = ("infeed", "outfeed", "send", "recv")
 
 _LOWERED_BY_COMPILERS = ("mhlo.topk",)
-"""Custom calls that every XLA backend replaces by operations of its own."""
+"""Custom calls that each XLA backend replaces with its native operations."""
 
 
 @dataclasses.dataclass(frozen=True)

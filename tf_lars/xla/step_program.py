@@ -120,16 +120,12 @@ class StepProgram:
             self._strategy.extended.all_reduced.clear()
             self._concrete = self._function.get_concrete_function(*self._specs)
 
-    def check(self) -> None:
-        """Checks that an accelerator could run the program.
+    def check(self) -> str:
+        """Checks that an accelerator could run the program, and returns its StableHLO.
 
         Raises:
           InputError: It could not; the message names the operations and the lines of Python.
         """
-        self._checked()
-
-    def _checked(self) -> str:
-        """Returns the StableHLO of a program that an accelerator could run."""
         text = self.lowered("stablehlo")
         found = program_check.problems(text)
         if found:
@@ -158,23 +154,23 @@ class StepProgram:
           InputError: See `check`.
         """
         start = time.perf_counter()
-        aliases = _ALIAS.findall(self._checked().partition("func.func")[0])
+        aliases = _ALIAS.findall(self.check().partition("func.func")[0])
         hlo = self.lowered("hlo_serialized")
         arguments = [
             _tensor(name, spec)
             for name, spec in zip(_paths(self._element), self._specs, strict=True)
         ]
-        state = list(self._state())
+        state = [tensor for tensor, _ in self._state()]
         results = tf.nest.flatten(self._concrete.structured_outputs)
         changed = [int(number) - len(arguments) for number in aliases]
-        gradients = [v.shape.num_elements() * v.dtype.size for v in self._trained()]
+        gradients = [_tensor(v.path, native_variable(v)) for v in self.model.trainable_variables]
         return ExportedStep(
             arguments=tuple(arguments),
             state=tuple(state),
             results=tuple(_tensor(f"result_{i}", one) for i, one in enumerate(results)),
             changed=tuple(changed),
-            gradient_bytes=sum(gradients),
-            all_reduces=tuple(map(tuple, self._strategy.extended.all_reduced)),
+            gradient_bytes=sum(tensor.bytes for tensor in gradients),
+            all_reduces=tuple(self._strategy.extended.all_reduced),
             about={
                 **about,
                 "num_replicas": self._strategy.num_replicas_in_sync,
@@ -196,27 +192,23 @@ class StepProgram:
     def state_values(self) -> dict[str, np.ndarray]:
         """Returns the values of the state now, by name."""
         self._trace()
-        captured = self._concrete.captured_inputs
-        by_handle = {id(v.handle): v for v in self._variables()}
-        return {
-            tensor.name: by_handle.get(id(c), c).numpy()
-            for tensor, c in zip(self._state(), captured, strict=True)
-        }
+        return {tensor.name: value.numpy() for tensor, value in self._state()}
 
     def set_state(self, values: Mapping[str, np.ndarray]) -> None:
         """Assigns the values of `state_values` to the variables; constants are left out."""
-        by_handle = {id(v.handle): v for v in self._variables()}
-        for tensor, captured in zip(self._state(), self._concrete.captured_inputs, strict=True):
-            if id(captured) in by_handle:
-                by_handle[id(captured)].assign(values[tensor.name])
+        for tensor, value in self._state():
+            if isinstance(value, tf.Variable):
+                value.assign(values[tensor.name])
 
-    def _state(self) -> Iterator[Tensor]:
-        """Yields what the program captures, in its order."""
-        names = {id(native_variable(v).handle): _path(v) for v in self._keras_variables()}
-        variables = {id(v.handle): v for v in self._variables()}
+    def _state(self) -> Iterator[tuple[Tensor, tf.Variable | tf.Tensor]]:
+        """Yields the variables and constants that the program captures, in its order."""
+        found = {}
+        for variable in self._keras_variables():
+            native = native_variable(variable)
+            found[id(native.handle)] = (_path(variable), native)
         for i, captured in enumerate(self._concrete.captured_inputs):
-            name = names.get(id(captured), f"constant_{i}")
-            yield _tensor(name, variables.get(id(captured), captured))
+            name, value = found.get(id(captured), (f"constant_{i}", captured))
+            yield _tensor(name, value), value
 
     def _keras_variables(self) -> Iterable[Any]:
         optimizer = self.model.optimizer
@@ -225,12 +217,6 @@ class StepProgram:
         yield from self.model.metrics_variables
         yield from optimizer.variables
         yield from inner.variables if inner else []
-
-    def _variables(self) -> list[tf.Variable]:
-        return [native_variable(v) for v in self._keras_variables()]
-
-    def _trained(self) -> list[tf.Variable]:
-        return [native_variable(v) for v in self.model.trainable_variables]
 
     def _where(self, name: str) -> str:
         """Returns the line of Python that made an operation, in words; "" if it is unknown."""

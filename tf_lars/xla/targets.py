@@ -14,10 +14,9 @@ import re
 from tf_lars.errors import InputError
 from tf_lars.packaged_csv import rows
 from tf_lars.planner import devices
+from tf_lars.planner.compiled_steps import GIB
 
 GPUS_PER_HOST = 8
-
-_GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +99,7 @@ def target(text: str) -> Target:
     """Returns a target by its name and size; without a size, one host of GPUs or one small slice.
 
     Raises:
-      InputError: There is no such target, or its size cannot be formed.
+      InputError: The target is unknown, or cannot have this size.
     """
     kind, _, size = text.strip().lower().partition(":")
     if kind in _gpus():
@@ -127,7 +126,7 @@ def table() -> list[dict[str, str]]:
             {
                 "target": one.name,
                 "devices": str(one.num_devices),
-                "memory": f"{one.memory_bytes / _GIB:.2f} GiB",
+                "memory": f"{one.memory_bytes / GIB:.2f} GiB",
                 "bandwidth": f"{one.memory_bandwidth / 1e9:,.0f} GB/s",
                 "peak": f"{one.peak_flops / 1e12:,.0f} TFLOP/s",
                 "source": one.source,
@@ -178,7 +177,7 @@ def _tpu(kind: str, size: str) -> Target:
         kind=kind,
         topology=f"{kind}:{size}",
         num_devices=math.prod(map(int, size.split("x"))) * per_chip,
-        memory_bytes=round(float(row["hbm_gib"]) * _GIB),
+        memory_bytes=round(float(row["hbm_gib"]) * GIB),
         memory_bandwidth=devices.memory_bandwidth(row["accelerator"]) / per_chip,
         peak_flops=peak / per_chip,
         accelerator=row["accelerator"],
