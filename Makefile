@@ -8,17 +8,19 @@ SEED ?= 0
 # Two files of tests at a time: much of a test is one thread of Python.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
 
-.PHONY: help setup setup-compile train test test-all test-exhaustive test-addons test-tpu lint bench bench-optimizer bench-input bench-loop clean
+.PHONY: help setup setup-compile setup-engines train test test-all test-exhaustive test-addons test-tpu test-engines lint bench bench-optimizer bench-input bench-loop clean
 
 help:
 	@echo "make setup     create $(VENV) with everything that training and the tests need"
 	@echo "make setup-compile  create .venv-compile too, for launch.compile_for"
+	@echo "make setup-engines  add PySpark to $(VENV), for its test"
 	@echo "make train     train on handwritten digits with two workers (SEED=$(SEED))"
 	@echo "make test      run the tests"
 	@echo "make test-all  the slow ones too, as CI does"
 	@echo "make test-exhaustive  the long sweeps only, which CI leaves out"
 	@echo "make test-addons      the tests of Keras 2 and tensorflow-addons, in .venv-addons"
 	@echo "make test-tpu         the step's operations, with TensorFlow for TPUs, in .venv-tpu"
+	@echo "make test-engines     the manifests of other engines, by their publishers' models"
 	@echo "make lint      ruff, mypy, shellcheck and the contract of imports"
 	@echo "make bench     run the benchmarks, beside the peers that $(VENV) has"
 	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
@@ -78,6 +80,21 @@ test-tpu: .venv-tpu/installed
 	.venv-tpu/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout
 	@touch $@
 
+# What publishers offer to check their manifests with; none of it is needed to train.
+test-engines: .venv-engines/installed
+	.venv-engines/bin/python -m pytest --noconftest tests/examples/test_engine_files.py
+
+.venv-engines/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/python -m pip install --quiet --disable-pip-version-check skypilot==0.14.1 \
+		kubeflow-training==1.9.4 kubeflow-trainer-api==2.3.0 botocore==1.44.8 \
+		google-cloud-aiplatform==2.7.0 pytest pytest-timeout
+	@touch $@
+
+# Engines that start workers, for their tests.
+setup-engines: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pyspark==4.3.0
+
 bench: setup
 	$(BIN)/python -m benchmarks.optimizer_step --output_dir=runs/benchmarks
 
@@ -123,4 +140,4 @@ lint: setup
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 clean:
-	rm -rf $(VENV) .venv-compile .venv-addons .venv-tpu .venv-bench .venv-bench-input data/digits runs
+	rm -rf $(VENV) .venv-compile .venv-addons .venv-tpu .venv-engines .venv-bench .venv-bench-input data/digits runs

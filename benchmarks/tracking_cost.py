@@ -39,7 +39,7 @@ def train(folder, rounds):
 
     import models
     from tf_lars import LARS, Trainer, create_strategy
-    from tf_lars.cluster.spec import resolve_cluster
+    from tf_lars.cluster.discovery import resolve_cluster
     from tf_lars.data.arrays import ArrayTrainingInput
     from tf_lars.tracking.observation import Observe
 

@@ -7,7 +7,6 @@ from sklearn.datasets import load_digits
 
 from tf_lars import LARS, create_strategy, schedules
 
-EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 BATCH = 256  # over all workers
 
 
@@ -35,22 +34,27 @@ def build():
     )
 
 
-def main():
-    """Trains, and prints the accuracy on the test images."""
+def train(strategy, epochs=20):
+    """Returns the accuracy on the test images after training."""
     (x, y), test = data()
-    steps = EPOCHS * len(x) // BATCH
+    steps = epochs * len(x) // BATCH
     rate = schedules.WarmupPolynomial(2.0, total_steps=steps, warmup_steps=steps // 10)
     keras.utils.set_random_seed(0)  # the same weights and order on all workers
-    with create_strategy().scope():  # TF_CONFIG, or this process alone
+    with strategy.scope():
         model = build()
         model.compile(
             LARS(rate, weight_decay=1e-4),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-    model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, verbose=2)
-    results = model.evaluate(*test, batch_size=BATCH, verbose=0, return_dict=True)
-    print(f"test accuracy {results['accuracy']:.4f}")
+    model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=2)
+    return model.evaluate(*test, batch_size=BATCH, verbose=0, return_dict=True)["accuracy"]
+
+
+def main():
+    """Trains, and prints the accuracy on the test images."""
+    strategy = create_strategy()  # of all workers of the job, or of this process alone
+    print(f"test accuracy {train(strategy, *map(int, sys.argv[1:])):.4f}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import keras
 from fit_with_lars import BATCH, build, data
 
 from tf_lars import LARS, Trainer, create_strategy, schedules
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.training.checkpoints import CheckpointStore
 
 EPOCHS = int(sys.argv[1]) if len(sys.argv) > 1 else 20

@@ -19,6 +19,7 @@ from launch.run.layout import CHECKPOINTS
 from launch.run.load import settings_of_run
 from launch.run.settings import TrainingSettings
 from tf_lars import scaling
+from tf_lars.cluster.discovery import check_alone
 from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from tf_lars.planner import critical_batch_file
 from tf_lars.planner.critical_batch_file import CriticalBatches, CriticalBatchPoint
@@ -95,6 +96,7 @@ def define() -> None:
 
 def main() -> int:
     """Runs the program; returns its exit code."""
+    check_alone("launch.critical_batch")
     asked = CriticalBatchSettings(**flags.values(CriticalBatchSettings))
     run = settings_of_run(asked.model_dir, asked.data_dir)
     batches = ladder(asked, run.global_batch_size)

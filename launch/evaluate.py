@@ -19,7 +19,8 @@ from launch.run.layout import LOGS
 from launch.run.settings import TrainingSettings
 from tf_lars import setting
 from tf_lars.cluster import supervisor
-from tf_lars.cluster.spec import Cluster, resolve_cluster
+from tf_lars.cluster.discovery import check_alone, resolve_cluster
+from tf_lars.cluster.spec import Cluster
 from tf_lars.data import order
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import (
@@ -71,6 +72,8 @@ def define() -> None:
 
 def main() -> int:
     """Evaluates, or supervises the processes that do."""
+    if not _is_worker():
+        check_alone("launch.evaluate")
     asked = EvaluationSettings(**flags.values(EvaluationSettings))
     settings = load.settings_of_run(asked.model_dir, asked.data_dir)
     if settings.data:
@@ -87,7 +90,7 @@ def main() -> int:
     try:
         if asked.predict:
             return predict(settings, info, asked)
-        if supervisor.STATUS_VARIABLE in os.environ:  # a worker that was started below
+        if _is_worker():
             supervisor.start_heartbeat()
             return evaluate(settings, info, asked, resolve_cluster())
         if asked.num_workers == 1:
@@ -103,6 +106,11 @@ def main() -> int:
     except PeerFailure as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_PEER_FAILED
+
+
+def _is_worker() -> bool:
+    """Returns whether another process of this program has started this one."""
+    return supervisor.STATUS_VARIABLE in os.environ
 
 
 def evaluate(

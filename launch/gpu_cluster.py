@@ -4,8 +4,13 @@ python -m launch.gpu_cluster --worker_hosts=node0:2222,node1:2222 --flagfile=REC
     --data_dir=DATA --model_dir=SHARED/RUN
 
 Each host's launcher supervises that host's worker: one process for all of its GPUs, or several
-with --workers_per_host. The hosts come from the first of --worker_hosts, TF_CONFIG, Slurm (srun)
-and a Kubernetes JobSet that is set. --model_dir must be on a file system that all hosts share.
+with --workers_per_host. Without --worker_hosts, the environment says who is in the job: TF_CONFIG,
+Slurm (srun), a Kubernetes JobSet and others (docs/cluster.md). Where it gives each process a rank
+and no addresses, as mpirun does, --coordinator is the address at which all meet:
+
+mpirun -n 2 python -m launch.gpu_cluster --coordinator=node0:2222 --flagfile=RECIPE ...
+
+--model_dir must be on a file system that all hosts share.
 """
 
 import dataclasses
@@ -20,7 +25,8 @@ from launch.run.layout import LOGS
 from launch.run.settings import TrainingSettings
 from tf_lars import machine
 from tf_lars.cluster import messages
-from tf_lars.cluster.spec import WORKER_HOSTS_FLAG, Cluster, resolve_cluster, split_address
+from tf_lars.cluster.discovery import WORKER_HOSTS_FLAG, resolve_cluster
+from tf_lars.cluster.spec import Cluster, split_address
 from tf_lars.errors import InputError
 from tf_lars.setting import check, local_processes, setting, within
 
@@ -42,14 +48,23 @@ class ClusterSettings:
         None,
         group=_GROUP,
     )
+    coordinator: str | None = setting(
+        "host:port of the first host, at which all meet and learn each other's addresses; instead "
+        "of --worker_hosts, where a launcher such as mpirun gives each process its rank, or "
+        "--task_index does.",
+        None,
+        group=_GROUP,
+    )
     task_index: int | None = setting(
-        "Index of this host in --worker_hosts, from 0; by default that of this machine's address.",
+        "Index of this host in --worker_hosts, from 0, or its rank with --coordinator; by default "
+        "that of this machine's address, or the launcher's.",
         None,
         rule=within(0, MOST_WORKERS - 1),
         group=_GROUP,
     )
     num_workers: int | None = setting(
-        "Number of worker processes that the whole job must have; by default any number.",
+        "Number of worker processes that the whole job must have; by default any number. With "
+        "--coordinator, by default what the launcher of the processes says.",
         None,
         rule=within(1, MOST_WORKERS),
         group=_GROUP,
@@ -99,15 +114,33 @@ def main(settings: TrainingSettings, job: JobSettings) -> int:
 def _hosts(asked: ClusterSettings) -> Cluster:
     """Returns the cluster of all hosts' launchers."""
     hosts, index = asked.worker_hosts or (), asked.task_index
-    if hosts and index is None:
+    if hosts and index is None and not asked.coordinator:
         index = _own_index(hosts)
-    cluster = resolve_cluster(worker_hosts=hosts, task_index=index)
+    cluster = resolve_cluster(
+        worker_hosts=hosts,
+        coordinator=asked.coordinator,
+        task_index=index,
+        num_workers=_hosts_of(asked),
+    )
     if not cluster.workers:
         raise InputError(
-            "A cluster must be described by --worker_hosts, TF_CONFIG, Slurm's srun or a "
-            "Kubernetes JobSet. Received: none of them. On one machine, use python -m launch.local."
+            "A cluster must be described by --worker_hosts, --coordinator or a launcher's "
+            "variables, such as TF_CONFIG or those of Slurm's srun. Received: none of them. On one "
+            "machine, use python -m launch.local; docs/cluster.md lists what is read."
         )
     return cluster
+
+
+def _hosts_of(asked: ClusterSettings) -> int | None:
+    """Returns the number of hosts with --num_workers worker processes, if it is given."""
+    if asked.num_workers is None:
+        return None
+    if asked.num_workers % asked.workers_per_host:
+        raise InputError(
+            "--num_workers must be a multiple of --workers_per_host. Received: "
+            f"{asked.num_workers} and {asked.workers_per_host}. Start as many on each host."
+        )
+    return asked.num_workers // asked.workers_per_host
 
 
 def _own_index(hosts: Sequence[str]) -> int:

@@ -13,6 +13,7 @@ import time
 import models
 from launch.cli import app, flags
 from launch.run import build_input, build_model
+from tf_lars.cluster.discovery import check_alone
 from tf_lars.data.augmentation_names import check_augmentation
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.defaults import SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS
@@ -60,6 +61,7 @@ def define() -> None:
 
 def main() -> int:
     """Runs the remaining trials of the study, and prints and draws the results."""
+    check_alone("launch.large_batch_study")
     asked = ProgramSettings(**flags.values(ProgramSettings))
     chosen = dataclasses.replace(PRESETS[asked.preset], **flags.values(StudySettings))
     models.check(chosen.model)

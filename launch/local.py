@@ -12,6 +12,7 @@ from launch.run.job import JobSettings
 from launch.run.layout import LOGS
 from launch.run.settings import TrainingSettings
 from tf_lars.cluster import supervisor
+from tf_lars.cluster.discovery import check_alone
 from tf_lars.cluster.spec import Cluster, local_cluster
 from tf_lars.setting import check, local_processes, setting
 
@@ -45,7 +46,7 @@ def define() -> None:
 def main(settings: TrainingSettings, job: JobSettings) -> int:
     """Trains in this process, or supervises worker processes."""
     num_workers = LocalSettings(**flags.values(LocalSettings)).num_workers
-    launcher.warn_if_started_many_times()
+    check_alone("launch.local")
     if dry_run.wanted():
         ports = supervisor.free_ports(num_workers) if num_workers > 1 else []
         return dry_run.show(settings, local_cluster(ports), joined=not ports)

@@ -13,6 +13,7 @@ from launch.cli import dry_run, flags, launcher
 from launch.run import preflight, process
 from launch.run.job import JobSettings
 from launch.run.settings import TrainingSettings
+from tf_lars.cluster.discovery import check_alone
 from tf_lars.cluster.spec import Cluster
 from tf_lars.setting import Rule, check, setting
 
@@ -51,7 +52,7 @@ def define() -> None:
 def main(settings: TrainingSettings, job: JobSettings) -> int:
     """Trains in this process."""
     tpu = TpuSettings(**flags.values(TpuSettings)).tpu
-    launcher.warn_if_started_many_times()
+    check_alone("launch.tpu")
     if dry_run.wanted():
         return dry_run.show(settings, Cluster())
     preflight.check(settings, num_workers=1)

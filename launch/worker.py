@@ -5,7 +5,7 @@ from launch.run import process
 from launch.run.job import JobSettings
 from launch.run.settings import TrainingSettings
 from tf_lars.cluster import supervisor
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 
 
 def main() -> int:

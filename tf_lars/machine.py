@@ -5,7 +5,12 @@ TensorFlow would occupy the GPUs and take seconds to import.
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from tf_lars.errors import InputError
+
+T = TypeVar("T")
 
 _QUERY = ("nvidia-smi", "--query-gpu=name,uuid", "--format=csv,noheader")
 _SECONDS = 20
@@ -83,3 +88,28 @@ def cpu_name() -> str:
     except OSError:
         lines = []
     return lines[0].split(":", 1)[1].strip() if lines else "CPU"
+
+
+def share_of_process(devices: Sequence[T], index: int, count: int) -> list[T]:
+    """Returns the devices of one of several processes of a machine, the same number for each.
+
+    Fewer devices than processes are all returned: each process then sees its own only.
+
+    Args:
+      devices: Devices that the process sees.
+      index: Index of the process, from 0.
+      count: Number of processes.
+
+    Raises:
+      InputError: The devices do not divide among the processes.
+    """
+    if len(devices) < count:
+        return list(devices)
+    if len(devices) % count:
+        raise InputError(
+            "The GPUs of a machine must divide evenly among its workers. Received: "
+            f"{len(devices)} GPUs and {count} workers. Start {len(devices)} workers, or set "
+            "CUDA_VISIBLE_DEVICES."
+        )
+    share = len(devices) // count
+    return list(devices[index * share : (index + 1) * share])

@@ -1,6 +1,5 @@
 """Entry point shared by all training launchers: parses their flags and calls their main."""
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -8,7 +7,6 @@ from launch.cli import app, dry_run, flags, ramp_flag, recipe_flag
 from launch.run import build_input, outcome
 from launch.run.job import JobSettings
 from launch.run.settings import TrainingSettings
-from tf_lars.cluster.spec import processes_started_alike
 from tf_lars.errors import EXIT_INTERRUPTED
 
 Main = Callable[[TrainingSettings, JobSettings], int]
@@ -37,18 +35,6 @@ def run(main: Main, define: Callable[[], None]) -> None:
             return EXIT_INTERRUPTED
 
     app.run(call_main)
-
-
-def warn_if_started_many_times() -> None:
-    """Warns if this process, which trains alone, is one of several that do the same."""
-    count, variable = processes_started_alike(os.environ)
-    if count > 1:
-        print(
-            f"warning: {variable}={count} says that {count} such processes were started, and each "
-            "trains alone. Start one, or use launch.gpu_cluster, whose processes train together.",
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def define_training_flags() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from launch.kubernetes.tpus import Slice
 from launch.kubernetes.volumes import GCS_ANNOTATIONS, MountedVolume
-from tf_lars.cluster.spec import JOBSET_PORT
+from tf_lars.cluster.discovery import JOBSET_PORT
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
 
 WORKER, COORDINATOR = "worker", "coordinator"

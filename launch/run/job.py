@@ -73,6 +73,7 @@ class Job:
         `tf_lars.create_strategy`.
 
     Attributes:
+      cluster: Workers of the job; with all addresses once it has joined.
       name: Name shared by all starts of the job; None without a supervisor.
     """
 
@@ -86,7 +87,7 @@ class Job:
         self.name = os.environ.get(JOB_VARIABLE)
         self._settings = settings
         self._connect = connect
-        self._cluster = cluster
+        self.cluster = cluster
         self._startup_timeout = startup_timeout
         self._rendezvous: Rendezvous | None = None
         self._stop_requested = self._may_wait = False
@@ -106,11 +107,11 @@ class Job:
 
         connect = self._connect or create_strategy
         folder = self._settings.model_dir
-        if self._cluster.num_workers == 1:
-            joined = connect(self._cluster)
+        if self.cluster.num_workers == 1:
+            joined = connect(self.cluster)
         else:
             self._rendezvous = Rendezvous(
-                self._cluster,
+                self.cluster,
                 _facts(self._settings),
                 timeout=self._startup_timeout,
                 # A remote folder is the same wherever it is named.
@@ -122,6 +123,7 @@ class Job:
             except tf.errors.OpError as error:
                 self.explain_lost_peer()
                 raise PeerFailure(f"not all workers have joined: {error.message}") from error
+            self.cluster = self._rendezvous.cluster
             self._rendezvous.tensorflow_has_joined()
         self._may_wait = True
         signal.signal(signal.SIGTERM, self._on_sigterm)  # TensorFlow has replaced the handler

@@ -30,7 +30,7 @@ def run(
     """
     job = Job(settings, cluster, startup_timeout, connect)
     try:
-        code = train.run(settings, cluster, job)
+        code = train.run(settings, job)
     except Preempted as stop:
         job.leave()
         if cluster.is_chief:

@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from launch.run.job import Job
 
 
-def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
+def run(settings: TrainingSettings, job: "Job") -> int:
     """Trains, evaluates and writes the results; returns the exit code.
 
     Args:
       settings: Settings of the run.
-      cluster: Cluster of the job.
       job: Connection of this process to the other workers.
 
     Raises:
@@ -65,6 +64,7 @@ def run(settings: TrainingSettings, cluster: Cluster, job: "Job") -> int:
     taken = settings.steps_over(training.num_examples)
     steps = taken.epoch_ends(settings.epochs)[-1]
     strategy = job.join()
+    cluster = job.cluster
     from_chief = functools.partial(broadcast_from_chief, strategy)
     extended = extension.agreed(settings, cluster.is_chief, from_chief)
     replicas = strategy.num_replicas_in_sync

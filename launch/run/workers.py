@@ -51,7 +51,7 @@ def run(
     def start(starts: int) -> Outcome:
         views = clusters_at_start()
         of_job = {JOB_VARIABLE: job, STARTS_VARIABLE: str(earlier_starts + starts)}
-        devices = _shares_of_gpus(len(views))
+        devices = _shares_of_gpus(views)
         return supervisor.run(
             [[sys.executable, "-m", module, *arguments]] * len(views),
             [
@@ -104,21 +104,20 @@ def run_local(
     return run(module, arguments, clusters_at_start, logs, max_restarts=max_restarts)
 
 
-def _shares_of_gpus(num_workers: int) -> list[dict[str, str]]:
+def _shares_of_gpus(views: Sequence[Cluster]) -> list[dict[str, str]]:
     """Returns the variables that give each worker its GPUs."""
     names = machine.gpu_identifiers()
-    if not names or num_workers == 1:
-        return [{}] * num_workers
-    if len(names) % num_workers:
+    own = machine.share_of_process(names, views[0].local_rank, views[0].local_size)
+    if not own or (own == names and len(views) == 1):
+        return [{}] * len(views)
+    if len(own) < len(views):
         raise InputError(
-            "The GPUs of a machine must divide evenly among its workers. Received: "
-            f"{len(names)} GPUs and {num_workers} workers. Start {len(names)} workers, or set "
-            "CUDA_VISIBLE_DEVICES."
+            f"Each worker needs a GPU. Received: {len(own)} GPUs and {len(views)} workers. Start "
+            f"{len(own)} workers, or set CUDA_VISIBLE_DEVICES to an empty text to use the CPU."
         )
-    share = len(names) // num_workers
     return [
-        {"CUDA_VISIBLE_DEVICES": ",".join(names[i * share : (i + 1) * share])}
-        for i in range(num_workers)
+        {"CUDA_VISIBLE_DEVICES": ",".join(machine.share_of_process(own, i, len(views)))}
+        for i in range(len(views))
     ]
 
 

@@ -1,67 +1,14 @@
 """Rendezvous of workers and detection of lost peers, in real processes without TensorFlow."""
 
-import contextlib
-import json
 import signal
 import socket
 import subprocess
-import sys
-import time
 
 import pytest
 
-from tests.helpers.paths import ROOT
-from tf_lars.cluster import messages, supervisor
-from tf_lars.cluster.spec import Cluster, split_address
-
-SECONDS = 120
-
-
-class Workers:
-    """Worker processes by start order, with their output in files."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.processes = {}
-
-    def start(self, rank, workers, before=(), **options):
-        """Starts a worker, prefixed by a command, with its own view of the list of addresses."""
-        config = Cluster(tuple(workers), rank).tf_config()
-        options = {"folder": str(self.folder), **options}
-        command = [sys.executable, "-m", "tests.helpers.rendezvous_worker"]
-        name = len(self.processes)
-        with open(self.folder / f"out-{name}", "w") as output:
-            self.processes[name] = subprocess.Popen(
-                [*before, *command, config, json.dumps(options)],
-                cwd=ROOT,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        return name
-
-    def end(self, name):
-        """Waits for a process; returns its exit code and its output."""
-        code = self.processes[name].wait(SECONDS)
-        return code, (self.folder / f"out-{name}").read_text()
-
-    def ends(self):
-        """Waits for all processes; returns their exit codes and outputs."""
-        return [self.end(name) for name in self.processes]
-
-
-@pytest.fixture
-def workers(tmp_path):
-    all_of_them = Workers(tmp_path)
-    yield all_of_them
-    for process in all_of_them.processes.values():
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
-
-
-@pytest.fixture
-def addresses():
-    return [f"127.0.0.1:{port}" for port in supervisor.free_ports(3)]
+from tests.helpers.rendezvous_processes import SECONDS
+from tf_lars.cluster import messages, secret
+from tf_lars.cluster.spec import split_address
 
 
 def _start_all(workers, addresses, *of_rank, **options):
@@ -112,6 +59,35 @@ def test_another_number_of_workers_and_a_worker_started_twice_are_refused(worker
     assert "3 from worker 0" in printed
 
 
+def test_workers_that_know_only_the_first_learn_the_others_addresses(workers, addresses):
+    known = [addresses[0], "", ""]
+    _start_all(workers, known)
+    ends = workers.ends()
+    assert [code for code, _ in ends] == [0, 0, 0]
+    joined = {printed.splitlines()[-1] for _, printed in ends}
+    assert len(joined) == 1
+    fresh = joined.pop().split()[1:]
+    assert len(set(fresh)) == 3
+    assert {address.split(":")[0] for address in fresh} == {"127.0.0.1"}
+
+
+def test_a_missing_worker_without_an_address_is_named_by_its_rank(workers, addresses):
+    known = [addresses[0], "", ""]
+    for rank in (0, 1):
+        workers.start(rank, known, timeout=5.0)
+    for code, printed in workers.ends():
+        assert code == 2
+        assert "1 missing (test): worker 2: it has not registered. Start them" in printed
+
+
+def test_workers_with_and_without_addresses_do_not_mix(workers, addresses):
+    workers.start(0, [addresses[0], "", ""], mismatch=1.0)
+    workers.start(1, addresses)
+    for code, printed in workers.ends():
+        assert code == 2
+        assert "must know each other's addresses, or none" in printed
+
+
 def test_a_missing_worker_is_named_when_time_is_up(workers, addresses):
     workers.start(0, addresses, timeout=5.0)
     workers.start(1, addresses, timeout=5.0)
@@ -158,11 +134,11 @@ def test_a_folder_that_is_not_shared_is_refused(workers, addresses):
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         pytest.skip("hiding a folder from one process needs `unshare --mount`, and root")
     cover = f'mount -t tmpfs tf-lars "{workers.folder}" && exec "$@"'
-    workers.start(0, addresses[:2])
+    workers.start(0, addresses[:2], timeout=8.0)
     workers.start(1, addresses[:2], before=["unshare", "--mount", "sh", "-c", cover, "sh"])
     for code, printed in workers.ends():
         assert code == 2
-        assert f"worker 1 ({addresses[1]}) must see the same model folder as worker 0" in printed
+        assert "must see the same model folder as worker 0" in printed
 
 
 @pytest.mark.parametrize(
@@ -185,6 +161,17 @@ def test_the_others_end_with_the_name_of_a_lost_worker(workers, addresses, end, 
         assert message in printed
 
 
+def _let_in(connection, folder):
+    """Does what worker 0 does until a worker has registered; returns its registration."""
+    job, challenge = secret.create(str(folder)), secret.new_challenge()
+    connection.send(secret.greeting(job, challenge))
+    proof = connection.next(SECONDS)
+    theirs = proof["challenge"]
+    assert secret.is_answer(proof["answer"], job.key, "worker", challenge, theirs)
+    connection.send({"answer": secret.answer(job.key, "server", theirs, challenge)})
+    return connection.next(SECONDS)
+
+
 def test_an_end_that_comes_along_with_the_beginning_is_heard(workers, addresses):
     with (
         socket.create_server(split_address(addresses[0])) as server,
@@ -193,11 +180,11 @@ def test_an_end_that_comes_along_with_the_beginning_is_heard(workers, addresses)
         server.settimeout(SECONDS)
         workers.start(1, addresses[:2])
         connection = messages.Connection(server.accept()[0])
-        (hello,) = connection.receive(SECONDS)
-        (workers.folder / "token").touch()
+        hello = _let_in(connection, workers.folder)
         ports = [port.getsockname()[1], hello["hello"]["port"]]
-        connection.send({"peers": ports, "token": str(workers.folder / "token")})
-        (ready,) = connection.receive(SECONDS)
+        addresses = [f"127.0.0.1:{one}" for one in ports]
+        connection.send({"peers": addresses})
+        ready = connection.next(SECONDS)
         assert ready == {"ready": None}
         connection.sock.sendall(
             b'{"go": true}\n{"end": {"exit_code": 75, "reason": "worker 0 failed: that is why"}}\n'
@@ -214,43 +201,9 @@ def test_bad_input_of_one_worker_is_bad_input_for_all(workers, addresses):
 
 def test_a_second_job_at_the_same_addresses_does_not_disturb_the_first(workers, addresses):
     _start_all(workers, addresses, end="wait")
-    deadline = time.monotonic() + SECONDS
-    outputs = [workers.folder / f"out-{name}" for name in workers.processes]
-    while not all("joined" in output.read_text() for output in outputs):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    workers.wait_until_joined()
     intruder = workers.start(1, [addresses[0], "127.0.0.1:1"], timeout=2.0)
     assert workers.end(intruder)[0] == 2
     assert all(workers.processes[name].poll() is None for name in (0, 1, 2))
     workers.processes[2].send_signal(signal.SIGKILL)
     assert workers.end(0)[0] == 75
-
-
-def test_what_is_no_worker_does_not_disturb_a_job(workers, addresses):
-    workers.start(0, addresses)
-    host, port = addresses[0].split(":")
-    deadline = time.monotonic() + SECONDS
-    said = (
-        b'{"hello": {}}\n',
-        b'{"hello": 5}\n{"hello": 5}\n',
-        b'{"ready": "x"}\n{"failed": 5}\n',
-        b'{"hello": {"rank": [1], "num_workers": 3, "port": 1, "facts": {}}}\n',
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"[" * 60_000 + b"\n",
-    )
-    for text in said:
-        while True:
-            try:
-                with socket.create_connection((host, int(port)), timeout=5) as connection:
-                    connection.sendall(text)
-                    connection.shutdown(socket.SHUT_WR)
-                    connection.settimeout(SECONDS)
-                    with contextlib.suppress(ConnectionError):
-                        assert connection.recv(1) == b""  # the server closes the connection
-                break
-            except ConnectionRefusedError:  # worker 0 has not started yet
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-    for rank in (1, 2):
-        workers.start(rank, addresses)
-    assert [code for code, _ in workers.ends()] == [0, 0, 0]

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tests.helpers import training_cases
 from tests.helpers.paths import ROOT
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.distribute.grouped_batch_norm import group_batch_norm
 from tf_lars.distribute.strategy import create_strategy

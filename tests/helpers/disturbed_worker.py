@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.helpers import training_cases
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.data.arrays import ArrayTrainingInput
 from tf_lars.distribute.replicas import broadcast_from_chief
 from tf_lars.distribute.strategy import create_strategy

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 from tf_lars import LARS, Trainer
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.distribute.strategy import create_strategy
 
 EXAMPLES, BATCH = 45, 16

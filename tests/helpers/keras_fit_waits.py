@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tests.helpers import keras_fit_models as models
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.distribute import strategy
 from tf_lars.errors import InputError, PeerFailure
 

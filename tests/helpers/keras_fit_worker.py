@@ -14,7 +14,7 @@ from keras.src.backend.tensorflow import trainer as keras_trainer
 from tests.helpers import keras_fit_cases as cases
 from tests.helpers import keras_fit_models as models
 from tests.helpers.keras_fit_refusals import refusal, refused
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.distribute import keras_fit
 from tf_lars.distribute.strategy import create_strategy
 

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
-from tf_lars.cluster import rendezvous, rendezvous_server
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster import admission, rendezvous, rendezvous_server, secret
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, InputError, PeerFailure
 
 
@@ -21,7 +21,10 @@ def main(config, options):
         options.get("mismatch", 60.0),
     )
     rendezvous_server.SILENCE_SECONDS = rendezvous_server.JOIN_SECONDS = 3.0
-    rendezvous.TAKEN_SECONDS = rendezvous.FOLDER_SECONDS = 1.0
+    rendezvous.TAKEN_SECONDS = secret.FOLDER_SECONDS = 1.0
+    admission.HELLO_SECONDS = options.get("hello", admission.HELLO_SECONDS)
+    if "secret" in options:
+        os.environ[secret.VARIABLE] = options["secret"]
     try:
         member = rendezvous.Rendezvous(
             resolve_cluster({"TF_CONFIG": config}),

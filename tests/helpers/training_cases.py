@@ -14,7 +14,7 @@ import tensorflow as tf
 import models
 from tests.helpers import two_processes
 from tf_lars import LARS, Trainer, schedules
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.data.arrays import ArrayEvaluationInput, ArrayTrainingInput
 from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.distribute.strategy import create_strategy

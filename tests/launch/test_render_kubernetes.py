@@ -8,7 +8,7 @@ import yaml
 
 from launch.kubernetes import volumes
 from tests.helpers import programs
-from tf_lars.cluster.spec import resolve_cluster
+from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, EXIT_PREEMPTED, InputError
 
 pytest.importorskip("kubeflow_trainer_api", reason="the published models are in the extra `test`")

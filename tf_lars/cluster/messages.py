@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 RESOLVE_SECONDS = 10.0
+LARGEST_MESSAGE = 1 << 24
+"""Bytes; the addresses of 100,000 workers take about 3 MB."""
 
 
 class Connection:
@@ -23,19 +25,28 @@ class Connection:
 
     Args:
       sock: Connected socket.
+      limit: Largest message to receive, in bytes.
+
+    Attributes:
+      limit: The same; may be changed.
     """
 
-    def __init__(self, sock: socket.socket):
+    def __init__(self, sock: socket.socket, limit: int = LARGEST_MESSAGE):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
+        self.limit = limit
         self._received = b""
         self._sending = threading.Lock()
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Sends a message. Blocks, briefly, only if the peer has stopped reading."""
+        self.send_line(encoded(message))
+
+    def send_line(self, text: bytes) -> None:
+        """Sends a message that `encoded` has made, as `send` does."""
         with self._sending:
             self.sock.settimeout(CONNECT_SECONDS)
-            self.sock.sendall(json.dumps(message).encode() + b"\n")
+            self.sock.sendall(text)
 
     def receive(self, seconds: float | None = None) -> list[dict[str, Any]]:
         """Returns the messages received since the last call.
@@ -56,14 +67,40 @@ class Connection:
             messages = [json.loads(line) for line in lines]
         except (ValueError, RecursionError) as error:
             raise ConnectionAbortedError("not a worker's message") from error
-        if len(self._received) > 1 << 20 or not all(isinstance(m, dict) for m in messages):
+        if len(self._received) > self.limit or not all(isinstance(m, dict) for m in messages):
             raise ConnectionAbortedError("not a worker's message")
         return messages
+
+    def next(self, seconds: float) -> dict[str, Any]:
+        """Returns the next message; those that arrive together with it are lost.
+
+        Args:
+          seconds: Time limit.
+
+        Raises:
+          OSError: As of `receive`.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            received = self.receive(max(0.01, deadline - time.monotonic()))
+            if received:
+                return received[0]
 
     def close(self) -> None:
         """Closes the connection."""
         with contextlib.suppress(OSError):
             self.sock.close()
+
+
+def encoded(message: Mapping[str, Any]) -> bytes:
+    """Returns a message as it is sent."""
+    return json.dumps(message).encode() + b"\n"
+
+
+def printable(text: object, most: int = 300) -> str:
+    """Returns what somebody sent as a single line without control characters, for a message."""
+    shown = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * most])
+    return " ".join(shown.split())[:most]
 
 
 def connect(address: str, seconds: float = CONNECT_SECONDS) -> socket.socket:

@@ -5,19 +5,26 @@
 | TF_CONFIG | Vertex AI, Kubeflow's TFJob, `launch.local` and others | the chief, then the workers |
 | CLUSTER_SPEC | Vertex AI | workerpool0, then workerpool1 |
 | SM_HOSTS, SM_CURRENT_HOST | Amazon SageMaker | the hosts by name |
+| TRAINING_JOB_NAME, and its `RESOURCE_CONFIG` | SageMaker, in any container | the hosts by name |
+| SKYPILOT_NODE_IPS, SKYPILOT_NODE_RANK | SkyPilot | the nodes in its order |
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from tf_lars.cluster.spec import Cluster, join_address
 from tf_lars.errors import InputError
 
-TF_CONFIG, CLUSTER_SPEC, SAGEMAKER = "TF_CONFIG", "CLUSTER_SPEC", "SageMaker"
+TF_CONFIG, CLUSTER_SPEC, SAGEMAKER, SKYPILOT = "TF_CONFIG", "CLUSTER_SPEC", "SageMaker", "SkyPilot"
 """Sources of a cluster, for messages."""
 
 PORT = 2222
 """Port at which workers meet where the platform names none."""
+
+RESOURCE_CONFIG = "/opt/ml/input/config/resourceconfig.json"
+"""File with the hosts of a SageMaker job, from which its training toolkit makes variables."""
 
 _EXAMPLE = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 _CHIEFS = ("chief", "master")
@@ -25,6 +32,48 @@ _EVALUATOR = "evaluator"
 _POOLS = ("workerpool0", "workerpool1")
 
 WorkersAndRank = tuple[tuple[str, ...], int]
+
+
+def find(environment: Mapping[str, str]) -> Cluster | None:
+    """Returns the cluster of several nodes that a platform other than TF_CONFIG's describes.
+
+    Args:
+      environment: Environment variables of the process.
+
+    Raises:
+      InputError: Its variables are malformed.
+    """
+    environment = _with_sagemaker_hosts(environment)
+    if environment.get(CLUSTER_SPEC, "").strip():
+        return Cluster(*from_cluster_spec(environment[CLUSTER_SPEC]), CLUSTER_SPEC)
+    for variable, read, source in (
+        ("SM_HOSTS", from_sagemaker, SAGEMAKER),
+        ("SKYPILOT_NODE_IPS", from_skypilot, SKYPILOT),
+    ):
+        if environment.get(variable, "").strip():
+            workers, rank = read(environment)
+            if len(workers) > 1:
+                return Cluster(workers, rank, source)
+    return None
+
+
+def started(environment: Mapping[str, str]) -> tuple[int, str]:
+    """Returns how many nodes the platform has started, this one included, 1 if none says so.
+
+    Returns:
+      Their number, and the variable that says so.
+
+    Raises:
+      InputError: The variables are malformed.
+    """
+    if environment.get(TF_CONFIG, "").strip():
+        (workers, _), _ = from_tf_config(environment[TF_CONFIG])
+        return len(workers), TF_CONFIG
+    found = find(environment)
+    if found:
+        names = {CLUSTER_SPEC: CLUSTER_SPEC, SAGEMAKER: "SM_HOSTS", SKYPILOT: "SKYPILOT_NODE_IPS"}
+        return found.num_workers, names[found.source]
+    return 1, ""
 
 
 def from_tf_config(text: str) -> tuple[WorkersAndRank, str]:
@@ -135,6 +184,39 @@ def from_sagemaker(environment: Mapping[str, str]) -> WorkersAndRank:
         )
     hosts = sorted(hosts)  # on each host in the same order
     return tuple(f"{host}:{PORT}" for host in hosts), hosts.index(own)
+
+
+def _with_sagemaker_hosts(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Adds the variables of SageMaker's training toolkit, which a container need not have."""
+    if not environment.get("TRAINING_JOB_NAME") or environment.get("SM_HOSTS"):
+        return environment
+    with contextlib.suppress(FileNotFoundError):
+        with open(RESOURCE_CONFIG, encoding="utf-8") as file:
+            found = _object(file.read(), RESOURCE_CONFIG, '{"current_host": ..., "hosts": ...}')
+        hosts, own = json.dumps(found.get("hosts")), str(found.get("current_host"))
+        return {**environment, "SM_HOSTS": hosts, "SM_CURRENT_HOST": own}
+    return environment
+
+
+def from_skypilot(environment: Mapping[str, str]) -> WorkersAndRank:
+    """Returns the workers and the rank of this node of a SkyPilot task.
+
+    Args:
+      environment: Environment variables of the process.
+
+    Raises:
+      InputError: They are malformed.
+    """
+    ips = environment["SKYPILOT_NODE_IPS"].split()
+    rank = _index(environment.get("SKYPILOT_NODE_RANK"), "SKYPILOT_NODE_RANK")
+    if not 0 <= rank < len(ips):
+        _refuse(
+            "SKYPILOT_NODE_RANK",
+            "be an index into SKYPILOT_NODE_IPS",
+            f"{rank} of {len(ips)}",
+            "Correct it, or unset both.",
+        )
+    return tuple(join_address(ip, PORT) for ip in ips), rank
 
 
 _UNSET = "Correct it, or unset it to train in this process alone."

@@ -5,11 +5,16 @@ the workers of a `Cluster` first register with a rendezvous server in worker 0. 
 within the time limit, with the same settings, program and data, and every worker must reach every
 other on the port that TensorFlow will use, a fresh one at each start. The connections to the server
 stay open, with heartbeats in both directions every two seconds.
+
+Workers that only know the address of worker 0 learn those of the others here: each registers the
+address from which it has reached worker 0.
 """
 
 import contextlib
+import dataclasses
 import errno
 import functools
+import ipaddress
 import os
 import socket
 import sys
@@ -18,8 +23,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from tf_lars.cluster import messages, rendezvous_server
+from tf_lars.cluster import messages, rendezvous_server, secret
 from tf_lars.cluster.messages import Connection
+from tf_lars.cluster.rendezvous_server import RendezvousServer
 from tf_lars.cluster.spec import Cluster, join_address, split_address
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, InputError, PeerFailure
 
@@ -31,23 +37,28 @@ TAKEN_SECONDS = 10.0
 """Time limit for the predecessor of a restarted worker to free its port."""
 REACH_SECONDS = 30.0
 """Time limit for reaching the ports of the other workers."""
-FOLDER_SECONDS = 60.0
-"""Time limit for a network file system to show a file created on another host."""
 _LEAVE_SECONDS = 120.0
+
+
+class _Impostor(OSError):
+    """Something other than worker 0 of this job answers at its address."""
 
 
 class Rendezvous:
     """One worker's connection to the rest of its job, made when all workers have passed the checks.
 
     Args:
-      cluster: Addresses at which the workers meet, and this worker's rank.
+      cluster: Addresses at which the workers meet, or that of worker 0 alone, and this worker's
+        rank.
       facts: Values that must be equal on all workers, by their name in messages.
       timeout: Seconds within which all workers must register.
-      shared_folder: Existing folder that all workers must see; None for no check.
+      shared_folder: Existing folder that all workers must see, and through which they get a secret
+        (`tf_lars.cluster.secret`); None for no check.
       is_restart: Whether the job has run before. If so, a worker that does not come back counts as
         a failed peer, not as bad input, in the exit code.
 
     Attributes:
+      cluster: The cluster, with the addresses of all workers.
       tensorflow_cluster: Cluster with the ports that TensorFlow is to use.
 
     Raises:
@@ -71,18 +82,19 @@ class Rendezvous:
         self._timeout_code = EXIT_PEER_FAILED if is_restart else EXIT_BAD_INPUT
         self._left = threading.Event()
         self._leaving = False
-        self._server_thread: rendezvous_server.RendezvousServer | None = None
-        ip, listener = self._own_listener()
+        self._server_thread: RendezvousServer | None = None
+        host = ""
+        if cluster.lacks_addresses and not cluster.is_chief:
+            host, ip = self._until_deadline(self._own_host, waits_for=0)
+            listener = None
+        else:
+            ip, listener = self._own_listener()
+        self._folder, self._keys = shared_folder, dict[str, bytes]()
         if cluster.is_chief:
-            self._server_thread = rendezvous_server.RendezvousServer(
-                cluster,
-                listener,
-                timeout=timeout,
-                shared_folder=shared_folder,
-                timeout_code=self._timeout_code,
-            )
+            assert listener
+            self._server_thread = self._server_of_all(listener, ip)
             self._server_thread.start()
-        else:  # shows the server that this worker has started
+        elif listener:  # shows the server that this worker has started
             self._own_port = contextlib.ExitStack()
             self._own_port.enter_context(messages.answering(listener))
         # Of two sockets on TensorFlow's port, one listens until all workers have reached it; the
@@ -93,18 +105,16 @@ class Rendezvous:
             hello = {
                 "rank": cluster.rank,
                 "num_workers": cluster.num_workers,
+                "host": host,
                 "port": port,
                 "facts": dict(facts),
             }
             peers = self._until_deadline(lambda: self._register(hello), waits_for=0)
-            self.tensorflow_cluster = Cluster(
-                tuple(
-                    join_address(h, p) for h, p in zip(cluster.hosts, peers["peers"], strict=True)
-                ),
-                cluster.rank,
-                cluster.source,
-            )
-            problem = self._problem(peers["token"])
+            self.tensorflow_cluster = dataclasses.replace(cluster, workers=tuple(peers["peers"]))
+            if cluster.lacks_addresses:
+                self._cluster = self.tensorflow_cluster
+            self.cluster = self._cluster
+            problem = self._problem()
             try:
                 self._server.send({"ready": problem})
                 self._next("go")
@@ -143,6 +153,43 @@ class Rendezvous:
         if self._server_thread:
             self._server_thread.join(messages.CONNECT_SECONDS)
 
+    def _server_of_all(self, listener: socket.socket, ip: str) -> RendezvousServer:
+        """Returns the rendezvous server, with a new secret."""
+        try:
+            known = secret.create(self._folder)
+        except OSError as error:
+            raise self._ended(
+                self._timeout_code, f"The model folder must be writable. Received: {error}."
+            ) from error
+        if not known.exists and not ipaddress.ip_address(ip).is_loopback:
+            print(
+                f"warning: whoever reaches {self._cluster.workers[0]} can disturb this job. Set "
+                f"{secret.VARIABLE} to the same secret on all workers.",
+                file=sys.stderr,
+                flush=True,
+            )
+        return RendezvousServer(
+            self._cluster,
+            listener,
+            timeout=self._timeout,
+            secret=known,
+            timeout_code=self._timeout_code,
+        )
+
+    def _own_host(self) -> tuple[str, str]:
+        """Returns the name and the IP address at which the others reach this worker's machine.
+
+        Raises:
+          OSError: Worker 0 cannot be reached.
+        """
+        with messages.connect(self._cluster.workers[0]) as sock:
+            ip = str(sock.getsockname()[0])
+        if not ipaddress.ip_address(ip).is_loopback:
+            return ip, ip
+        # Worker 0 is on the same machine, and other machines know that one by its name.
+        host = self._cluster.hosts[0]
+        return host, messages.resolve(host)
+
     def _own_listener(self) -> tuple[str, socket.socket]:
         """Returns this worker's IP address, and a socket bound to its address in the cluster."""
         address = self._cluster.workers[self._cluster.rank]
@@ -152,7 +199,7 @@ class Rendezvous:
             raise InputError(
                 f"A worker's address must belong to its own machine. Received: {address} ({ip}) "
                 f"for worker {self._cluster.rank} from {self._cluster.source}, on the machine "
-                f"{socket.gethostname()}. Correct the task index or the list."
+                f"{socket.gethostname()}. Correct the rank or the address."
             )
 
         def only_if_taken(error: OSError) -> None:
@@ -178,11 +225,44 @@ class Rendezvous:
         """
         self._server = Connection(messages.connect(self._cluster.workers[0]))
         try:
+            self._prove()
             self._server.send({"hello": hello})
             return self._next("peers")
         except OSError as error:
             self._server.close()
+            if isinstance(error, _Impostor):
+                raise
             raise OSError("it is busy with another job, or has just ended") from error
+
+    def _prove(self) -> None:
+        """Proves to the server that this worker knows the secret, and lets it prove the same.
+
+        Raises:
+          InputError: This worker does not know it.
+          OSError: The server does not, or is gone.
+        """
+        greeting = self._server.next(messages.CONNECT_SECONDS)
+        theirs, own = greeting.get("challenge"), secret.new_challenge()
+        if not secret.is_challenge(theirs):
+            raise _Impostor("something else listens at its address")
+        name = str(greeting.get("file"))
+        try:
+            if name not in self._keys:  # finding it may take longer than the server waits
+                self._keys[name] = secret.of_greeting(greeting, self._folder)
+        except InputError as error:
+            self._send_if_possible({"cannot": str(error)})
+            raise
+        key = self._keys[name]
+        answer = secret.answer(key, "worker", str(theirs), own)
+        self._server.send({"answer": answer, "challenge": own})
+        answered = self._server.next(messages.CONNECT_SECONDS)
+        if answered.get("refused"):
+            raise InputError(
+                f"All workers must have the same secret. Received: another {secret.VARIABLE} than "
+                f"that of {self._cluster.name(0)}. Set the same everywhere."
+            )
+        if not secret.is_answer(answered.get("answer"), key, "server", own, str(theirs)):
+            raise _Impostor("what listens at its address does not know the secret of this job")
 
     def _until_deadline(self, attempt: Callable[[], T], waits_for: int) -> T:
         """Retries an attempt until it raises no OSError, and reports the worker it waits for."""
@@ -202,10 +282,10 @@ class Rendezvous:
                 self._timeout_code,
                 f"{name} must be reachable within {self._timeout:g} s. Received: {error} "
                 f"({self._cluster.source}). Start it, correct its address, or raise "
-                "--startup_timeout.",
+                "startup_timeout.",
             ) from error
 
-    def _problem(self, token: str | None) -> str | None:
+    def _problem(self) -> str | None:
         """Returns the check that this worker fails, as the rest of a sentence about it, or None."""
         ips: dict[str, str] = {}
         deadline = time.monotonic() + REACH_SECONDS
@@ -223,21 +303,6 @@ class Rendezvous:
                     f"must reach {self._cluster.name(rank)} on any port. Received for port "
                     f"{port}: {error}. Open the ports between the hosts."
                 )
-        if token is None:
-            return None
-        folder, name = os.path.split(token)
-        deadline = time.monotonic() + FOLDER_SECONDS
-        try:
-            while name not in os.listdir(folder):  # exists() may answer from a cache
-                if time.monotonic() > deadline:
-                    return (
-                        f"must see the same model folder as worker 0. Received: {folder}, a "
-                        "different folder on each host. Put it on a file system that all hosts "
-                        "share."
-                    )
-                messages.pause(deadline)
-        except OSError as error:
-            return f"must be able to read the model folder. Received: {error}."
         return None
 
     def _next(self, name: str) -> dict:

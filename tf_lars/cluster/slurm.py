@@ -80,15 +80,23 @@ def workers_and_rank(
       InputError: If the step leaves nodes of its job idle, or lacks a variable.
     """
     try:
-        nodes = environment["SLURM_STEP_NODELIST"]
         counts = tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+        components = [(environment["SLURM_STEP_NODELIST"], counts)]
         rank = int(environment["SLURM_PROCID"])
         job = int(environment["SLURM_JOB_ID"])
+        if environment.get("SLURM_HET_SIZE", "1") != "1":
+            components = _components(environment)
     except (KeyError, ValueError) as error:
         raise InputError(
             "A Slurm task needs SLURM_STEP_NODELIST, SLURM_STEP_TASKS_PER_NODE, SLURM_PROCID "
             f"and SLURM_JOB_ID. Received: {error!r}. Start it with srun."
         ) from error
+    tasks = sum(sum(counts) for _, counts in components)
+    if len(components) > 1 and sum(counts) != tasks:
+        raise InputError(
+            "srun must start all components of a heterogeneous job. Received: a step with "
+            f"{sum(counts)} of its {tasks} tasks. Run srun --het-group=0-{len(components) - 1}."
+        )
     nodes_of_job = environment.get("SLURM_JOB_NUM_NODES", "")
     if nodes_of_job.isdecimal() and int(nodes_of_job) != len(counts):
         raise InputError(
@@ -96,6 +104,27 @@ def workers_and_rank(
             f"{nodes_of_job} nodes. Run srun without --nodes and --ntasks, or request fewer nodes "
             "from sbatch."
         )
+    first = FIRST_PORT + job % PORTS
+    hosts = [host for one in components for host in _hosts(*one, run_scontrol)]
+    return tuple(f"{host}:{first + i}" for i, host in enumerate(hosts)), rank
+
+
+def _components(environment: Mapping[str, str]) -> list[tuple[str, list[int]]]:
+    """Returns the nodes and their numbers of tasks, by component of a heterogeneous job.
+
+    Ranks go by component, whereas the step's list of nodes is sorted by name.
+    """
+    return [
+        (
+            environment[f"SLURM_JOB_NODELIST_HET_GROUP_{i}"],
+            tasks_per_node(environment[f"SLURM_TASKS_PER_NODE_HET_GROUP_{i}"]),
+        )
+        for i in range(int(environment["SLURM_HET_SIZE"]))
+    ]
+
+
+def _hosts(nodes: str, counts: Sequence[int], run_scontrol: Scontrol) -> list[str]:
+    """Returns the address of each task on some nodes."""
     names = run_scontrol(["show", "hostnames", nodes]).split()
     if len(names) != len(counts):
         raise InputError(
@@ -104,11 +133,9 @@ def workers_and_rank(
         )
     described = run_scontrol(["--oneliner", "show", "node", nodes])
     addresses = dict(re.findall(r"NodeName=(\S+).*?NodeAddr=(\S+)", described))
-    first = FIRST_PORT + job % PORTS
-    hosts = [
+    return [
         addresses.get(n, n) for n, count in zip(names, counts, strict=True) for _ in range(count)
     ]
-    return tuple(f"{host}:{first + i}" for i, host in enumerate(hosts)), rank
 
 
 def tasks_per_node(text: str) -> list[int]:
