@@ -1,6 +1,6 @@
 """Time and memory of the rendezvous server while many workers register and then stay connected.
 
-python -m benchmarks.rendezvous_gather --workers=1000,4000 --output=benchmarks/results/rendezvous_gather.csv
+python -m benchmarks.rendezvous_gather --workers=1000,4000 --output=runs/rendezvous_gather.csv
 
 The server is the one of worker 0, in a process of its own; the workers are coroutines of another
 process, which prove that they know the secret, register, report that they are ready and send

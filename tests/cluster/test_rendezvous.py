@@ -88,6 +88,17 @@ def test_workers_with_and_without_addresses_do_not_mix(workers, addresses):
         assert "must know each other's addresses, or none" in printed
 
 
+def test_a_public_address_is_warned_of(workers, addresses):
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+        pytest.skip("an address for a test needs `unshare --net`, and root")
+    script = 'ip link set lo up && ip address add 8.8.4.4/32 dev lo && exec "$@"'
+    alone = ["8.8.4.4:2222"]
+    workers.start(0, alone, before=["unshare", "--net", "sh", "-c", script, "sh"])
+    code, printed = workers.end(0)
+    assert code == 0, printed
+    assert "warning: 8.8.4.4 is a public address. TensorFlow listens on all interfaces" in printed
+
+
 def test_a_missing_worker_is_named_when_time_is_up(workers, addresses):
     workers.start(0, addresses, timeout=5.0)
     workers.start(1, addresses, timeout=5.0)

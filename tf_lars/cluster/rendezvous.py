@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from tf_lars.cluster import messages, rendezvous_server, secret
@@ -155,8 +155,16 @@ class Rendezvous:
 
     def _server_of_all(self, listener: socket.socket, ip: str) -> RendezvousServer:
         """Returns the rendezvous server, with a new secret."""
+
+        def report(error: OSError) -> None:
+            if not waits:
+                print(f"waiting until the model folder is writable: {error}", flush=True)
+                waits.append(error)
+
+        waits: list[OSError] = []
         try:
-            known = secret.create(self._folder)
+            # A full disk may have space again soon, as for checkpoints.
+            known = messages.retry(lambda: secret.create(self._folder), self._deadline, report)
         except OSError as error:
             raise self._ended(
                 self._timeout_code, f"The model folder must be writable. Received: {error}."
@@ -303,6 +311,8 @@ class Rendezvous:
                     f"must reach {self._cluster.name(rank)} on any port. Received for port "
                     f"{port}: {error}. Open the ports between the hosts."
                 )
+        if self._cluster.is_chief:
+            _warn_of_public(ips.values())
         return None
 
     def _next(self, name: str) -> dict:
@@ -380,3 +390,16 @@ class Rendezvous:
     def _send_if_possible(self, message: dict) -> None:
         with contextlib.suppress(OSError):  # `_listen` reports the cause
             self._server.send(message)
+
+
+def _warn_of_public(ips: Iterable[str]) -> None:
+    """Warns of addresses at which more than a private network may reach TensorFlow."""
+    public = sorted(ip for ip in ips if ipaddress.ip_address(ip.partition("%")[0]).is_global)
+    if public:
+        print(
+            f"warning: {public[0]} is a public address. TensorFlow listens on all interfaces of "
+            "every worker and runs whatever it is sent: let a firewall admit the job's hosts only "
+            "(docs/security.md).",
+            file=sys.stderr,
+            flush=True,
+        )
