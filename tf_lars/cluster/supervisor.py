@@ -1,13 +1,12 @@
 """Runs the workers of this machine as processes, and ends them together.
 
-Each worker has a log file, to which every start appends. The first worker's standard output also
-appears on the console. When a worker fails, the others get a few seconds to report what they
-noticed and are then killed; the first failure is reported. Workers send heartbeats to their
-supervisor (`start_heartbeat`): a silent worker is killed, and if the supervisor itself dies, even
-by SIGKILL, the kernel kills its workers.
+Each worker has a log file, to which every start appends (`tf_lars.cluster.worker_log`). The first
+worker's standard output also appears on the console. When a worker fails, the others get a few
+seconds to report what they noticed and are then killed; the first failure is reported. Workers send
+heartbeats to their supervisor (`start_heartbeat`): a silent worker is killed, and if the supervisor
+itself dies, even by SIGKILL, the kernel kills its workers.
 """
 
-import collections
 import contextlib
 import ctypes
 import dataclasses
@@ -23,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
+from tf_lars.cluster.worker_log import WorkerLog
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PEER_FAILED, EXIT_PREEMPTED
 
 STATUS_VARIABLE = "TF_LARS_STATUS_PIPE"
@@ -37,6 +37,9 @@ START_SECONDS = 180.0
 END_SECONDS = 30.0
 """Time limit for a killed worker to end."""
 _BEAT_SECONDS = 5.0
+_BLOCK_BYTES = 1 << 16
+_PIPE_BYTES = 1 << 20
+"""Most bytes that a pipe of an unprivileged process can hold (/proc/sys/fs/pipe-max-size)."""
 _ALIVE, _TRAINED = b".", b"t"
 _PR_SET_PDEATHSIG = 1
 # Below those of Slurm jobs (tf_lars.cluster.slurm) and those that Linux assigns.
@@ -117,7 +120,7 @@ def run(
         try:
             for i, command in enumerate(commands):
                 rank = first_rank + i
-                log = os.path.join(log_dir, f"rank-{rank}.log")
+                log = WorkerLog(os.path.join(log_dir, f"rank-{rank}.log"))
                 workers.append(
                     _Worker(
                         rank,
@@ -178,7 +181,7 @@ class _Worker:
         rank: int,
         command: Sequence[str],
         environment: Mapping[str, str],
-        log: str,
+        log: WorkerLog,
         *,
         console: BinaryIO | None,
         cpus: Sequence[int] | None,
@@ -189,12 +192,9 @@ class _Worker:
         self.trained = False
         self.heard = time.monotonic()
         self.note = ""
-        self._tail: collections.deque[bytes] = collections.deque([b""], maxlen=200)
         self._console = console
         self._selector = selector
-        self._write(f"--- started {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
-        self._tail.clear()
-        self._tail.append(b"")
+        log.note(f"--- started {time.strftime('%Y-%m-%d %H:%M:%S')}")
         status, of_worker = os.pipe()
         own_cpus = os.sched_getaffinity(0)
         try:
@@ -218,16 +218,12 @@ class _Worker:
         self._status = status
         for fd, take in (
             (self.process.stdout.fileno(), self._show),
-            (self.process.stderr.fileno(), self._write),
+            (self.process.stderr.fileno(), log.write),
             (status, self._note_status),
         ):
             selector.register(fd, selectors.EVENT_READ, (self, take))
         self._ended = os.pidfd_open(self.process.pid)
         selector.register(self._ended, selectors.EVENT_READ, (self, None))
-
-    def lines(self) -> list[str]:
-        """Returns the last lines of its output."""
-        return [line.decode(errors="replace") for line in self._tail]
 
     def kill(self) -> None:
         """Kills the worker and the processes that it has started."""
@@ -250,31 +246,35 @@ class _Worker:
         for pipe in (self.process.stdout, self.process.stderr):
             if pipe:
                 pipe.close()
+        self.log.close()
 
     def drain(self) -> None:
-        """Reads the rest of an ended worker's output."""
+        """Reads the rest of an ended worker's output.
+
+        Processes that it has started may still write, so no more is read than a pipe can hold.
+        """
         for key in list(self._selector.get_map().values()):
             worker, take = key.data
             if worker is self and take:
                 os.set_blocking(key.fd, False)
                 with contextlib.suppress(BlockingIOError):
-                    while block := os.read(key.fd, 1 << 16):
+                    for _ in range(_PIPE_BYTES // _BLOCK_BYTES):
+                        if not (block := os.read(key.fd, _BLOCK_BYTES)):
+                            break
                         take(block)
                 self._selector.unregister(key.fd)
 
     def _show(self, block: bytes) -> None:
-        self._write(block)
-        if self._console:
+        self.log.write(block)
+        if self._console is None:
+            return
+        try:
             self._console.write(block)
             self._console.flush()
-
-    def _write(self, block: bytes) -> None:
-        first, *rest = block.split(b"\n")
-        self._tail[-1] += first
-        self._tail.extend(rest)
-        # A full disk must not end the run: there may be space for its checkpoints again later.
-        with contextlib.suppress(OSError), open(self.log, "ab") as file:
-            file.write(block)
+        except BrokenPipeError:  # whoever reads has had enough, as in `| head`
+            raise
+        except OSError:  # the console is a file on a full disk: as for the log
+            pass
 
     def _note_status(self, block: bytes) -> None:
         self.heard = time.monotonic()
@@ -300,7 +300,7 @@ def _wait(
                     deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
             elif worker in ended:
                 continue
-            elif block := os.read(key.fd, 1 << 16):
+            elif block := os.read(key.fd, _BLOCK_BYTES):
                 take(block)
             else:  # it has closed this end
                 selector.unregister(key.fd)
@@ -325,15 +325,15 @@ def _outcome(ended: Sequence[_Worker], workers: Sequence[_Worker]) -> Outcome:
     if not failed:
         left = [worker for worker in workers if worker not in ended]
         if not left:
-            return Outcome(EXIT_DONE, workers[0].rank, workers[0].log, "", trained)
+            return Outcome(EXIT_DONE, workers[0].rank, workers[0].log.path, "", trained)
         late = f"error: it did not end within {SAVE_SECONDS:g} s of SIGTERM"
-        return Outcome(-signal.SIGKILL, left[0].rank, left[0].log, late, trained)
+        return Outcome(-signal.SIGKILL, left[0].rank, left[0].log.path, late, trained)
     # A worker that only noticed a lost peer is not the cause, even if it ended first.
     first = min(failed, key=lambda w: (_rank_of_cause(w.process.returncode), failed.index(w)))
     killed = first.process.returncode == -signal.SIGKILL
     # The last lines of a worker killed from outside do not show the cause.
-    error = first.note or error_of(first.lines(), last=0 if killed else 12)
-    return Outcome(first.process.returncode, first.rank, first.log, error, trained)
+    error = first.note or error_of(first.log.lines(), last=0 if killed else 12)
+    return Outcome(first.process.returncode, first.rank, first.log.path, error, trained)
 
 
 def _rank_of_cause(exit_code: int) -> int:
