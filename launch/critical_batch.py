@@ -13,33 +13,28 @@ import sys
 import time
 from collections.abc import Callable
 
-from launch.cli import app, flags
+from launch.cli import app, flags, run_flags
 from launch.run import build_input, build_model
 from launch.run.layout import CHECKPOINTS
-from launch.run.load import settings_of_run
 from launch.run.settings import TrainingSettings
 from tf_lars import scaling
 from tf_lars.cluster.discovery import check_alone
 from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from tf_lars.planner import critical_batch_file
 from tf_lars.planner.critical_batch_file import CriticalBatches, CriticalBatchPoint
-from tf_lars.setting import Rule, above, batch_size, check, setting, within
+from tf_lars.setting import Rule, above, batch_size, setting, within
 
 _GROUP = "Measurement"
 
 
 @dataclasses.dataclass(frozen=True)
-class CriticalBatchSettings:
+class CriticalBatchSettings(run_flags.RunSettings):
     """Settings of a measurement; each field is the flag of its name.
 
     Raises:
       InputError: A setting is out of range, or the batches are not powers of two apart.
     """
 
-    model_dir: str = setting("Folder of a finished or running job.", "", group=_GROUP)
-    data_dir: str = setting(
-        "Folder of prepared data; by default that of the run.", "", group=_GROUP
-    )
     at: tuple[float, ...] = setting(
         "Shares of the run at which to measure, such as 0.1,0.4,0.8. The nearest checkpoints are "
         "taken; a run keeps three unless --keep_checkpoints says otherwise.",
@@ -85,9 +80,6 @@ class CriticalBatchSettings:
         group=_GROUP,
     )
 
-    def __post_init__(self):
-        check(self)
-
 
 def define() -> None:
     """Defines the flags of this program."""
@@ -98,7 +90,7 @@ def main() -> int:
     """Runs the program; returns its exit code."""
     check_alone("launch.critical_batch")
     asked = CriticalBatchSettings(**flags.values(CriticalBatchSettings))
-    run = settings_of_run(asked.model_dir, asked.data_dir)
+    run = asked.of_run()
     batches = ladder(asked, run.global_batch_size)
 
     from tf_lars.study.branch_log import BranchLog

@@ -36,7 +36,11 @@ TOP = 5
 """Number of classes printed for a picture."""
 _OVERRIDES = setting.names_where(TrainingSettings, "evaluation_may_override")
 _GROUP = "Evaluation"
-_FLAGS_OF_WORKERS = ("model_dir", "checkpoint", "data_dir", "format", *_OVERRIDES)
+_FLAGS_OF_WORKERS = (
+    *(field.name for field in dataclasses.fields(run_flags.CheckpointSettings)),
+    "format",
+    *_OVERRIDES,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,7 @@ def main() -> int:
     if not _is_worker():
         check_alone("launch.evaluate")
     asked = EvaluationSettings(**flags.values(EvaluationSettings))
-    settings = load.settings_of_run(asked.model_dir, asked.data_dir)
+    settings = asked.of_run()
     if settings.data:
         raise InputError(
             "A run must have been trained on images to be evaluated. Received: "

@@ -55,7 +55,7 @@ def main() -> int:
     """Exports the model."""
     asked = ExportSettings(**flags.values(ExportSettings))
     output = asked.output
-    settings = load.settings_of_run(asked.model_dir, asked.data_dir)
+    settings = asked.of_run()
     info = build_input.description(settings)
 
     import tensorflow as tf

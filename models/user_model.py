@@ -64,6 +64,25 @@ def file_of(name: str) -> str | None:
     return source if source and _is_file(source) else None
 
 
+def location_of(name: str) -> str | None:
+    """Returns the path of the file or top-level package that a name would run; None if unknown.
+
+    Raises:
+      InputError: As for `check`.
+    """
+    check(name)
+    path = file_of(name)
+    if path is not None:
+        return os.path.abspath(path)
+    spec = importlib.util.find_spec(name.partition(":")[0].partition(".")[0])
+    assert spec  # as checked
+    if spec.has_location:
+        return spec.origin
+    # A package without __init__.py may lie in several folders; modules of the interpreter in none.
+    folders = set(spec.submodule_search_locations or ())
+    return folders.pop() if len(folders) == 1 else None
+
+
 def create(name: str, *, num_classes: int, image_size: int | None) -> "keras.Model":
     """Calls the function and checks what it returns.
 

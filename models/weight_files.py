@@ -85,6 +85,9 @@ def _legacy(file: "h5py.File") -> Iterator[SourceLayer]:
 
 
 def _source(path: Path, datasets: "list[h5py.Dataset]") -> SourceLayer:
+    if any(dataset.external or dataset.is_virtual for dataset in datasets):
+        # HDF5 would take the bytes of any file of this machine for weights.
+        raise ValueError("its values lie in another file")
     shapes = tuple(tuple(dataset.shape) for dataset in datasets)
     return SourceLayer(path, shapes, lambda: [_value(dataset) for dataset in datasets])
 

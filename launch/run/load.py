@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from launch.run import build_model
 from launch.run.layout import CHECKPOINTS, FLAGS
 from launch.run.settings import TrainingSettings, read_arguments
+from models import user_model
 from tf_lars.data.records.dataset_info import DatasetInfo
 from tf_lars.errors import InputError, require
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from tf_lars.training.checkpoints import Checkpoint
 
 NEWEST, BEST = "newest", "best"
+PROGRAM = os.path.realpath(os.path.join(os.path.dirname(user_model.__file__), os.pardir))
+"""Folder of the checkout whose program this is."""
+CODE_FOLDERS = ("tf_lars", "models", "launch", "examples")
+"""Folders of code in it. Others, such as runs/ and .venv/, hold what others may have written."""
 
 
 class Loaded(NamedTuple):
@@ -27,23 +32,60 @@ class Loaded(NamedTuple):
     checkpoint: "Checkpoint"
 
 
-def settings_of_run(model_dir: str, data_dir: str = "") -> TrainingSettings:
+def settings_of_run(
+    model_dir: str,
+    data_dir: str = "",
+    *,
+    model: str | None = None,
+    trust_model_file: bool = False,
+) -> TrainingSettings:
     """Returns the settings of a run.
 
     Args:
       model_dir: Folder of the run.
       data_dir: Folder of the data to use instead of the run's own; ignored if that is synthetic.
+      model: Model in the place of the one in the run's flags.txt.
+      trust_model_file: Whether that one may be any code.
 
     Raises:
-      InputError: If there is no such run.
+      InputError: There is no such run, or its model is code from outside this program.
     """
     require(model_dir, "--model_dir", "the folder of a run", model_dir)
-    settings = read_arguments(os.path.join(model_dir, FLAGS))
+    path = os.path.join(model_dir, FLAGS)
+    settings = read_arguments(path)
+    if model is None and not trust_model_file:
+        _require_own_code(settings.model, path)
     return dataclasses.replace(
         settings,
+        model=settings.model if model is None else model,
         model_dir=model_dir,
         data_dir="" if settings.data else data_dir or settings.data_dir,
     )
+
+
+def _require_own_code(model: str, path: str) -> None:
+    """Requires that a model that flags.txt names is code of this program, if it is code.
+
+    Raises:
+      InputError: It is other code, which whoever can write into the run's folder has chosen.
+    """
+    if ":" not in model:
+        return
+    source = user_model.location_of(model)
+    run = os.path.dirname(path)
+    trusted = [os.path.join(PROGRAM, folder) for folder in CODE_FOLDERS]
+    if source is None or _is_in(source, run) or not any(_is_in(source, one) for one in trusted):
+        raise InputError(
+            "A model that is code must be that of this program or be named by you, since it runs "
+            f"with your rights. Received: --model={model} in {path!r}. If you trust it, name it "
+            "with --model, or give --trust_model_file."
+        )
+
+
+def _is_in(path: str, folder: str) -> bool:
+    """Returns whether a path lies in a folder, after all symbolic links."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
 
 
 def load_run(

@@ -147,3 +147,17 @@ def test_a_damaged_file_is_one_sentence(tmp_path):
         pass
     with pytest.raises(InputError, match="without any"):
         _from_file(tmp_path / "empty.h5")
+
+
+def test_a_file_cannot_have_other_files_read_as_weights(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret..")
+    _network().save_weights(tmp_path / "a.weights.h5")
+    with h5py.File(tmp_path / "a.weights.h5", "r+") as file:
+        variables = []
+        file.visititems(lambda _, one: variables.append(one) if one.name.endswith("/0") else None)
+        folder, shape = variables[0].parent, (2,)
+        del folder["0"]
+        secret = [(str(tmp_path / "secret"), 0, 8)]
+        folder.create_dataset("0", shape, "f4", external=secret)
+    with pytest.raises(InputError, match="its values lie in another file"):
+        _from_file(tmp_path / "a.weights.h5")
