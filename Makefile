@@ -8,7 +8,7 @@ SEED ?= 0
 # Two files of tests at a time: much of a test is one thread of Python.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
 
-.PHONY: help setup setup-compile setup-engines train test test-all test-exhaustive test-addons test-tpu test-engines lint bench bench-optimizer bench-input bench-loop clean
+.PHONY: help setup setup-compile setup-engines train test test-all test-exhaustive test-addons test-tpu test-engines lint bench bench-optimizer bench-input bench-loop lock clean
 
 help:
 	@echo "make setup     create $(VENV) with everything that training and the tests need"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-optimizer  beside all peers of the optimizer, in .venv-bench"
 	@echo "make bench-input      beside all peers of the input pipeline, in .venv-bench-input"
 	@echo "make bench-loop       the training loop beside Keras's and torch's: time, scaling and memory"
+	@echo "make lock      the newest versions for the container image, into launch/container/"
 	@echo "make clean     remove $(VENV) and its like, data/digits and runs/"
 
 setup: $(VENV)/installed
@@ -132,6 +133,20 @@ bench-input: .venv-bench-input/installed
 		tf-models-official==2.20.0
 	@touch $@
 
+# Versions and hashes of what the Dockerfile installs, for its Python.
+LOCK = .venv-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-annotate \
+	--python-version=3.11 --python-platform=x86_64-manylinux_2_31 --custom-compile-command="make lock"
+
+lock: .venv-lock/installed
+	$(LOCK) --output-file=launch/container/cpu.txt setup.cfg
+	$(LOCK) --output-file=launch/container/gpu.txt --extra=gpu setup.cfg
+	launch/tpu_vm/install.sh $(PYTHON) --list | $(LOCK) --output-file=launch/container/tpu.txt -
+
+.venv-lock/installed:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -140,4 +155,4 @@ lint: setup
 	git ls-files '*.sh' '*.sbatch' .ci/run | xargs $(BIN)/shellcheck
 
 clean:
-	rm -rf $(VENV) .venv-compile .venv-addons .venv-tpu .venv-engines .venv-bench .venv-bench-input data/digits runs
+	rm -rf $(VENV) .venv-compile .venv-addons .venv-tpu .venv-engines .venv-lock .venv-bench .venv-bench-input data/digits runs

@@ -1,5 +1,7 @@
 """Renders a Kubernetes JobSet for a training run as YAML; nothing is sent to a cluster.
 
+A NetworkPolicy comes first, which admits the pods of the JobSet alone to each other's ports.
+
 python -m launch.render_kubernetes --nodes=8 --image=IMAGE --volume=/data=pvc:DATA:ro \\
     --volume=/runs=pvc:RUNS --data_dir=/data/imagenet --model_dir=/runs/first \\
     --global_batch_size=16384 | kubectl apply -f -
@@ -19,7 +21,7 @@ from absl import flags as absl_flags
 
 import models
 from launch.cli import app, flags, recipe_flag
-from launch.kubernetes import jobset, tpus, volumes
+from launch.kubernetes import jobset, pod_resources, pod_security, tpus, volumes
 from launch.kubernetes.jobset_settings import JobSetSettings
 from launch.run.settings import TrainingSettings
 from tf_lars import files
@@ -66,11 +68,18 @@ def main(training_flags: Sequence[str]) -> int:
         volumes=mounted,
         node_selector=dict(_node_label(text) for text in settings.node_selector),
         tolerations=tuple(_toleration(text) for text in settings.toleration),
-        requests=_requests(settings),
+        resources=pod_resources.pod_resources(
+            tpu.chips_per_host if tpu else settings.gpus_per_node,
+            cpu=settings.cpu,
+            memory=settings.memory,
+            cpu_limit=settings.cpu_limit,
+            memory_limit=settings.memory_limit,
+        ),
         shared_memory=settings.shared_memory,
         priority_class=settings.priority_class,
         queue=settings.queue,
         service_account=settings.service_account,
+        user=pod_security.PodUser.parse(settings.user),
         max_restarts=settings.max_restarts,
         grace_seconds=settings.grace_seconds,
     )
@@ -83,7 +92,9 @@ def main(training_flags: Sequence[str]) -> int:
             gpus_per_node=settings.gpus_per_node,
             startup_timeout=settings.startup_timeout,
         )
-    _write(_as_yaml(manifest, sys.argv[1:]), settings.output)
+    policy = pod_security.network_policy(settings.name, settings.namespace)
+    # The policy first, so that it is there before the pods.
+    _write(_as_yaml([policy, manifest], sys.argv[1:]), settings.output)
     return EXIT_DONE
 
 
@@ -105,17 +116,12 @@ def _arguments(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(absl_flags.FLAGS[name].serialize() for name in flags.given(names))
 
 
-def _requests(settings: JobSetSettings) -> dict[str, str]:
-    requests = {"cpu": settings.cpu, "memory": settings.memory}
-    return {name: quantity for name, quantity in requests.items() if quantity is not None}
-
-
-def _as_yaml(manifest: dict[str, Any], arguments: Sequence[str]) -> str:
-    """Returns a manifest as YAML below a comment with the command that rendered it."""
+def _as_yaml(manifests: Sequence[dict[str, Any]], arguments: Sequence[str]) -> str:
+    """Returns manifests as YAML below a comment with the command that rendered them."""
     command = f"python -m launch.render_kubernetes {shlex.join(arguments)}"
     # A line break in an argument would end the comment.
     comment = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in command)
-    return f"# {comment}\n{yaml.safe_dump(manifest, sort_keys=False, width=math.inf)}"
+    return f"# {comment}\n{yaml.safe_dump_all(manifests, sort_keys=False, width=math.inf)}"
 
 
 def _write(text: str, path: str | None) -> None:
@@ -197,14 +203,17 @@ def _warn_of_data_in_no_volume(data_dir: str, mounted: Sequence[volumes.MountedV
 
 
 def _node_label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    require(key and equals, "--node_selector", "LABEL=VALUE", text)
-    return key, value
+    match = re.fullmatch(r"([\w./-]+)=([\w.-]*)", text, flags=re.ASCII)
+    require(match, "--node_selector", "LABEL=VALUE", text)
+    assert match
+    return match[1], match[2]
 
 
 def _toleration(text: str) -> dict[str, str]:
     match = re.fullmatch(
-        r"([\w./-]+)(?:=([\w.-]*))?(?::(NoSchedule|PreferNoSchedule|NoExecute))?", text
+        r"([\w./-]+)(?:=([\w.-]*))?(?::(NoSchedule|PreferNoSchedule|NoExecute))?",
+        text,
+        flags=re.ASCII,
     )
     if not match:
         raise InputError(

@@ -20,6 +20,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from launch.kubernetes.pod_resources import PodResources
+from launch.kubernetes.pod_security import (
+    PodUser,
+    container_security_context,
+    pod_security_context,
+)
 from launch.kubernetes.tpus import Slice
 from launch.kubernetes.volumes import GCS_ANNOTATIONS, MountedVolume
 from tf_lars.cluster.discovery import JOBSET_PORT
@@ -31,7 +37,10 @@ GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
 TPU_SERVER_PORT = 8470
 """Port that TensorFlow assumes for TPU servers whose address has none."""
 
-_COORDINATOR_RESOURCES = {"cpu": "4", "memory": "16Gi"}
+_COORDINATOR_RESOURCES = {
+    "requests": {"cpu": "4", "memory": "16Gi"},
+    "limits": {"memory": "16Gi"},
+}
 """The coordinator builds the graph and writes checkpoints and logs; the TPU hosts read the data."""
 
 
@@ -47,11 +56,13 @@ class TrainingJob:
       volumes: Volumes that all pods mount.
       node_selector: Labels that nodes must have, in addition to those of the accelerator.
       tolerations: Tolerations of the pods, in addition to that of the accelerator's taint.
-      requests: CPUs and memory of each pod, as Kubernetes quantities.
+      resources: CPUs and memory of each pod with accelerators.
       shared_memory: Size of /dev/shm, through which NCCL's processes on a node communicate.
       priority_class: Priority class of the pods.
       queue: Local queue of Kueue, which starts all pods or none.
-      service_account: Service account of the pods, for access to buckets.
+      service_account: Service account of the pods, for access to buckets; its token for
+        Kubernetes' own API is not mounted.
+      user: User of the processes in the pods.
       max_restarts: Maximum number of restarts after failures.
       grace_seconds: Time to save a checkpoint between SIGTERM and the end of a pod.
     """
@@ -63,11 +74,12 @@ class TrainingJob:
     volumes: tuple[MountedVolume, ...] = ()
     node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tolerations: tuple[Mapping[str, str], ...] = ()
-    requests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    resources: PodResources = dataclasses.field(default_factory=PodResources)
     shared_memory: str = "16Gi"
     priority_class: str | None = None
     queue: str | None = None
     service_account: str | None = None
+    user: PodUser = dataclasses.field(default_factory=PodUser)
     max_restarts: int = 10
     grace_seconds: int = 120
 
@@ -138,6 +150,7 @@ def tpu_jobset(job: TrainingJob, tpu: Slice) -> dict[str, Any]:
             "args": [f"--port={TPU_SERVER_PORT}"],
             "ports": [_port("tpu", TPU_SERVER_PORT)],
             "resources": chips,
+            "securityContext": container_security_context(),
             "volumeMounts": _mounts(job),
             "readinessProbe": {"tcpSocket": {"port": TPU_SERVER_PORT}, "periodSeconds": 5},
         }
@@ -160,7 +173,7 @@ def tpu_jobset(job: TrainingJob, tpu: Slice) -> dict[str, Any]:
         COORDINATOR,
         ("launch.tpu", f"--tpu={addresses}"),
         env=[{"name": "TPU_LOAD_LIBRARY", "value": "0"}],
-        resources={"requests": dict(_COORDINATOR_RESOURCES)},
+        resources=_COORDINATOR_RESOURCES,
     )
     coordinator = _replicated_job(
         COORDINATOR,
@@ -274,7 +287,9 @@ def _pod(
     tolerations = [dict(toleration) for toleration in job.tolerations]
     if taint:
         tolerations.insert(0, {"key": taint, "operator": "Exists", "effect": "NoSchedule"})
-    volumes = [volume.volume(_volume_name(index)) for index, volume in enumerate(job.volumes)]
+    volumes = [
+        volume.volume(_volume_name(index), job.user) for index, volume in enumerate(job.volumes)
+    ]
     spec = {
         "containers": [container],
         "restartPolicy": "Never",
@@ -284,6 +299,9 @@ def _pod(
         "tolerations": tolerations,
         "priorityClassName": job.priority_class,
         "serviceAccountName": job.service_account,
+        # Training never calls Kubernetes; buckets are reached through the node or a sidecar.
+        "automountServiceAccountToken": False,
+        "securityContext": pod_security_context(job.user),
     }
     has_buckets = any(volume.kind == "gcs" for volume in job.volumes)
     metadata = {"annotations": dict(GCS_ANNOTATIONS)} if has_buckets else None
@@ -310,6 +328,7 @@ def _trainer(
         "env": env,
         "ports": ports,
         "resources": resources,
+        "securityContext": container_security_context(),
         "volumeMounts": _mounts(job),
     }
     return _without_empty(container)
@@ -327,8 +346,10 @@ def _port(name: str, port: int) -> dict[str, Any]:
     return {"name": name, "containerPort": port, "protocol": "TCP"}
 
 
-def _resources(job: TrainingJob, limits: Mapping[str, str]) -> dict[str, Any]:
-    return _without_empty({"requests": dict(job.requests), "limits": limits})
+def _resources(job: TrainingJob, devices: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the resources of a container; Kubernetes requests of devices what is their limit."""
+    limits = {**job.resources.limits, **devices}
+    return _without_empty({"requests": dict(job.resources.requests), "limits": limits})
 
 
 def _from_label(variable: str, key: str) -> dict[str, Any]:

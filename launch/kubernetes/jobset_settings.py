@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from launch.kubernetes import tpus
+from launch.kubernetes.pod_resources import CPUS_PER_DEVICE, GIB_PER_DEVICE, QUANTITY
 from tf_lars.setting import Rule, check, restarts, seconds_to_wait, setting, within
 
 JOBSET, NODES, PODS = "JobSet", "Nodes", "Pods"
@@ -19,9 +20,11 @@ _LABEL = _matches(
     r"[a-z]([a-z0-9-]*[a-z0-9])?",
     "lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen",
 )
-_QUANTITY = _matches(
-    r"[0-9]+(\.[0-9]+)?(m|k|Ki|[MGTP]i?)?", "a Kubernetes quantity, such as 16, 500m or 64Gi"
+_NAME = _matches(
+    r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?",
+    "a name of Kubernetes: lower-case letters, digits, hyphens and dots",
 )
+_QUANTITY = _matches(QUANTITY, "a Kubernetes quantity, such as 16, 500m or 64Gi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ class JobSetSettings:
         "Container image with this repository; see Dockerfile.", "", rule=_IMAGE, group=JOBSET
     )
     queue: str | None = setting(
-        "Local queue of Kueue, which starts all pods or none.", None, group=JOBSET
+        "Local queue of Kueue, which starts all pods or none.", None, rule=_NAME, group=JOBSET
     )
     max_restarts: int = setting(
         "Maximum number of restarts after failures. Preemptions do not count, and bad input is "
@@ -93,10 +96,28 @@ class JobSetSettings:
         repeatable=True,
     )
     cpu: str | None = setting(
-        "CPUs that each pod with accelerators requests.", None, rule=_QUANTITY, group=PODS
+        "CPUs that each pod with accelerators requests. By default "
+        f"{CPUS_PER_DEVICE} per GPU or TPU chip.",
+        None,
+        rule=_QUANTITY,
+        group=PODS,
+    )
+    cpu_limit: str | None = setting(
+        "Most CPUs that each of these pods gets. By default all that are idle.",
+        None,
+        rule=_QUANTITY,
+        group=PODS,
     )
     memory: str | None = setting(
-        "Memory that each pod with accelerators requests, such as 256Gi.",
+        "Memory that each pod with accelerators requests, such as 256Gi. By default "
+        f"{GIB_PER_DEVICE}Gi per GPU or TPU chip.",
+        None,
+        rule=_QUANTITY,
+        group=PODS,
+    )
+    memory_limit: str | None = setting(
+        "Memory, with that of /dev/shm, above which each of these pods is ended. By default what "
+        "it requests.",
         None,
         rule=_QUANTITY,
         group=PODS,
@@ -104,9 +125,17 @@ class JobSetSettings:
     shared_memory: str = setting(
         "Size of /dev/shm on GPU nodes.", "16Gi", rule=_QUANTITY, group=PODS
     )
-    priority_class: str | None = setting("Priority class of the pods.", None, group=PODS)
+    priority_class: str | None = setting(
+        "Priority class of the pods.", None, rule=_NAME, group=PODS
+    )
     service_account: str | None = setting(
-        "Service account of the pods, for access to buckets.", None, group=PODS
+        "Service account of the pods, for access to buckets.", None, rule=_NAME, group=PODS
+    )
+    user: str = setting(
+        "UID or UID:GID, in numbers, that the processes in the pods run as: the image's user, or "
+        "the owner of the volumes if only that one can write to them.",
+        "1000",
+        group=PODS,
     )
     grace_seconds: int = setting(
         "Seconds to save a checkpoint between SIGTERM and the end of a pod.",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from launch.kubernetes.pod_security import PodUser
 from tf_lars.errors import InputError
 
 GCS_ANNOTATIONS = {"gke-gcsfuse/volumes": "true"}
@@ -53,8 +54,8 @@ class MountedVolume:
         """Returns whether a path in the container lies in this volume."""
         return (posixpath.normpath(path) + "/").startswith(self.path + "/")
 
-    def volume(self, name: str) -> dict[str, Any]:
-        """Returns the entry in a pod's `volumes`."""
+    def volume(self, name: str, user: PodUser) -> dict[str, Any]:
+        """Returns the entry in a pod's `volumes`; a bucket's files belong to the user."""
         read_only = {"readOnly": True} if self.read_only else {}
         if self.kind == "pvc":
             return {"name": name, "persistentVolumeClaim": {"claimName": self.source, **read_only}}
@@ -63,7 +64,10 @@ class MountedVolume:
         bucket = {
             "driver": "gcsfuse.csi.storage.gke.io",
             **read_only,
-            "volumeAttributes": {"bucketName": self.source},
+            "volumeAttributes": {
+                "bucketName": self.source,
+                "mountOptions": f"uid={user.uid},gid={user.gid}",
+            },
         }
         return {"name": name, "csi": bucket}
 

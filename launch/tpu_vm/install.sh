@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs this repository with TensorFlow for TPUs into a Python environment.
-# Used on TPU VMs (setup.sh) and in the container image (Dockerfile).
+# Used on TPU VMs (setup.sh), and for the versions in the container image (make lock).
 set -euo pipefail
 
-if [[ $# -ne 1 || $1 == --* ]]; then
-  echo "usage: install.sh PYTHON" >&2
-  echo "PYTHON is the interpreter of a virtual environment or a container." >&2
+if [[ $# -lt 1 || $# -gt 2 || $1 == --* || ${2:---list} != --list ]]; then
+  echo "usage: install.sh PYTHON [--list]" >&2
+  echo "PYTHON is the interpreter of a virtual environment." >&2
+  echo "--list prints the requirements and installs nothing." >&2
   [[ ${1:-} == --help ]] && exit 0
   exit 2
 fi
@@ -25,6 +26,10 @@ for line in required + setup["options.extras_require"]["tpu"].split("\n"):
 '
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 requirements=$("$python" -c "$without_tensorflow")
+if [[ ${2:-} == --list ]]; then
+  echo "$requirements"
+  exit 0
+fi
 mapfile -t requirements <<<"$requirements"
 "${pip[@]}" install "${requirements[@]}"
 "${pip[@]}" install --no-deps --editable .

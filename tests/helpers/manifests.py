@@ -1,4 +1,4 @@
-"""JobSets as dictionaries, and their validation against published models, without a cluster."""
+"""Manifests as dictionaries, and their validation against published models, without a cluster."""
 
 import kubernetes_validate
 import yaml
@@ -50,11 +50,19 @@ def container(manifest, name="worker"):
 
 
 def jobset(text):
-    """Parses a JobSet from YAML and validates it."""
-    manifest = yaml.safe_load(text)
+    """Parses the JobSet in YAML, and validates it and the NetworkPolicy before it."""
+    policy, manifest = yaml.safe_load_all(text)
     for version in KUBERNETES:
         validate(manifest, version)
+        _validate_object(policy, version)
     return manifest
+
+
+def network_policy(text):
+    """Returns the NetworkPolicy before a JobSet in YAML."""
+    policy, _ = yaml.safe_load_all(text)
+    assert policy["kind"] == "NetworkPolicy"
+    return policy
 
 
 def validate(manifest, version=KUBERNETES[-1]):
@@ -72,7 +80,11 @@ def validate(manifest, version=KUBERNETES[-1]):
     for replicated in manifest["spec"]["replicatedJobs"]:
         spec = replicated["template"]["spec"]
         one = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": spec}
-        try:
-            kubernetes_validate.validate(one, version, strict=True)
-        except kubernetes_validate.ValidationError as error:
-            raise Refused(error.message) from error
+        _validate_object(one, version)
+
+
+def _validate_object(one, version):
+    try:
+        kubernetes_validate.validate(one, version, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        raise Refused(error.message) from error

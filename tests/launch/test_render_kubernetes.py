@@ -6,7 +6,8 @@ import sys
 import pytest
 import yaml
 
-from launch.kubernetes import volumes
+from launch import render_kubernetes
+from launch.kubernetes import pod_resources, pod_security, volumes
 from tests.helpers import programs
 from tf_lars.cluster.discovery import resolve_cluster
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, EXIT_PREEMPTED, InputError
@@ -47,7 +48,10 @@ def test_the_program_prints_a_jobset_that_the_published_models_accept(rendered):
     container = manifests.container(rendered)
     assert container["image"] == manifests.IMAGE
     assert container["command"] == ["python", "-m", "launch.gpu_cluster"]
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
+    assert container["resources"] == {
+        "requests": {"cpu": "24", "memory": "96Gi"},
+        "limits": {"memory": "96Gi", "nvidia.com/gpu": "8"},
+    }
     assert manifests.pod(rendered)["restartPolicy"] == "Never"
     assert rendered["spec"]["network"] == {"enableDNSHostnames": True}
 
@@ -180,7 +184,8 @@ def test_everything_optional_is_accepted_by_the_published_models():
         volumes=volumes.parse_all(["/data=gcs:imagenet:ro", "/runs=hostPath:/mnt/nfs/runs"]),
         node_selector={"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"},
         tolerations=({"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute"},),
-        requests={"cpu": "90", "memory": "500Gi"},
+        resources=pod_resources.pod_resources(8, cpu="90", memory="500Gi", cpu_limit="100"),
+        user=pod_security.PodUser(4711, 100),
         priority_class="high",
         queue="gpus",
         service_account="trainer",
@@ -190,7 +195,10 @@ def test_everything_optional_is_accepted_by_the_published_models():
     assert metadata["labels"] == {"kueue.x-k8s.io/queue-name": "gpus"}
     pod = manifests.replicated_jobs(manifest)["worker"]["template"]["spec"]["template"]
     assert pod["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
-    assert pod["spec"]["volumes"][0]["csi"]["volumeAttributes"] == {"bucketName": "imagenet"}
+    assert pod["spec"]["volumes"][0]["csi"]["volumeAttributes"] == {
+        "bucketName": "imagenet",
+        "mountOptions": "uid=4711,gid=100",
+    }
 
 
 def test_kubernetes_leaves_dollar_signs_in_arguments_alone():
@@ -307,6 +315,10 @@ V5E = "--tpu_accelerator=tpu-v5-lite-podslice"
         (["--nodes=8", "--data_dir=data"], "--data_dir must be an absolute path"),
         (["--nodes=8", "--recipe=none", "--baseline_batch_size=256"], "--recipe=auto"),
         (["--nodes=8", "--memory=lots"], "--memory must be a Kubernetes quantity"),
+        (["--nodes=8", "--memory_limit=90Gi"], "--memory_limit must not be below what each pod"),
+        (["--nodes=8", "--cpu=9", "--cpu_limit=8999m"], "Received: 8999m, with --cpu=9"),
+        (["--nodes=8", "--user=trainer"], "--user must be UID or UID:GID, in numbers"),
+        (["--nodes=8", "--priority_class=a\nkind: Pod"], "--priority_class must be a name of"),
         (["--nodes=8", "--toleration=a b"], "--toleration must be KEY"),
         (["--nodes=8", "--node_selector=a"], "--node_selector must be LABEL=VALUE"),
         (["--nodes=8", "--resume=never"], "Use another --model_dir to start"),
@@ -341,14 +353,22 @@ def test_the_file_that_is_written_says_how_it_was_made(tmp_path):
 
 
 def test_a_line_break_in_a_flag_does_not_end_the_comment_with_the_command():
-    done = _render("--nodes=1", "--priority_class=a\nkind: Pod\u2028kind: Pod")
+    done = _render("--nodes=1", "--freeze=a\nkind: Pod\u2028kind: Pod")
     assert done.returncode == 0, done.stderr
     comment, rest = done.stdout.split("\n", 1)
-    assert comment.endswith(r"'--priority_class=a\nkind: Pod\u2028kind: Pod'")
+    assert comment.endswith(r"'--freeze=a\nkind: Pod\u2028kind: Pod'")
     assert rest.startswith("apiVersion: ")
-    manifest = yaml.safe_load(done.stdout)
-    assert manifest["kind"] == "JobSet"
-    assert manifests.pod(manifest)["priorityClassName"] == "a\nkind: Pod\u2028kind: Pod"
+    manifest = manifests.jobset(done.stdout)
+    assert "--freeze=a\nkind: Pod\u2028kind: Pod" in manifests.container(manifest)["args"]
+
+
+def test_no_character_in_a_flag_leaves_the_comment():
+    shown = {"a": "b"}
+    for code in (*range(0x20), *range(0x7F, 0xA1), 0x2028, 0x2029, 0xFEFF, 0xFFFE):
+        flag = f"--freeze=x{chr(code)}kind: Pod{chr(code)}---{chr(code)}# "
+        text = render_kubernetes._as_yaml([shown], [flag])
+        assert yaml.safe_load(text) == shown, hex(code)
+        assert [line[0] for line in text.splitlines()] == ["#", "a"], hex(code)
 
 
 def test_data_in_no_volume_is_remarked_on():

@@ -17,6 +17,7 @@ def test_a_slice_of_one_host_trains_on_its_own_chips():
     assert manifests.container(manifest)["command"] == ["python", "-m", "launch.tpu"]
     assert manifests.container(manifest)["args"] == ["--tpu=local", "--epochs=50"]
     assert manifests.container(manifest)["resources"]["limits"] == {"google.com/tpu": "8"}
+    assert manifests.pod(manifest)["securityContext"]["runAsNonRoot"]
     assert manifests.pod(manifest)["nodeSelector"] == {
         "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
         "cloud.google.com/gke-tpu-topology": "2x4",
@@ -41,7 +42,7 @@ def test_a_slice_of_several_hosts_has_a_server_on_each_and_a_coordinator():
     servers = ",".join(f"grpc://lars-worker-0-{i}.lars:8470" for i in range(4))
     assert coordinator["args"] == [f"--tpu={servers}", "--epochs=50"]
     assert {"name": "TPU_LOAD_LIBRARY", "value": "0"} in coordinator["env"]
-    assert "limits" not in coordinator["resources"]
+    assert coordinator["resources"]["limits"] == {"memory": "16Gi"}
     assert "nodeSelector" not in manifests.pod(manifest, "coordinator")
     assert jobs["coordinator"]["dependsOn"] == [{"name": "worker", "status": "Ready"}]
     assert manifest["spec"]["successPolicy"]["targetReplicatedJobs"] == ["coordinator"]
