@@ -4,6 +4,7 @@ The base image stands in for `python:3.11-slim-bookworm`: the interpreter that r
 shell, the programs that the Dockerfile calls, and the libraries of all of them.
 """
 
+import contextlib
 import glob
 import os
 import re
@@ -125,13 +126,18 @@ class Images:
         self.buildah("bud", "--isolation=chroot", *arguments, ignore, f"--tag={name}", ROOT)
         return name
 
-    def run(self, image, *command, options=()):
-        """Runs a command in a fresh container, as the image's user; returns it with its output."""
+    @contextlib.contextmanager
+    def container(self, image, *options):
+        """Yields a function that runs a command in one container, as the image's user.
+
+        Args:
+          image: Name of the image.
+          *options: Options of `buildah run`, such as `--volume`.
+        """
         container = self.buildah("from", image).stdout.strip()
+        given = ["run", "--isolation=chroot", *options, container, "--"]
         try:
-            return self.buildah(
-                "run", "--isolation=chroot", *options, container, "--", *command, check=False
-            )
+            yield lambda *command: self.buildah(*given, *command, check=False)
         finally:
             self.buildah("rm", container)
 

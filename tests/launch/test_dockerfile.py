@@ -114,18 +114,18 @@ open(os.path.expanduser("~/.here"), "w").close()
 @pytest.mark.slow
 def test_the_image_trains_on_two_workers_without_privileges(images, digits_dir, tmp_path):
     image = images.build(images.build_base(), "cpu")
-    allowed = images.run(image, "python", "-c", _MAY_NOT)
-    assert allowed.returncode == 0, allowed.stderr
     runs = tmp_path / "runs"
     runs.mkdir()
     os.chown(runs, 1000, 1000)
-    done = images.run(
-        image,
-        *("python", "-m", "launch.local", "--flagfile=launch/recipes/digits.flags"),
-        *("--model=small_resnet8", "--epochs=6", "--warmup_epochs=1"),
-        *("--data_dir=/data", "--model_dir=/runs/digits"),
-        options=[f"--volume={digits_dir}:/data:ro", f"--volume={runs}:/runs"],
-    )
+    volumes = [f"--volume={digits_dir}:/data:ro", f"--volume={runs}:/runs"]
+    with images.container(image, *volumes) as run:
+        allowed = run("python", "-c", _MAY_NOT)
+        assert allowed.returncode == 0, allowed.stderr
+        done = run(
+            *("python", "-m", "launch.local", "--flagfile=launch/recipes/digits.flags"),
+            *("--model=small_resnet8", "--epochs=6", "--warmup_epochs=1"),
+            *("--data_dir=/data", "--model_dir=/runs/digits"),
+        )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "top1" in done.stdout
     written = [runs / "digits", *(runs / "digits").rglob("*")]
