@@ -1,5 +1,6 @@
 """Rendezvous of workers and detection of lost peers, in real processes without TensorFlow."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -203,6 +204,22 @@ def test_an_end_that_comes_along_with_the_beginning_is_heard(workers, addresses)
         code, printed = workers.end(0)
     assert code == 75
     assert "worker 0 failed: that is why" in printed
+
+
+def test_an_impostor_in_place_of_worker_0_is_told_apart(workers, addresses):
+    with socket.create_server(split_address(addresses[0])) as server:
+        server.settimeout(0.2)
+        name = workers.start(1, addresses[:2], timeout=3.0)
+        job = secret.create(str(workers.folder))
+        while workers.processes[name].poll() is None:
+            with contextlib.suppress(OSError):
+                connection = messages.Connection(server.accept()[0])
+                connection.send(secret.greeting(job, "0" * 64))
+                theirs = connection.next(SECONDS)["challenge"]
+                connection.send({"answer": secret.answer(b"a guess", "server", theirs, "0" * 64)})
+        code, printed = workers.end(0)
+    assert code == 2
+    assert "does not know the secret of this job" in printed
 
 
 def test_bad_input_of_one_worker_is_bad_input_for_all(workers, addresses):
