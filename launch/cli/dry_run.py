@@ -189,7 +189,7 @@ def _cluster(cluster: Cluster, joined: bool) -> Iterator[str]:
     for rank in ranks:
         if rank in shown:
             this = "  this process" if joined and rank == cluster.rank else ""
-            address = cluster.workers[rank] or "learned from it at the start"
+            address = cluster.workers[rank] or "registers its address at the start"
             yield f"{_INDENT}rank {rank:>{width}}  {address}{this}"
         elif rank - 1 in shown:
             yield f"{_INDENT}..."

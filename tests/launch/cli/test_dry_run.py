@@ -107,6 +107,13 @@ def test_workers_are_listed_by_rank_with_their_addresses(show):
     assert "cluster     1 worker, this process (this machine alone)" in show(cluster=Cluster())
 
 
+def test_workers_whose_addresses_are_not_known_yet_are_listed_too(show):
+    printed = show(cluster=Cluster(("node0:2222", "", ""), 1, "torchrun"))
+    assert "cluster     3 workers, from torchrun\n" in printed
+    assert "rank 0  node0:2222\n" in printed
+    assert "rank 1  registers its address at the start  this process\n" in printed
+
+
 def test_of_a_large_cluster_the_first_the_own_and_the_last_are_listed(show):
     many = Cluster(tuple(f"node{i}:2222" for i in range(64)), 40, "Slurm")
     listed = [int(rank) for rank in re.findall(r"rank +(\d+) ", show(cluster=many))]
