@@ -108,8 +108,8 @@ def test_workers_are_listed_by_rank_with_their_addresses(show):
 
 
 def test_workers_whose_addresses_are_not_known_yet_are_listed_too(show):
-    printed = show(cluster=Cluster(("node0:2222", "", ""), 1, "torchrun"))
-    assert "cluster     3 workers, from torchrun\n" in printed
+    printed = show(cluster=Cluster(("node0:2222", "", "", ""), 1, "torchrun"))
+    assert "cluster     4 workers, from torchrun\n" in printed
     assert "rank 0  node0:2222\n" in printed
     assert "rank 1  registers its address at the start  this process\n" in printed
 
