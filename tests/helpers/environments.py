@@ -198,7 +198,7 @@ ENVIRONMENTS = (
         "share the GPUs of a host",
         _TORCHRUN,
         (f"head:{AGENT_PORT + 1}", ""),
-        "processes of one machine with these variables",
+        "torchrun 2.13 on one machine, by hand; its variables on two network namespaces",
     ),
     Environment(
         "Open MPI's mpirun, Azure ML's MPI distribution",
