@@ -7,7 +7,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_lars.data.fit_inputs.batch_streams import BatchStream
 from tf_lars.distribute.replicas import distribute, gather_from_workers, slice_batch
 from tf_lars.errors import DivergedError
 from tf_lars.optimizers.variables import variable_path
@@ -117,6 +116,6 @@ class Divergence:
     def _batch(self, step: int) -> Any:
         """Returns the batch of a step, or the first one of a source that is read once."""
         data = self.run.data
-        if isinstance(data, BatchStream):
+        if hasattr(data, "first_batch"):  # of what cannot be read at any step
             return next(iter(distribute(self.strategy, data.first_batch)))
         return next(iter(distribute(self.strategy, lambda c: data.dataset(c, step - 1, step))))
