@@ -20,6 +20,7 @@ PROGRAMS = {
     "measure_input",
     "plan",
     "prepare_imagenet",
+    "ray",
     "render_kubernetes",
     "show_input",
     "tpu",

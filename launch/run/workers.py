@@ -59,13 +59,13 @@ def run(
                 for i, view in enumerate(views)
             ],
             local_logs,
-            cpus=_shares_of_cores(len(views)),
+            cpus=shares_of_cores(len(views)),
             first_rank=views[0].rank,
             stop=stop,
         )
 
     stop = restarts.StopRequest()
-    with _local_folder(logs) as local_logs:
+    with local_folder(logs) as local_logs:
         outcome = restarts.supervise(start, max_restarts=max_restarts, stop=stop)
     if outcome.exit_code in (EXIT_DONE, EXIT_PREEMPTED):
         return outcome.exit_code
@@ -77,7 +77,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _local_folder(logs: str) -> Iterator[str]:
+def local_folder(logs: str) -> Iterator[str]:
     """Yields a local folder for growing log files; copies them to remote storage at the end."""
     if not files.is_remote(logs):
         yield logs
@@ -121,7 +121,7 @@ def _shares_of_gpus(views: Sequence[Cluster]) -> list[dict[str, str]]:
     ]
 
 
-def _shares_of_cores(num_workers: int) -> list[list[int]] | None:
+def shares_of_cores(num_workers: int) -> list[list[int]] | None:
     """Returns the cores of each worker, or None if there are fewer cores than workers.
 
     Two processes with one core each train 1.5 times as fast as one process on both cores.

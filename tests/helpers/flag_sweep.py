@@ -36,6 +36,7 @@ PROGRAMS = {
     "measure_input": ["{data}"],
     "plan": ["--accelerator=A30", "--devices=8"],
     "prepare_imagenet": ["--input_dir={folder}", "--output_dir={new}"],
+    "ray": ["{data}", "--dry_run"],
     "render_kubernetes": ["--nodes=4", "--image=x", "--volume=/r=pvc:r", "--data_dir=/r/d"]
     + ["--model_dir=/r/m"],
     "show_input": ["{data}", "--output=sheet.png"],

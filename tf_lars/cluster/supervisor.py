@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO
 
 from tf_lars.cluster.worker_log import WorkerLog
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_PEER_FAILED, EXIT_PREEMPTED
@@ -76,18 +75,18 @@ class Outcome:
         return f"{self}:\n{self.error}" if self.error else str(self)
 
 
-def free_ports(count: int) -> list[int]:
-    """Returns ports of the loopback interface that are currently free."""
+def free_ports(count: int, address: str = "127.0.0.1", among: range = _PORTS) -> list[int]:
+    """Returns ports of an address of this machine that are currently free."""
     ports: list[int] = []
     # A port that Linux assigns could go to another program before the worker binds it; and programs
     # that seed `random` identically would try the same ports.
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+    for port in random.SystemRandom().sample(among, len(among)):
         with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
+            one.bind((address, port))
             ports.append(port)
         if len(ports) == count:
             return ports
-    raise RuntimeError(f"fewer than {count} ports in {_PORTS} are free")
+    raise RuntimeError(f"fewer than {count} ports in {among} are free")
 
 
 def run(
@@ -98,6 +97,7 @@ def run(
     cpus: Sequence[Sequence[int]] | None = None,
     first_rank: int = 0,
     stop: Callable[[], bool] = lambda: False,
+    console: Callable[[bytes], object] | None = None,
 ) -> Outcome:
     """Runs one process per worker until all have ended.
 
@@ -109,6 +109,7 @@ def run(
       first_rank: Rank of the first worker in the whole job.
       stop: Function called once a second. When it returns True, all workers get SIGTERM, once, and
         time to save.
+      console: Function that shows the first worker's output; by default it goes to standard output.
 
     Returns:
       The outcome. KeyboardInterrupt passes through after all workers have ended.
@@ -127,7 +128,7 @@ def run(
                         command,
                         environments[i],
                         log,
-                        console=sys.stdout.buffer if i == 0 else None,
+                        console=(console or _print) if i == 0 else None,
                         cpus=cpus[i] if cpus else None,
                         selector=selector,
                     )
@@ -173,6 +174,11 @@ def error_of(lines: Sequence[str], last: int = 12) -> str:
     return errors[-1] if errors else "\n".join(content[len(content) - last :])
 
 
+def _print(block: bytes) -> None:
+    sys.stdout.buffer.write(block)
+    sys.stdout.buffer.flush()
+
+
 class _Worker:
     """A worker process, its log, and its last heartbeat."""
 
@@ -183,7 +189,7 @@ class _Worker:
         environment: Mapping[str, str],
         log: WorkerLog,
         *,
-        console: BinaryIO | None,
+        console: Callable[[bytes], object] | None,
         cpus: Sequence[int] | None,
         selector: selectors.BaseSelector,
     ):
@@ -269,8 +275,7 @@ class _Worker:
         if self._console is None:
             return
         try:
-            self._console.write(block)
-            self._console.flush()
+            self._console(block)
         except BrokenPipeError:  # whoever reads has had enough, as in `| head`
             raise
         except OSError:  # the console is a file on a full disk: as for the log
@@ -329,12 +334,13 @@ def _outcome(ended: Sequence[_Worker], workers: Sequence[_Worker]) -> Outcome:
         late = f"error: it did not end within {SAVE_SECONDS:g} s of SIGTERM"
         return Outcome(-signal.SIGKILL, left[0].rank, left[0].log.path, late, trained)
     # A worker that only noticed a lost peer is not the cause, even if it ended first.
-    first = min(failed, key=lambda w: (_rank_of_cause(w.process.returncode), failed.index(w)))
+    first = min(failed, key=lambda w: (rank_of_cause(w.process.returncode), failed.index(w)))
     killed = first.process.returncode == -signal.SIGKILL
     # The last lines of a worker killed from outside do not show the cause.
     error = first.note or error_of(first.log.lines(), last=0 if killed else 12)
     return Outcome(first.process.returncode, first.rank, first.log.path, error, trained)
 
 
-def _rank_of_cause(exit_code: int) -> int:
+def rank_of_cause(exit_code: int) -> int:
+    """Returns a number that is lower for exit codes that rather are the cause of the others."""
     return {EXIT_BAD_INPUT: 0, EXIT_PEER_FAILED: 2, EXIT_PREEMPTED: 3}.get(exit_code, 1)
