@@ -114,7 +114,7 @@ def _connected(address: str | None, dashboard: bool) -> Iterator[bool]:
     """Connects to Ray for this context; yields whether it was started for the run, and ends then.
 
     Raises:
-      InputError: There is no such cluster.
+      InputError: The cluster cannot be reached.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
     if address:
@@ -172,7 +172,7 @@ def _storage(model_dir: str) -> Iterator[str]:
 
 
 class _Watch:
-    """Follows a run of Ray Train that goes on in another thread.
+    """Follows a run of Ray Train, which runs in another thread.
 
     Args:
       trainer: The run.

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from launch.on_ray.ray_board import Board
 from launch.on_ray.ray_settings import RaySettings
 from launch.run.settings import TrainingSettings
 from tests.helpers import programs
-from tf_lars.errors import InputError
+from tf_lars.cluster.supervisor import Outcome
+from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, EXIT_PREEMPTED, InputError
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray comes with the extra `ray`"
@@ -150,6 +152,37 @@ def test_nodes_are_counted_as_ray_places_workers():
         asked.check_resources(nodes, enough)
         with pytest.raises(InputError, match=f"enough for {enough}"):
             asked.check_resources(nodes, enough + 1)
+
+
+def _outcome(exit_code, rank, trained=False):
+    return Outcome(exit_code, rank, f"rank-{rank}.log", f"error: of {rank}", trained)
+
+
+def test_the_board_forgets_failures_that_a_restart_has_repaired_and_names_the_cause():
+    board = Board()
+    first, second = ("a:1", "b:1"), ("a:2", "b:2")
+    assert [board.begin(first), board.begin(first)] == [0, 0]
+    assert not board.end(first, _outcome(EXIT_PEER_FAILED, 0))
+    assert board.end(first, _outcome(-9, 1, trained=True))
+    assert board.news().cause == _outcome(-9, 1, trained=True)
+    assert board.begin(second) == 1
+    assert board.end(second, _outcome(0, 0))
+    news = board.news()
+    assert (news.cause, news.has_trained, news.starts) == (None, True, 2)
+    assert not board.beat()
+    board.end(first, _outcome(EXIT_PEER_FAILED, 0))  # a late one
+    assert board.news().cause is None
+
+
+def test_bad_input_of_one_worker_stops_all():
+    board = Board()
+    board.begin(("a:1", "b:1"))
+    board.show(b"epoch 1")
+    board.end(("a:1", "b:1"), _outcome(EXIT_BAD_INPUT, 1))
+    assert board.beat()
+    board.end(("a:1", "b:1"), _outcome(EXIT_PREEMPTED, 0))
+    news = board.news()
+    assert (news.cause.rank, news.output, board.news().output) == (1, b"epoch 1", b"")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Training data from a shard of Ray Data, for `Trainer.fit` and Keras's `fit`.
 
-Ray gives each worker a shard of its own, of the same number of rows: they are the worker's part of
+Ray gives each worker another shard, of the same number of rows, which are the worker's part of
 every global batch. With B examples per global batch, W workers and N rows in the whole data set,
 an epoch has N // B steps, in each of which every worker takes the next B / W rows of its shard;
 the rows that are left over at the end of an epoch are not used in it. Ray Data decides which rows
@@ -74,7 +74,7 @@ class RayTrainingInput:
         parts = getattr(self.shard, "world_size", lambda: 1)()
         if parts != workers:
             raise InputError(
-                "Each worker must train on a shard of its own, one of as many as workers. "
+                "Each worker must train on its shard, one of as many as there are workers. "
                 f"Received: {parts} part{'s' * (parts > 1)} for {workers} workers. Name "
                 "the data set in datasets_to_split of Ray's DataConfig, as is its default."
             )
