@@ -102,7 +102,8 @@ def train(config):
     found["losses of fit"] = fit.history["loss"]
     found["iterations of fit"] = int(by_keras.optimizer.iterations.numpy())
     again = _model(strategy)
-    found["epochs of fit"] = restore(again)
+    last = ray.train.get_all_reported_checkpoints()[-1].checkpoint
+    found["epochs of fit"] = restore(again, last)
     found["fit"], found["restored fit"] = map(results.weights_sha256, (by_keras, again))
     again.fit(batches, epochs=3, initial_epoch=2, verbose=0)
     found["iterations restored"] = int(again.optimizer.iterations.numpy())

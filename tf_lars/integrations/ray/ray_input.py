@@ -153,7 +153,10 @@ class RayTrainingInput:
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         read = self._dataset(lambda: self._batches(rows, epoch=0, count=count), rows)
-        return read.with_options(options)
+        # Keras counts batches before TensorFlow divides them. If it does not know how many there
+        # are, it takes one step more at the end, of no examples.
+        counted = read.apply(tf.data.experimental.assert_cardinality(count * self._workers))
+        return counted.with_options(options)
 
     def _dataset(self, batches: Any, rows: int) -> tf.data.Dataset:
         pipeline_host.refuse_remote("a shard of Ray Data", "Run a worker of Ray on each of them.")

@@ -82,7 +82,8 @@ def restore(model: keras.Model, checkpoint: ray.train.Checkpoint | None = None) 
     Args:
       model: Compiled and built model: one with a `keras.Input`, or after `model.build`.
       checkpoint: Checkpoint, such as that of a `Result`; by default `ray.train.get_checkpoint()`,
-        from which Ray has a restarted worker resume. All workers must call this.
+        from which Ray has a restarted worker resume. All workers must call this, before the first
+        report: later, Ray answers each rank with the last one that it has reported.
 
     Returns:
       Number of epochs that were trained, the `initial_epoch` of the next `fit`; 0 if there is
