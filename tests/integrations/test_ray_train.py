@@ -22,6 +22,7 @@ def found(tmp_path_factory):
     return json.loads((folder / "found.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_no_bit_of_training_over_shards(found):
     # 2, or 1 if Ray had not noted the second checkpoint yet.
     assert found["resumed at epoch"] in (1, 2)
@@ -29,6 +30,7 @@ def test_a_killed_worker_changes_no_bit_of_training_over_shards(found):
     assert found["killed"] == found["undisturbed"]
 
 
+@pytest.mark.slow
 def test_metrics_and_checkpoints_reach_the_result(found):
     assert [metrics["epoch"] for metrics in found["reported"]][-2:] == [3, 2]
     assert found["reported"][-2]["val_accuracy"] == pytest.approx(found["val_accuracy"])
@@ -39,6 +41,7 @@ def test_metrics_and_checkpoints_reach_the_result(found):
     assert found["iterations by driver"] == found["iterations of fit"]
 
 
+@pytest.mark.slow
 def test_fit_trains_on_shards_and_resumes(found):
     # 7 steps by the rows, of which Keras's fit takes a multiple of the workers.
     assert found["iterations of fit"] == 2 * 6
@@ -47,6 +50,7 @@ def test_fit_trains_on_shards_and_resumes(found):
     assert found["iterations restored"] == 3 * 6
 
 
+@pytest.mark.slow
 def test_shards_that_are_not_the_workers_part_are_refused(found):
     unsplit, part, small, column = found["refusals"]
     assert "Received: 1 part for 2 workers." in unsplit
