@@ -15,6 +15,7 @@ from launch.on_ray.ray_settings import RaySettings
 from launch.run import preflight
 from launch.run.job import JobSettings
 from launch.run.settings import TrainingSettings
+from tf_lars.cluster.discovery import check_alone
 from tf_lars.cluster.spec import Cluster
 from tf_lars.errors import InputError
 
@@ -26,6 +27,7 @@ def define() -> None:
 
 def main(settings: TrainingSettings, job: JobSettings) -> int:
     """Starts the run of Ray Train, and follows it to its end."""
+    check_alone("launch.ray")
     asked = RaySettings(**flags.values(RaySettings))
     sizes = asked.sizes(settings)
     if dry_run.wanted():

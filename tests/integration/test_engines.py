@@ -122,6 +122,7 @@ PROGRAMS = {
     "critical_batch": ["--model_dir=nowhere"],
     "evaluate": ["--model_dir=nowhere"],
     "large_batch_study": [],
+    "ray": ["--data_dir=nowhere"],
 }
 
 

@@ -129,7 +129,8 @@ def _from_tf_config(environment: Mapping[str, str]) -> Cluster:
     if source == TF_CONFIG and tasks not in (None, len(workers)):
         raise InputError(
             f"TF_CONFIG must list the workers that were started. Received: {len(workers)} in it, "
-            f"and {tasks} Slurm tasks. Unset it if it belongs to another job."
+            f"and {tasks} Slurm tasks. Unset it if it belongs to another job, or unset "
+            "SLURM_STEP_NUM_TASKS if srun has started something else that set it, such as Ray."
         )
     return Cluster(workers, rank, source)
 
