@@ -86,8 +86,10 @@ def _title(settings: TrainingSettings, sheet: SheetSettings, info: DatasetInfo, 
     if sheet.split == "validation":
         return f"{info.name}, validation, {size} px"
     is_randaugment = settings.augmentation == "randaugment"
+    flips = settings.flip or settings.augmentation == "none"
     named = {
         "magnitude": is_randaugment and settings.randaugment_magnitude,
+        "padding": settings.augmentation == "pad_crop" and settings.crop_padding,
         "MixUp": settings.mixup_alpha,
         "CutMix": settings.cutmix_alpha,
         "random erasing": settings.random_erasing_probability,
@@ -95,7 +97,7 @@ def _title(settings: TrainingSettings, sheet: SheetSettings, info: DatasetInfo, 
     return ", ".join(
         [
             f"{info.name}, training, epoch {sheet.epoch}, seed {settings.seed}",
-            f"{size} px, augmentation {settings.augmentation}",
+            f"{size} px, augmentation {settings.augmentation}{'' if flips else ' without flips'}",
             *(f"{name} {value:g}" for name, value in named.items() if value),
         ]
     )

@@ -122,6 +122,9 @@ def training(
             settings.mixup_alpha, settings.cutmix_alpha, settings.random_erasing_probability
         ),
         cache=settings.cache,
+        flip=settings.flip,
+        crop_padding=settings.crop_padding,
+        crop_padding_mode=settings.crop_padding_mode,
     )
 
 

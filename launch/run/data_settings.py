@@ -6,7 +6,10 @@ from tf_lars import setting as table
 from tf_lars.data import synthetic_data
 from tf_lars.data.augmentation_names import (
     AUGMENTATIONS,
+    CROP_PADDING,
+    MAX_CROP_PADDING,
     MAX_RANDAUGMENT_MAGNITUDE,
+    PADDING_MODES,
     RANDAUGMENT_MAGNITUDE,
 )
 from tf_lars.data.image_size import ImageSizeSchedule
@@ -53,9 +56,29 @@ class DataSettings:
     )
     augmentation: str = setting(
         "reference: random box and flip; randaugment or augmix: the same, followed by operations "
-        "on the image; none: centre crop.",
+        "on the image; pad_crop: centre crop, padded and cropped at random, and flip, for small "
+        "images; none: centre crop.",
         "reference",
         rule=one_of(*AUGMENTATIONS),
+        group=DATA,
+    )
+    flip: bool = setting(
+        "Mirror half of the images in training, with every --augmentation but none; --noflip for "
+        "digits and characters, which mirroring turns into others.",
+        True,
+        group=DATA,
+    )
+    crop_padding: float = setting(
+        "Padding of pad_crop on each side, as a share of the side of the images, rounded to whole "
+        "pixels: 0.125 is 4 of 32.",
+        CROP_PADDING,
+        rule=within(0, MAX_CROP_PADDING),
+        group=DATA,
+    )
+    crop_padding_mode: str = setting(
+        "What pad_crop pads with: reflect, the mirrored margin of the image, or zeros, black.",
+        PADDING_MODES[0],
+        rule=one_of(*PADDING_MODES),
         group=DATA,
     )
     randaugment_magnitude: float = setting(

@@ -39,6 +39,7 @@ def data_dir(tmp_path_factory):
     params=[
         ("none", EVERYTHING),
         ("reference", Mixing(mixup_alpha=0.2)),
+        ("pad_crop", Mixing(mixup_alpha=0.2)),
         ("randaugment", EVERYTHING),
         pytest.param(("augmix", Mixing(cutmix_alpha=1.0)), marks=pytest.mark.slow),
     ],

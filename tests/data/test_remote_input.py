@@ -65,7 +65,9 @@ def remote(digits_dir, tmp_path_factory):
 
 
 @pytest.mark.parametrize("host", range(remote_input.HOSTS))
-@pytest.mark.parametrize("case", ["training", "mixed", "evaluation", "randaugment", "augmix"])
+@pytest.mark.parametrize(
+    "case", ["training", "mixed", "cropped", "evaluation", "randaugment", "augmix"]
+)
 def test_a_remote_host_makes_the_batches_of_a_local_one_bit_for_bit(remote, digits_dir, case, host):
     results, _ = remote
     cases = remote_input.inputs(digits_dir)

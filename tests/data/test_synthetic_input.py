@@ -23,6 +23,7 @@ SECOND_OF_TWO = tf.distribute.InputContext(2, 1, 2)
     [
         {},
         {"augmentation": "none"},
+        {"augmentation": "pad_crop", "flip": False},
         {"mixing": Mixing(0.2, 1.0, 0.5)},
         {"image_size": ImageSizeSchedule.parse("0:8,1:16")},
         {"global_batch_size": BatchSizeSchedule.parse("0:16,2:32")},

@@ -31,10 +31,12 @@ def inputs(data_dir, **options):
     """Returns functions from a context to the batches of training and evaluation, by name."""
     training = TrainingInput(data_dir, 64, SIZE, seed=3, **options)
     mixed = dataclasses.replace(training, mixing=Mixing(0.2, 1.0, 0.5))
+    cropped = dataclasses.replace(training, augmentation="pad_crop", flip=False)
     evaluation = EvaluationInput(data_dir, 64, SIZE, **options)
     cases = {
         "training": lambda context: training.dataset(context, 7, 7 + STEPS),
         "mixed": lambda context: mixed.dataset(context, 0, STEPS),
+        "cropped": lambda context: cropped.dataset(context, 0, STEPS),
         "evaluation": evaluation.dataset,
     }
     for name in KERAS_CV_AUGMENTATIONS if importlib.util.find_spec("keras_cv") else ():

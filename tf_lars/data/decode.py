@@ -94,6 +94,24 @@ def centre_crop(image: Image, size: int, fraction: float) -> tf.Tensor:
     return _crop_and_resize(image, (height - side) // 2, (width - side) // 2, side, side, size)
 
 
+def shifted(image: tf.Tensor, padding: int, mode: str, key: tf.Tensor) -> tf.Tensor:
+    """Returns a random crop of a padded image: uint8 of the image's own shape.
+
+    Args:
+      image: Image, uint8 `[size, size, 3]`.
+      padding: Pixels to add on each side, below the size; the crop moves by up to as many.
+      mode: "reflect" or "zeros".
+      key: Seed, int64 `[2]`; the crop is a function of it.
+    """
+    if not padding:
+        return image
+    margin = [[padding, padding], [padding, padding], [0, 0]]
+    padded = tf.pad(image, margin, {"reflect": "REFLECT", "zeros": "CONSTANT"}[mode])
+    corner = tf.random.stateless_uniform([2], key, maxval=2 * padding + 1, dtype=tf.int32)
+    window = tf.slice(padded, tf.concat([corner, [0]], 0), image.shape)
+    return tf.ensure_shape(window, image.shape)
+
+
 def _crop_and_resize(image: Image, top, left, height, width, size: int) -> tf.Tensor:
     window = tf.stack([top, left, height, width])
     if size <= SCALED_DECODING_SIZE:

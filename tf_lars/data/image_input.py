@@ -2,9 +2,9 @@
 
 Batches are dictionaries: `image` uint8 `[batch, size, size, 3]`, `label` int32 `[batch]` (from 0),
 `weight` float32 `[batch]` in evaluation (0 marks padding), `flip` bool `[batch]` in augmented
-training, and the draws of `tf_lars.data.mixing` if it is on. The CPU decodes, crops and resizes;
-`to_device_batch` does the rest, which the device does better: a flip costs nothing there, and
-uint8 is a quarter of the bytes to send.
+training unless flips are off, and the draws of `tf_lars.data.mixing` if it is on. The CPU decodes,
+crops and resizes; `to_device_batch` does the rest, which the device does better: a flip costs
+nothing there, and uint8 is a quarter of the bytes to send.
 
 All randomness is keyed by (seed, epoch, example), so a batch is a function of its position.
 
@@ -21,9 +21,12 @@ import tensorflow as tf
 
 from tf_lars.data import batches, decode, graph_reader, order, pipeline_host
 from tf_lars.data.augmentation_names import (
+    CROP_PADDING,
     KERAS_CV_AUGMENTATIONS,
+    PADDING_MODES,
     RANDAUGMENT_MAGNITUDE,
     check_augmentation,
+    check_padding,
 )
 from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.data.decoded_cache import open_cache
@@ -46,13 +49,20 @@ class TrainingInput:
       augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio
         from 3/4 to 4/3, resizes it, and flips it with probability 1/2 (Szegedy et al. 2015, as in
         MLPerf); "randaugment" and "augmix" then apply the operations of `tf_lars.data.augment`;
-        "none" shows each image as evaluation does.
-      crop_fraction: For "none", side of the centre crop over the short side of the image.
+        "pad_crop" pads the image that evaluation shows, takes a random crop of its own size and
+        flips it likewise (He et al. 2016, section 4.2, for CIFAR); "none" shows each image as
+        evaluation does.
+      crop_fraction: For "none" and "pad_crop", side of the centre crop over the short side of the
+        image.
       seed: Seed of the order and of the augmentation.
       max_bad_records: Number of bad records that each worker may skip.
       randaugment_magnitude: Strength of the two operations of "randaugment", 0 to 10.
       mixing: MixUp, CutMix and random erasing, with any augmentation; off by default.
       cache: Whether to keep decoded images in memory, see `tf_lars.data.decoded_cache`.
+      flip: Whether augmentation mirrors half of the images; not for digits and characters.
+      crop_padding: Padding of "pad_crop" on each side, as a share of the image's side, 0 to 0.5;
+        rounded to whole pixels.
+      crop_padding_mode: "reflect" or "zeros".
     """
 
     data_dir: str
@@ -65,9 +75,13 @@ class TrainingInput:
     randaugment_magnitude: float = RANDAUGMENT_MAGNITUDE
     mixing: Mixing = NO_MIXING
     cache: bool = False
+    flip: bool = True
+    crop_padding: float = CROP_PADDING
+    crop_padding_mode: str = PADDING_MODES[0]
 
     def __post_init__(self):
         check_augmentation(self.augmentation, self.randaugment_magnitude)
+        check_padding(self.crop_padding, self.crop_padding_mode)
 
     @functools.cached_property
     def num_examples(self) -> int:
@@ -117,14 +131,20 @@ class TrainingInput:
         def example(encoded, label, epoch, index):
             image = open_image(encoded, index)
             draws = self.mixing.draw(self._key(epoch, index, 3), image_size, image_size)
-            if self.augmentation == "none":
+            where = self._key(epoch, index, 0)
+            if self.augmentation in ("none", "pad_crop"):
                 image = decode.centre_crop(image, image_size, self.crop_fraction)
-                return {"image": image, "label": label, **draws}
-            image = decode.random_box(image, image_size, self._key(epoch, index, 0))
-            flip = tf.random.stateless_uniform([], self._key(epoch, index, 1)) < 0.5
+            else:
+                image = decode.random_box(image, image_size, where)
+            if self.augmentation == "pad_crop":
+                padding = round(self.crop_padding * image_size)
+                image = decode.shifted(image, padding, self.crop_padding_mode, where)
             if policy:
                 image = policy(image, self._key(epoch, index, 2))
-            return {"image": image, "label": label, "flip": flip, **draws}
+            if self.flip and self.augmentation != "none":
+                flip = tf.random.stateless_uniform([], self._key(epoch, index, 1)) < 0.5
+                draws = {"flip": flip} | draws
+            return {"image": image, "label": label, **draws}
 
         return positions.read(records, example)
 
