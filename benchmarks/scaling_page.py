@@ -8,11 +8,11 @@ written by `benchmarks.fit_planner` and `benchmarks.planner_local`, and from the
 
 import csv
 import pathlib
-import re
 
 from absl import app, flags
 
 from benchmarks.scaling_pictures import GIB, PICTURES, record_rows, short
+from benchmarks.tables import fill, markdown
 from tf_lars import planner
 from tf_lars.planner import epochs
 from tf_lars.recipes.recipes import IMAGENET_EXAMPLES
@@ -28,17 +28,17 @@ def tables(results: pathlib.Path) -> dict[str, str]:
     sheets = _read(results / "planner_data_sheets.csv")
     local = _read(results / "planner_local.csv")
     return {
-        "validation": _markdown(
+        "validation": markdown(
             ["results", "epochs", "predictions", "mean error", "90th percentile"],
             [[r["results"], r["epochs"], r["predictions"], f"{r['mean_error_percent']} %",
               f"{r['percentile_90_percent']} %"] for r in validation],
         ),
-        "by size": _markdown(
+        "by size": markdown(
             ["family", "results up to 128 devices", "predicted", "mean error", "bias"],
             [[r["family"], r["given"], r["predictions"], f"{r['mean_error_percent']} %",
               f"{float(r['bias_percent']):+.1f} %"] for r in sizes],
         ),
-        "papers": _markdown(
+        "papers": markdown(
             ["work", "tag", "model, devices, batch, epochs", "published", "predicted", "error",
              "left out", "remark"],
             [[r["work"], r["tag"],
@@ -49,7 +49,7 @@ def tables(results: pathlib.Path) -> dict[str, str]:
               _percent(r['left_out_error_percent']) if r["left_out_minutes"] else "",
               r["remark"]] for r in papers],
         ),
-        "records": _markdown(
+        "records": markdown(
             ["year", "work", "devices", "batch", "epochs", "published", "predicted", "error"],
             [[row["result"].year, short(row["result"].work),
               f"{row['result'].devices:,} {row['result'].accelerator}",
@@ -58,43 +58,24 @@ def tables(results: pathlib.Path) -> dict[str, str]:
               _percent(100 * (row['plan'].minutes / row['result'].minutes - 1))]
              for row in record_rows()],
         ),
-        "data sheets": _markdown(
+        "data sheets": markdown(
             ["accelerator", "TFLOP/s", "GB/s", "images/s, fitted", "error, left out"],
             [[r["accelerator"], r["peak_tflops"], r["memory_gb_per_second"],
               r["fitted_images_per_second"], _percent(r['left_out_error_percent'])]
              for r in sheets],
         ),
-        "local": _markdown(
+        "local": markdown(
             ["workers", "batch", "role", "measured", "predicted", "error", "expected error"],
             [[r["workers"], r["global_batch_size"], r["role"], f"{r['measured_step_ms']} ms",
               f"{r['predicted_step_ms']} ms", _percent(r['error_percent']),
               f"{float(r['expected_error_percent']):.0f} %"] for r in local],
         ),
-        "iterations": _markdown(
+        "iterations": markdown(
             ["batch", "iterations of 90 epochs", "GiB sent", "epochs needed", "iterations needed",
              "GiB sent"],
             [_iterations(2**i) for i in range(8, 18)],
         ),
     }  # fmt: skip
-
-
-def fill(text: str, contents: dict[str, str]) -> str:
-    """Returns a page with its tables inserted.
-
-    Raises:
-      ValueError: The places in the page do not match the tables.
-    """
-    places = re.findall(r"<!-- table: (.+?) -->", text)
-    if sorted(places) != sorted(contents):
-        raise ValueError(
-            f"The page must have places for {list(contents)}. Received: places for {places}."
-        )
-    return re.sub(
-        r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}\n{contents[match[2]]}\n\n{match[3]}",
-        text,
-        flags=re.DOTALL,
-    )
 
 
 def _iterations(batch: int) -> list[str]:
@@ -118,11 +99,6 @@ def _percent(value: float | str) -> str:
 def _read(path: pathlib.Path) -> list[dict]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _markdown(header: list[str], rows: list[list]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def main(_):

@@ -1,4 +1,4 @@
-"""Compares SGD, Nesterov and LARS at large batches, in many short runs within one process.
+"""Compares LARS with other optimizers at large batches, in many short runs within one process.
 
 python -m launch.large_batch_study --preset=digits
 """
@@ -40,9 +40,9 @@ class ProgramSettings:
         group="Program",
     )
     output: str | None = setting(
-        "Path without extension: .csv is for the results with a line per trial, .png for the "
-        "picture, .settings.json for the settings of all trials. Defaults to "
-        "runs/large_batch_PRESET.",
+        "Path without extension: .csv is for the results with a line per trial, .settings.json for "
+        "the settings of all trials, and _batch.png, _rates.png and _augmentation.png for the "
+        "pictures. Defaults to runs/large_batch_PRESET.",
         None,
         rule=Rule("a path without extension", lambda path: bool(os.path.basename(path))),
         group="Program",
@@ -79,10 +79,6 @@ def main() -> int:
     build_input.describe_once(chosen.data_dir)
     info = DatasetInfo.load(chosen.data_dir)
     log = ResultLog(f"{output}.csv", chosen.of_all_trials() | {"data": info.fingerprint})
-    title = (
-        f"{chosen.model} on {info.name}, {chosen.image_size} px, {chosen.epochs} epochs, "
-        f"{chosen.warmup_epochs:g} of them warm-up"
-    )
     try:
         _run(chosen, info, log)
         code = EXIT_DONE
@@ -94,9 +90,11 @@ def main() -> int:
         )
         code = EXIT_INTERRUPTED
     if log.results:
-        study_picture.draw(chosen, log.results, f"{output}.png", title)
-        print(f"\n{result_table.table(chosen, log.results)}")
-        print(f"\nresults in {log.path}, picture in {output}.png", flush=True)
+        for table in result_table.tables(chosen, log.results, chosen.target_points):
+            print(f"\n{table}")
+        title = study_picture.title(chosen, info.name)
+        paths = study_picture.draw(chosen, log.results, output, title, chosen.target_points)
+        print(f"\nresults in {log.path}, pictures in {', '.join(paths)}", flush=True)
     return code
 
 
@@ -105,8 +103,8 @@ def _run(chosen: StudySettings, info: DatasetInfo, log: ResultLog) -> None:
     begin = time.perf_counter()
     budget = 60 * (chosen.budget_minutes or math.inf)
     todo = trials.remaining(chosen, log.results)
-    # Some will coincide once the grids have chosen.
-    most = "at most " if any(trial.learning_rate is None for trial in todo) else ""
+    # Some will coincide once tuning has chosen.
+    most = "at most " if any(trial.point is None for trial in todo) else ""
     print(f"{most}{len(todo)} trials to run, {len(log.results)} done in {log.path}", flush=True)
     if not todo:
         return
@@ -114,7 +112,7 @@ def _run(chosen: StudySettings, info: DatasetInfo, log: ResultLog) -> None:
     seconds: list[float] = []
     while todo:
         trial = trials.resolve(chosen, log.results, todo[0])
-        assert trial  # The choice of a grid comes after the grid.
+        assert trial  # What tuning chooses comes after the tuning.
         spent = time.perf_counter() - begin
         # Runs at least one trial: otherwise, if reading the data takes the whole time, restarting
         # would never finish the study.
@@ -145,10 +143,12 @@ def _progress(result: Result, number: int, total: int, typical: float) -> str:
 
 
 def _describe(trial: Trial) -> str:
-    rate = "best of the grid" if trial.learning_rate is None else f"{trial.learning_rate:g}"
+    point = trial.point
+    how = "chosen" if point is None else f"{point.learning_rate:<6g} momentum {point.momentum:g}"
+    decay = "" if point is None else f" decay {point.weight_decay:g}"
     return (
-        f"{trial.optimizer:8} batch {trial.global_batch_size:<5,} rate {rate:5} warm-up "
-        f"{trial.warmup_epochs:g} augmentation {trial.augmentation} seed {trial.seed}"
+        f"{trial.optimizer:8} batch {trial.global_batch_size:<5,} {trial.epochs} epochs rate "
+        f"{how}{decay} augmentation {trial.augmentation} seed {trial.seed}"
     )
 
 
@@ -166,14 +166,14 @@ def _runner(chosen: StudySettings, info: DatasetInfo):
             chosen.model, num_classes=info.num_classes, image_size=chosen.image_size
         )
 
-    def compile_model(model, optimizer, schedule):
+    def compile_model(model, optimizer, schedule, point):
         build_model.compile_for_classes(
             model,
-            build_model.optimizer(
+            build_model.study_optimizer(
                 optimizer,
                 schedule,
-                momentum=chosen.momentum,
-                weight_decay=chosen.weight_decay,
+                momentum=point.momentum,
+                weight_decay=point.weight_decay,
                 trust_coefficient=chosen.trust_coefficient,
                 excluded_learning_rate_multiplier=chosen.excluded_learning_rate_multiplier,
             ),
@@ -197,7 +197,8 @@ def _runner(chosen: StudySettings, info: DatasetInfo):
         data,
         create_model=create_model,
         compile_model=compile_model,
-        epochs=chosen.epochs,
+        evaluations=chosen.evaluations,
+        augmentation=chosen.augmentation_arguments(),
         decay_power=chosen.decay_power,
         reestimate_batch_norm=reestimate,
         batch_norm_examples=SHORT_RUN_EXAMPLES,

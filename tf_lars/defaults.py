@@ -3,6 +3,9 @@
 OPTIMIZERS = ("lars", "sgd", "nesterov")
 """Optimizers by name: LARS, SGD with momentum, and SGD with Nesterov momentum."""
 
+STUDY_OPTIMIZERS = (*OPTIMIZERS, "lamb", "adamw", "muon")
+"""Optimizers of `launch.large_batch_study`, which compares those above with Keras's."""
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 """Precisions of a network's arithmetic; float16 includes dynamic loss scaling."""
 

@@ -8,6 +8,7 @@ from launch.run.settings import TrainingSettings
 from models import freezing
 from models.keras_defaults import use_keras_defaults
 from tf_lars.data import order
+from tf_lars.defaults import OPTIMIZERS
 
 if TYPE_CHECKING:
     import keras
@@ -104,6 +105,41 @@ def optimizer(name: str, learning_rate, **settings) -> "keras.optimizers.Optimiz
             "excluded_learning_rate_multiplier": 1.0,
         }
     return LARS(learning_rate, nesterov=name == "nesterov", **settings)
+
+
+def study_optimizer(
+    name: str, learning_rate, *, momentum: float, weight_decay: float, **of_lars
+) -> "keras.optimizers.Optimizer":
+    """Returns one of `tf_lars.defaults.STUDY_OPTIMIZERS`, for comparisons.
+
+    Those of Keras do not decay biases and batch normalisation either. Keras 3.15's Muon updates
+    matrices alone: convolution kernels are trained by its AdamW.
+
+    Args:
+      name: Name of the optimizer.
+      learning_rate: Number or schedule.
+      momentum: Momentum, or beta_1 of Adam's relatives.
+      weight_decay: L2 decay of `OPTIMIZERS`; decoupled decay of the others.
+      **of_lars: Further arguments of `tf_lars.LARS`, which the others lack.
+    """
+    import keras
+
+    if name in OPTIMIZERS:
+        common = {"momentum": momentum, "weight_decay": weight_decay}
+        return optimizer(name, learning_rate, **common, **of_lars)
+    if name == "muon":
+        created = keras.optimizers.Muon(
+            learning_rate,
+            adam_beta_1=momentum,
+            adam_weight_decay=weight_decay,
+            weight_decay=weight_decay,
+            momentum=momentum,
+        )
+    else:
+        kind = {"lamb": keras.optimizers.Lamb, "adamw": keras.optimizers.AdamW}[name]
+        created = kind(learning_rate, beta_1=momentum, weight_decay=weight_decay)
+    created.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return created
 
 
 def schedule_arguments(settings: TrainingSettings, steps: int, num_examples: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from benchmarks import scaling_page, scaling_pictures
+from benchmarks import scaling_page, scaling_pictures, tables
 from tf_lars import planner
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -21,12 +21,12 @@ def test_every_picture_is_drawn_committed_and_shown(name, tmp_path):
 def test_the_tables_of_the_page_are_those_of_the_files():
     page = (ROOT / "docs" / "scaling.md").read_text()
     contents = scaling_page.tables(ROOT / "benchmarks" / "results")
-    assert scaling_page.fill(page, contents) == page
+    assert tables.fill(page, contents) == page
 
 
 def test_a_table_without_a_place_is_an_error():
     with pytest.raises(ValueError, match="places for"):
-        scaling_page.fill("no tables here", {"records": "| |"})
+        tables.fill("no tables here", {"records": "| |"})
 
 
 def test_knl_of_the_page_is_calibrated_on_the_two_rows_alone():

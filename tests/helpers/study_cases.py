@@ -7,25 +7,20 @@ from tf_lars.study import trials
 STUDY = trials.Study(
     batch_sizes=(64, 256),
     optimizers=("lars", "sgd"),
-    sgd_learning_rates=(0.1, 0.4),
-    lars_learning_rates=(1.0, 4.0),
+    tuning_trials=4,
     seeds=(0, 1, 2),
     few_seeds=2,
-    grid_seeds=1,
     main_batch_size=256,
     baseline_batch_size=32,
-    baseline_learning_rate=0.1,
-    lars_batch_size=64,
-    lars_learning_rate=2.0,
+    epochs=10,
     warmup_epochs=1.0,
-    longer_warmup_epochs=(2.0,),
-    longer_warmup_batch_sizes=(256,),
+    equal_steps_batch_sizes=(64,),
     augmentation="none",
-    other_augmentation="reference",
+    other_augmentation="pad_crop",
 )
 
 
-def result(trial, held_out=0.5, test=0.5, loss=1.0):
+def result(trial, held_out=0.5, test=0.5, loss=1.0, curve=((5, 0.25),)):
     """Returns a synthetic result of a trial."""
     return trials.Result(
         trial,
@@ -37,6 +32,7 @@ def result(trial, held_out=0.5, test=0.5, loss=1.0):
         test_top1=test,
         test_loss=1.25,
         seconds=2.0,
+        curve=(*curve, (trial.epochs, test)),
     )
 
 

@@ -148,6 +148,6 @@ def test_results_of_a_study(tmp_path, study_files, data):
     def go_on():
         log = ResultLog(tmp_path / "study.csv", {"epochs": 3, "model": "small_resnet8"})
         trials.remaining(STUDY, log.results)
-        result_table.table(STUDY, log.results)
+        result_table.tables(STUDY, log.results, 1.0)
 
     _works_or_is_refused(go_on)

@@ -1,5 +1,6 @@
 """`python -m launch.large_batch_study` from the command line."""
 
+import collections
 import csv
 import signal
 import subprocess
@@ -13,7 +14,7 @@ PROGRAM = "launch.large_batch_study"
 
 @pytest.fixture
 def tiny(digits_dir, tmp_path):
-    """Returns the flags of a study of ten trials on the digits."""
+    """Returns the flags of a small study on the digits."""
     return [
         f"--data_dir={digits_dir}",
         f"--output={tmp_path / 'study'}",
@@ -22,12 +23,10 @@ def tiny(digits_dir, tmp_path):
         "--warmup_epochs=1",
         "--batch_sizes=256,512",
         "--main_batch_size=512",
-        "--optimizers=lars,sgd",
-        "--sgd_learning_rates=0.1,0.4",
-        "--lars_learning_rates=5,10",
+        "--optimizers=lars,adamw",
+        "--tuning_trials=2",
+        "--equal_steps_batch_sizes=256",
         "--baseline_batch_size=128",
-        "--longer_warmup_epochs=2",
-        "--longer_warmup_batch_sizes=512",
         "--seeds=0",
         "--few_seeds=1",
     ]
@@ -49,24 +48,31 @@ def test_a_study_runs_is_resumed_and_extended(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = _rows(tmp_path)
     assert rows[: len(some)] == some
-    for words in ("ETA 0:00", "held-out", "baseline: sgd, batch 128", "best of the grid"):
+    for words in ("ETA 0:00", "held-out", "LARS minus it", "within 5 points", "pad_crop"):
         assert words in done.stdout
-    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
-    trained = {(r["optimizer"], r["global_batch_size"], r["learning_rate"]) for r in rows}
-    assert {("lars", "512", "10"), ("sgd", "256", "0.4"), ("sgd", "512", "0.4")} <= trained
-    assert {row["augmentation"] for row in rows} == {"none", "reference"}
-    assert {row["warmup_epochs"] for row in rows} == {"1", "2"}
+    for name in ("batch", "rates", "augmentation"):
+        assert (tmp_path / f"study_{name}.png").read_bytes().startswith(b"\x89PNG")
+    trained = collections.Counter(
+        (r["optimizer"], r["global_batch_size"], r["epochs"])
+        for r in rows
+        if r["augmentation"] == "none"
+    )
+    cells = [(name, batch, "2") for name in ("lars", "adamw") for batch in ("256", "512")]
+    cells += [("sgd", "128", "2"), ("lars", "256", "4"), ("adamw", "256", "4")]
+    assert trained == dict.fromkeys(cells, 2)
+    assert {row["augmentation"] for row in rows} == {"none", "pad_crop"}
+    assert {(row["epochs"], row["warmup_epochs"]) for row in rows} == {("2", "1"), ("4", "2")}
 
     again = programs.run(PROGRAM, *tiny)
     assert again.stdout.startswith("0 trials to run")
     assert _rows(tmp_path) == rows
 
-    refused = programs.run(PROGRAM, *tiny, "--weight_decay=0.1")
+    refused = programs.run(PROGRAM, *tiny, "--trust_coefficient=0.1")
     assert refused.returncode == 2
-    assert "weight_decay=0.0005 (now 0.1)" in refused.stderr
+    assert "trust_coefficient=0.001 (now 0.1)" in refused.stderr
     assert _rows(tmp_path) == rows
 
-    more = programs.run(PROGRAM, *tiny, "--lars_learning_rates=5,10,20")
+    more = programs.run(PROGRAM, *tiny, "--tuning_trials=3")
     assert more.returncode == 0, more.stderr
     assert _rows(tmp_path)[: len(rows)] == rows
     assert len(_rows(tmp_path)) > len(rows)
@@ -89,28 +95,30 @@ def test_an_interrupted_study_says_how_it_goes_on_and_draws_what_there_is(tiny, 
     assert process.returncode == 130
     assert "the same command continues with the" in errors
     assert "Traceback" not in errors
-    assert (tmp_path / "study.png").exists()
+    assert (tmp_path / "study_rates.png").exists()
 
 
 def test_a_dry_run_lists_the_trials_and_trains_nothing(tmp_path):
     listed = programs.run(PROGRAM, "--dry_run", f"--output={tmp_path / 'study'}")
     assert listed.returncode == 0, listed.stderr
-    assert "lars     batch 1,024 rate 10" in listed.stdout
+    assert "lars     batch 1,024 30 epochs rate 24.95" in listed.stdout
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--preset=mnist"], "--preset must be digits or imagenette"),
+        (["--preset=mnist"], "--preset must be digits or imagenette64"),
         (["--batch_sizes=a"], "--batch_sizes must be numbers separated by commas"),
-        (["--optimizers=adam"], "--optimizers must be of lars, sgd, nesterov"),
+        (["--optimizers=adam"], "--optimizers must be of lars, sgd, nesterov, lamb, adamw, muon"),
         (["--warmup_epochs=40"], "--epochs must be at least the warm-up, 40"),
         (["--model=nonsense"], "The model must be one of"),
         (["--augmentation=much"], "--augmentation must be one of"),
         (["--momentum=1"], "--momentum must be at least 0 and below 1"),
+        (["--learning_rate_ranges=lars:1"], "OPTIMIZER:LOWEST:HIGHEST"),
+        (["--crop_padding=2"], "--crop_padding must be from 0 to 0.5"),
         (["--mixed_precision=float16"], "--mixed_precision must be float32 or bfloat16"),
-        (["--preset=imagenette", "--data_dir=/nowhere"], "'/nowhere'"),
+        (["--preset=imagenette64", "--data_dir=/nowhere"], "'/nowhere'"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(flags, message, tmp_path):

@@ -79,12 +79,13 @@ def test_a_folder_that_cannot_be_written_is_refused():
 
 
 def test_a_diverged_trial_is_read_as_one(tmp_path):
-    trial = trials.baseline(STUDY, [0])[0]
+    trial = trials.tuning(STUDY, STUDY.baseline)[0]
     log = ResultLog(tmp_path / "study.csv", SETTINGS)
     diverged = trials.Result(
-        trial, 10, True, float("nan"), 0.1, float("nan"), 0.1, float("nan"), 1.0
+        trial, 10, True, float("nan"), 0.1, float("nan"), 0.1, float("nan"), 1.0, ()
     )
     log.add(diverged)
     again = ResultLog(tmp_path / "study.csv", SETTINGS).results[trial]
     assert again.diverged
+    assert again.curve == ()
     assert again.test_top1 == result(trial, test=0.1).test_top1

@@ -1,5 +1,6 @@
 """A trial after other trials in a process gives the same result as a separate run."""
 
+import dataclasses
 import functools
 
 import keras
@@ -8,16 +9,23 @@ import pytest
 import tensorflow as tf
 
 import models
+from launch.run import build_model
 from tests.helpers import training_cases
 from tf_lars import LARS, Trainer, schedules
 from tf_lars.data.image_input import to_device_batch
 from tf_lars.data.in_memory import Images, ResidentTrainingInput
 from tf_lars.study.adjustable_schedule import AdjustableWarmupPolynomial
 from tf_lars.study.runner import StudyData, StudyRunner
+from tf_lars.study.search_space import Point
 from tf_lars.study.trials import Trial
 
 EPOCHS = 3
-TRIAL = Trial("lars", 64, 4.0, 1.0, "none", seed=1)
+TRIAL = Trial("lars", 64, EPOCHS, 1.0, "none", 1, Point(4.0, 0.9, 5e-4))
+
+
+def _other(optimizer, batch, rate, warmup, augmentation, seed):
+    point = Point(rate, 0.9, 5e-4)
+    return Trial(optimizer, batch, EPOCHS, warmup, augmentation, seed, point)
 
 
 def _images(examples, seed):
@@ -37,11 +45,12 @@ def _create_model(seed):
     return models.create("small_resnet8_w4", num_classes=10, image_size=8)
 
 
-def _compile_model(model, optimizer, schedule):
+def _compile_model(model, optimizer, schedule, point):
     model.compile(
         LARS(
             schedule,
-            weight_decay=5e-4,
+            momentum=point.momentum,
+            weight_decay=point.weight_decay,
             exclude_from_layer_adaptation=None if optimizer == "lars" else [".*"],
         ),
         keras.losses.CategoricalCrossentropy(from_logits=True),
@@ -49,12 +58,13 @@ def _compile_model(model, optimizer, schedule):
     )
 
 
-def _runner(data):
+def _runner(data, compile_model=_compile_model):
     return StudyRunner(
         data,
         create_model=_create_model,
-        compile_model=_compile_model,
-        epochs=EPOCHS,
+        compile_model=compile_model,
+        evaluations=2,
+        augmentation={"flip": False},
         decay_power=2.0,
         reestimate_batch_norm=lambda steps: steps < 1000,
         batch_norm_examples=8192,
@@ -79,21 +89,25 @@ def test_an_adjustable_schedule_is_the_schedule_of_its_numbers():
 @pytest.mark.slow
 def test_a_trial_after_others_ends_with_the_weights_of_a_run_of_its_own(data):
     runner = _runner(data)
-    runner.run(Trial("lars", 32, 30.0, 0.0, "reference", seed=0))
+    runner.run(_other("lars", 32, 30.0, 0.0, "reference", seed=0))
     result = runner.run(TRIAL)
-    ended = _weights(runner._trainers["lars"][0].model)
+    ended = _weights(runner._trainers["lars"][1].model)
 
     model = _create_model(TRIAL.seed)
-    schedule = schedules.WarmupPolynomial(TRIAL.learning_rate, result.steps, round(200 / 64))
-    _compile_model(model, "lars", schedule)
+    schedule = schedules.WarmupPolynomial(TRIAL.point.learning_rate, result.steps, round(200 / 64))
+    _compile_model(model, "lars", schedule, TRIAL.point)
     trainer = Trainer(model, prepare_batch=functools.partial(to_device_batch, num_classes=10))
     training = ResidentTrainingInput(
         "", 64, image_size=8, augmentation="none", seed=1, images=data.plain
     )
     history = trainer.fit(
-        training, epochs=EPOCHS, validation_data=runner._held_out, batch_norm_examples=8192
+        training, epochs=EPOCHS, validation_data=runner._test, batch_norm_examples=8192
     )
-    assert result.held_out_top1 == history[-1]["val_top1"]
+    assert result.test_top1 == history[-1]["val_top1"]
+    assert [epochs for epochs, _ in result.curve] == [2, 3]
+    assert result.curve[-1] == (3, result.test_top1)
+    held_out = trainer.evaluate(runner._held_out)
+    assert (result.held_out_top1, result.held_out_loss) == (held_out["top1"], held_out["loss"])
     for ours, fresh in zip(ended, _weights(model), strict=True):
         scale = np.max(np.abs(fresh))
         np.testing.assert_allclose(ours, fresh, rtol=0, atol=1e-5 * scale)
@@ -103,23 +117,54 @@ def test_a_trial_after_others_ends_with_the_weights_of_a_run_of_its_own(data):
 def test_the_same_trial_twice_gives_the_same_bits_and_traces_once(data):
     runner = _runner(data)
     first = runner.run(TRIAL)
-    trainer = runner._trainers["lars"][0]
+    trainer = runner._trainers["lars"][1]
     ended = _weights(trainer.model)
-    runner.run(Trial("lars", 64, 0.5, 0.0, "none", seed=0))
+    runner.run(_other("lars", 64, 0.5, 0.0, "none", seed=0))
     second = runner.run(TRIAL)
     assert [first.test_loss, first.held_out_loss] == [second.test_loss, second.held_out_loss]
     for one, other in zip(ended, _weights(trainer.model), strict=True):
         np.testing.assert_array_equal(one, other)
-    runner.run(Trial("lars", 64, 4.0, 2.0, "reference", seed=1))  # the same batches, augmented
+    runner.run(_other("lars", 64, 4.0, 2.0, "reference", seed=1))  # the same batches, augmented
     assert trainer._now.loop.tracing_count == 1
 
 
 @pytest.mark.slow
 def test_a_trial_that_diverges_is_a_result_and_the_next_one_is_sound(data):
     runner = _runner(data)
-    sound = runner.run(Trial("sgd", 64, 0.05, 1.0, "none", seed=0))
-    wild = runner.run(Trial("sgd", 8, 1e30, 0.0, "none", seed=0))
+    sound = runner.run(_other("sgd", 64, 0.05, 1.0, "none", seed=0))
+    wild = runner.run(_other("sgd", 8, 1e30, 0.0, "none", seed=0))
     assert wild.diverged
-    again = runner.run(Trial("sgd", 64, 0.05, 1.0, "none", seed=0))
+    again = runner.run(_other("sgd", 64, 0.05, 1.0, "none", seed=0))
     assert not again.diverged
     assert again.test_loss == sound.test_loss
+
+
+@pytest.mark.slow
+def test_other_hyperparameters_and_every_optimizer_are_those_of_the_trial(data):
+    settings = []
+
+    def compile_model(model, optimizer, schedule, point):
+        settings.append((optimizer, point.momentum, point.weight_decay))
+        build_model.compile_for_classes(
+            model,
+            build_model.study_optimizer(
+                optimizer, schedule, momentum=point.momentum, weight_decay=point.weight_decay
+            ),
+            10,
+            0.0,
+        )
+
+    runner = _runner(data, compile_model)
+    first = dataclasses.replace(TRIAL, augmentation="pad_crop")
+    results = [runner.run(first)]
+    for momentum, decay in ((0.5, 5e-4), (0.5, 5e-4), (0.9, 0.0)):
+        point = Point(4.0, momentum, decay)
+        results.append(runner.run(dataclasses.replace(first, point=point)))
+    assert settings == [("lars", 0.9, 5e-4), ("lars", 0.5, 5e-4), ("lars", 0.9, 0.0)]
+    losses = [one.training_loss for one in results]
+    assert losses[1] == losses[2]
+    assert len({*losses}) == 3
+    rates = {"sgd": 0.2, "nesterov": 0.2, "lamb": 0.05, "adamw": 0.01, "muon": 0.01}
+    for name, rate in rates.items():
+        trial = dataclasses.replace(TRIAL, optimizer=name, epochs=8, point=Point(rate, 0.9, 1e-3))
+        assert runner.run(trial).test_top1 > 0.4, name

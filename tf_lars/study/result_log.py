@@ -1,7 +1,6 @@
 """The results of a study as a CSV file, with a line per trial written as soon as it ends."""
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -10,15 +9,21 @@ from typing import Any
 
 from tf_lars.errors import InputError
 from tf_lars.setting import at_least, number, within
+from tf_lars.study.search_space import Point
 from tf_lars.study.trials import Result, Trial
 
 _TRIAL: dict[str, Callable[[str], Any]] = {
     "optimizer": str,
     "global_batch_size": int,
-    "learning_rate": float,
+    "epochs": int,
     "warmup_epochs": float,
     "augmentation": str,
     "seed": int,
+}
+_POINT: dict[str, Callable[[str], Any]] = {
+    "learning_rate": float,
+    "momentum": float,
+    "weight_decay": float,
 }
 _RESULT: dict[str, Callable[[str], Any]] = {
     "steps": int,
@@ -29,7 +34,14 @@ _RESULT: dict[str, Callable[[str], Any]] = {
     "test_top1": lambda text: number("test_top1", float(text), within(0, 1)),
     "test_loss": float,
     "seconds": lambda text: number("seconds", float(text), at_least(0)),
+    # Written as "3:0.91 6:0.95": epochs and accuracies.
+    "curve": lambda text: tuple(_evaluation(part) for part in text.split()),
 }
+
+
+def _evaluation(text: str) -> tuple[int, float]:
+    epochs, top1 = text.split(":")
+    return int(epochs), number("curve", float(top1), within(0, 1))
 
 
 class ResultLog:
@@ -71,8 +83,14 @@ class ResultLog:
 
     def add(self, result: Result) -> None:
         """Appends a result to the file and flushes it to disk."""
-        values = dataclasses.asdict(result.trial) | {
-            name: getattr(result, name) for name in _RESULT
+        values = {
+            name: getattr(source, name)
+            for source, names in (
+                (result.trial, _TRIAL),
+                (result.trial.point, _POINT),
+                (result, _RESULT),
+            )
+            for name in names
         }
         text = io.StringIO()
         table = csv.DictWriter(text, values, lineterminator="\n")
@@ -128,9 +146,12 @@ class ResultLog:
         try:
             for row in csv.DictReader(whole.decode().splitlines()):
                 line += 1
-                trial = Trial(**{name: read(row[name]) for name, read in _TRIAL.items()})
-                values = {name: read(row[name]) for name, read in _RESULT.items()}
-                self.results[trial] = Result(trial, **values)
+                trial, point, result = (
+                    {name: read(row[name]) for name, read in names.items()}
+                    for names in (_TRIAL, _POINT, _RESULT)
+                )
+                tried = Trial(**trial, point=Point(**point))
+                self.results[tried] = Result(tried, **result)
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise InputError(
                 "The results must be those of a study. Received: "
@@ -139,4 +160,6 @@ class ResultLog:
 
 
 def _as_text(value: object) -> object:
+    if isinstance(value, tuple):
+        return " ".join(f"{epochs}:{top1:.6g}" for epochs, top1 in value)
     return f"{value:.6g}" if isinstance(value, float) else value

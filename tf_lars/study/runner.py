@@ -1,15 +1,17 @@
 """Runs trials one after another in one process, with one Trainer per optimizer.
 
 Building a model and tracing its step takes about as long as a short run on small images, so both
-are done once. Between trials, the weights, the optimizer's state and the schedule are reset. A
-trial ends with the same weights as a run in a separate process.
+are done once for trials that differ in the learning rate alone. Between trials, the weights, the
+optimizer's state and the schedule are reset. A trial ends with the same weights as a run in a
+separate process.
 """
 
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +22,7 @@ from tf_lars.data.image_input import to_device_batch
 from tf_lars.data.in_memory import Images, ResidentEvaluationInput, ResidentTrainingInput, load
 from tf_lars.errors import DivergedError, InputError
 from tf_lars.study.adjustable_schedule import AdjustableWarmupPolynomial
+from tf_lars.study.search_space import Point
 from tf_lars.study.trials import Result, Trial
 from tf_lars.training.trainer import Trainer
 
@@ -94,8 +97,10 @@ class StudyRunner:
     Args:
       data: Data to train and evaluate on.
       create_model: Creates a model with the initial weights of a seed.
-      compile_model: Compiles a model in place, given the name of an optimizer and a schedule.
-      epochs: Epochs of every trial.
+      compile_model: Compiles a model in place, given the name of an optimizer, a schedule, and
+        hyperparameters whose learning rate is that of the schedule.
+      evaluations: Number of evaluations on the test set during a trial, at most one per epoch.
+      augmentation: Arguments of `TrainingInput` that all trials share: flips and padding.
       decay_power: Power of the polynomial decay.
       reestimate_batch_norm: Whether a trial, given its number of steps, re-estimates the statistics
         of batch normalisation from the training data before evaluation.
@@ -107,8 +112,9 @@ class StudyRunner:
         data: StudyData,
         *,
         create_model: Callable[[int], keras.Model],
-        compile_model: Callable[[keras.Model, str, AdjustableWarmupPolynomial], None],
-        epochs: int,
+        compile_model: Callable[[keras.Model, str, AdjustableWarmupPolynomial, Point], None],
+        evaluations: int,
+        augmentation: Mapping[str, Any],
         decay_power: float,
         reestimate_batch_norm: Callable[[int], bool],
         batch_norm_examples: int,
@@ -116,11 +122,13 @@ class StudyRunner:
         self._data = data
         self._create_model = create_model
         self._compile_model = compile_model
-        self._epochs = epochs
+        self._evaluations = evaluations
+        self._augmentation = augmentation
         self._decay_power = decay_power
         self._reestimate_batch_norm = reestimate_batch_norm
         self._batch_norm_examples = batch_norm_examples
-        self._trainers: dict[str, tuple[Trainer, AdjustableWarmupPolynomial]] = {}
+        # The latest of each optimizer, with its hyperparameters besides the learning rate.
+        self._trainers: dict[str, tuple[Point, Trainer, AdjustableWarmupPolynomial]] = {}
         self._weights: dict[int, list[np.ndarray]] = {}
         self._held_out, self._test = (
             ResidentEvaluationInput(images.image, images.label, _EVALUATION_BATCH)
@@ -138,9 +146,9 @@ class StudyRunner:
         try:
             history = trainer.fit(
                 training,
-                epochs=self._epochs,
-                validation_data=self._held_out,
-                validation_freq=self._epochs,
+                epochs=trial.epochs,
+                validation_data=self._test,
+                validation_freq=self._evaluated(trial.epochs),
                 verbose=0,
                 batch_norm_examples=(
                     self._batch_norm_examples if self._reestimate_batch_norm(steps) else 0
@@ -148,43 +156,57 @@ class StudyRunner:
             )
         except DivergedError:
             diverged = True
-        end = history[-1] if history else {}
         if diverged:
-            held_out = trainer.evaluate(self._held_out)
-            end = {"loss": math.nan} | {f"val_{name}": held_out[name] for name in ("top1", "loss")}
-        test = trainer.evaluate(self._test)
+            test = trainer.evaluate(self._test)
+        else:
+            test = {name: history[-1][f"val_{name}"] for name in ("top1", "loss")}
+        held_out = trainer.evaluate(self._held_out)
         return Result(
             trial,
             steps=steps,
             diverged=diverged,
-            training_loss=end["loss"],
-            held_out_top1=end["val_top1"],
-            held_out_loss=end["val_loss"],
+            training_loss=math.nan if diverged else history[-1]["loss"],
+            held_out_top1=held_out["top1"],
+            held_out_loss=held_out["loss"],
             test_top1=test["top1"],
             test_loss=test["loss"],
             seconds=time.perf_counter() - start,
+            curve=tuple(
+                (epoch, entry["val_top1"])
+                for epoch, entry in enumerate(history, start=1)
+                if "val_top1" in entry
+            ),
         )
+
+    def _evaluated(self, epochs: int) -> list[int]:
+        """Returns the epochs after which a trial is evaluated; the last is one of them."""
+        count = min(self._evaluations, epochs)
+        return sorted({math.ceil(epochs * i / count) for i in range(1, count + 1)})
 
     def prepare(self, trial: Trial) -> Trainer:
         """Returns the Trainer of the trial's optimizer, reset to the start of the trial."""
-        if trial.optimizer not in self._trainers:
+        assert trial.point is not None  # Filled in by `trials.resolve`.
+        constant = dataclasses.replace(trial.point, learning_rate=0.0)
+        if trial.optimizer not in self._trainers or (
+            self._trainers[trial.optimizer][0] != constant
+        ):
             schedule = AdjustableWarmupPolynomial(self._decay_power)
             model = self._create_model(trial.seed)
-            self._compile_model(model, trial.optimizer, schedule)
+            self._compile_model(model, trial.optimizer, schedule, constant)
             prepare_batch = functools.partial(to_device_batch, num_classes=self._data.num_classes)
             self._trainers[trial.optimizer] = (
+                constant,
                 Trainer(model, prepare_batch=prepare_batch),
                 schedule,
             )
-        trainer, schedule = self._trainers[trial.optimizer]
+        _, trainer, schedule = self._trainers[trial.optimizer]
         variables = trainer.model.variables
         for variable, value in zip(variables, self._initial(trial.seed), strict=True):
             variable.assign(value)
         trainer.reset_optimizer()
         warmup = round(trial.warmup_epochs * len(self._data.plain) / trial.global_batch_size)
         steps = self._steps(trial)
-        assert trial.learning_rate is not None  # Filled in by `trials.resolve`.
-        schedule.set(trial.learning_rate, steps, min(warmup, steps))
+        schedule.set(trial.point.learning_rate, steps, min(warmup, steps))
         return trainer
 
     def _initial(self, seed: int) -> list[np.ndarray]:
@@ -194,17 +216,20 @@ class StudyRunner:
         return self._weights[seed]
 
     def _steps(self, trial: Trial) -> int:
-        return order.epoch_end_steps(len(self._data.plain), trial.global_batch_size, self._epochs)[
+        return order.epoch_end_steps(len(self._data.plain), trial.global_batch_size, trial.epochs)[
             -1
         ]
 
     def _training_data(self, trial: Trial) -> ResidentTrainingInput:
-        plain = trial.augmentation == "none"
+        # Those that begin with what evaluation shows.
+        plain = trial.augmentation in ("none", "pad_crop")
         return ResidentTrainingInput(
             "",
             trial.global_batch_size,
             image_size=self._data.plain.size,
             augmentation=trial.augmentation,
+            crop_fraction=1.0,
             seed=trial.seed,
             images=self._data.plain if plain else self._data.augmentable,
+            **self._augmentation,
         )

@@ -1,193 +1,245 @@
-"""Plots a study in four panels, each with the small-batch baseline as a band."""
+"""Draws a study: accuracy against the batch and the learning rate, and with other augmentation."""
 
-import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tf_lars.errors import InputError
-from tf_lars.study import result_table, trials
-from tf_lars.study.trials import Results, Study, Trial
+from tf_lars import files
+from tf_lars.study import result_table
+from tf_lars.study.paired_differences import half_width
+from tf_lars.study.result_table import NAMES, Accuracy
+from tf_lars.study.study_presets import StudySettings
+from tf_lars.study.trials import (
+    Cell,
+    Results,
+    Study,
+    chosen,
+    linear_rule,
+    with_other_augmentation,
+)
 
-_COLOURS = {"lars": "tab:blue", "sgd": "tab:orange", "nesterov": "tab:green"}
-_LABELS = {"lars": "LARS", "sgd": "SGD", "nesterov": "Nesterov"}
-# Places points of different optimizers at the same batch side by side.
-_SHIFTS = {"sgd": 0.97, "lars": 1.0, "nesterov": 1.03}
+COLOURS = {
+    "lars": "tab:blue",
+    "sgd": "tab:orange",
+    "nesterov": "tab:green",
+    "lamb": "tab:red",
+    "adamw": "tab:purple",
+    "muon": "tab:brown",
+}
+_PERCENT = "test accuracy"
 
 
-def draw(study: Study, results: Results, path: str, title: str) -> None:
-    """Writes the plot of all trials that have run as a PNG file.
+def draw(
+    study: Study, results: Results, output: str, title: str, target_points: float
+) -> list[str]:
+    """Writes the figures of all trials that have run, as PNG files, and returns their paths.
 
-    Points are mean test accuracies over the seeds; bars range from the worst seed to the best.
+    Small points are seeds, large ones their means; bars are 95 % confidence intervals of the mean,
+    for three seeds or more.
 
     Args:
       study: The study.
       results: Results of the trials that have run.
-      path: Path of the file.
+      output: Path without extension.
       title: Title above the panels.
+      target_points: See `result_table.tables`.
 
     Raises:
-      InputError: The file cannot be written.
+      InputError: A file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator, PercentFormatter
 
-    figure = Figure(figsize=(13, 9), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    (by_rule, best), (rates, augmented) = figure.subplots(2, 2)
-    best.sharey(by_rule)
-    _draw_rule(by_rule, study, results)
-    _draw_best(best, study, results)
-    _draw_rates(rates, study, results)
-    _draw_augmentation(augmented, study, results)
-    for axes in (by_rule, best, augmented):
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted(study.batch_sizes), [f"{b:,}" for b in sorted(study.batch_sizes)])
-        axes.set_xlim(min(study.batch_sizes) / 1.15, max(study.batch_sizes) * 1.15)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("global batch")
-    for axes in (by_rule, best, rates, augmented):
+    drawn = {
+        "batch": lambda figure: _draw_batches(figure, study, results, target_points),
+        "rates": lambda figure: _draw_rates(figure, study, results),
+    }
+    if study.other_augmentation:
+        drawn["augmentation"] = lambda figure: _draw_augmentation(figure, study, results)
+    paths = []
+    for name, fill in drawn.items():
+        width = {"batch": 11.0, "augmentation": 7.5}.get(name, 5.5 * len(_rate_batches(study)))
+        figure = Figure(
+            figsize=(max(7.5, width), 5.2 if name == "rates" else 4.6),
+            dpi=110,
+            layout="constrained",
+        )
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, fontsize=10)
+        fill(figure)
+        paths.append(f"{output}_{name}.png")
+        with files.writing(paths[-1]):
+            figure.savefig(paths[-1])
+    return paths
+
+
+def title(settings: StudySettings, data: str) -> str:
+    """Returns a title for the figures of a study, given the name of its data set."""
+    return (
+        f"{settings.model.rpartition(':')[2]} on {data}, {settings.image_size} px, "
+        f"{settings.epochs} epochs, {settings.warmup_epochs:g} of them warm-up"
+    )
+
+
+def _draw_batches(figure, study: Study, results: Results, target_points: float) -> None:
+    left, right = figure.subplots(1, 2)
+    small = result_table.baseline_accuracy(study, results)
+    for optimizer in study.optimizers:
+        own = [cell for cell in study.cells if cell.optimizer == optimizer]
+        more = [cell for cell in study.equal_steps_cells if cell.optimizer == optimizer]
+        for cells, name, style in (
+            (own, NAMES[optimizer], {}),
+            (more, f"{NAMES[optimizer]}, as many steps as the baseline", _HOLLOW),
+        ):
+            _over_batches(left, study, results, cells, label=name, **style)
+            if small:
+                target = small.mean - target_points / 100
+                _steps_to_target(right, study, results, cells, target, label=name, **style)
+    _draw_baseline(left, study, results)
+    left.set_title("accuracy after the same epochs, every rate tuned alike", fontsize=10)
+    _as_accuracy(left)
+    if small:
+        _draw_ideal(right, study, results, small.mean - target_points / 100)
+        right.set_title(f"steps to {small.mean - target_points / 100:.1%}", fontsize=10)
+    right.set_yscale("log", base=2)
+    right.yaxis.set_major_formatter(_number)
+    right.set_ylabel("steps, median over seeds that all reach it")
+    for axes in (left, right):
+        _batch_axis(axes, sorted({study.baseline_batch_size, *study.batch_sizes}))
+        _legend(axes)
+
+
+_HOLLOW: dict[str, Any] = {"linestyle": "--", "mfc": "white"}
+
+
+def _rate_batches(study: Study) -> list[int]:
+    return sorted(study.batch_sizes)
+
+
+def _draw_rates(figure, study: Study, results: Results) -> None:
+    batches = _rate_batches(study)
+    panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
+    for axes, batch in zip(panels, batches, strict=True):
+        for optimizer in study.optimizers:
+            _one_rate_curve(axes, study, results, Cell(optimizer, batch, study.epochs))
+        rule = linear_rule(study, results, batch)
+        if rule and {"sgd", "nesterov"} & {*study.optimizers}:
+            axes.axvline(rule, color="grey", ls=":", label="linear rule, from the baseline")
         _draw_baseline(axes, study, results)
-        axes.set_ylabel("test accuracy")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, loc="best")
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"The picture must go to a file that can be written. Received: {path!r} ({error})."
-        ) from error
+        axes.set_title(f"every learning rate at batch {batch:,}", fontsize=10)
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate at the end of the warm-up")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _as_accuracy(axes)
+        _legend(axes, below=True)
 
 
-def _draw_rule(axes, study: Study, results: Results) -> None:
-    axes.set_title("learning rate by the published scaling rule")
-    for optimizer in study.optimizers:
-        rule = "square root" if optimizer == "lars" else "linear"
-        _over_batches(
-            axes,
-            study,
-            results,
-            optimizer,
-            trials.rule,
-            label=f"{_LABELS[optimizer]}, {rule}",
-        )
-    if "sgd" not in study.optimizers:
+def _one_rate_curve(axes, study: Study, results: Results, cell: Cell) -> None:
+    found = result_table.over_rates(study, results, cell)
+    if not found:
         return
-    for i, epochs in enumerate(study.longer_warmup_epochs):
-        _over_batches(
-            axes,
-            study,
-            results,
-            "sgd",
-            functools.partial(trials.longer_warmup, epochs=epochs),
-            batches=study.longer_warmup_batch_sizes,
-            shift=0.97 ** (i + 1),
-            label=f"SGD, linear, warm-up of {epochs:g} epochs instead of {study.warmup_epochs:g}",
-            linestyle=(":", "--", "-.")[i % 3],
-            marker="^v<"[i % 3],
-            mfc="white",
+    label, line = NAMES[cell.optimizer], {"ls": "none"}
+    if study.tune == ("learning_rate",):
+        within = result_table.plateau({rate: one.mean for rate, one in found.items()}, 1)
+        label += f", within a point of its best: {within}"
+        line = {"ls": "-"}
+        axes.axvspan(within.low, within.high, color=COLOURS[cell.optimizer], alpha=0.08, lw=0)
+    _points(axes, found, COLOURS[cell.optimizer], label=label, **line)
+
+
+def _draw_augmentation(figure, study: Study, results: Results) -> None:
+    axes = figure.subplots()
+    names = {"none": "none", "pad_crop": "pad and crop", "reference": "random box"}
+    ours, other = (names.get(n, n) for n in (study.augmentation, study.other_augmentation))
+    cells = dict.fromkeys([study.baseline, *study.cells])
+    found: dict[Cell, tuple[Accuracy, Accuracy]] = {}
+    for cell in cells:
+        same, changed = (
+            result_table.accuracy(study, results, make(study, cell))
+            for make in (chosen, with_other_augmentation)
         )
-
-
-def _draw_best(axes, study: Study, results: Results) -> None:
-    axes.set_title("best learning rate of the grid, chosen on held-out training images")
-    for optimizer in study.optimizers:
-        chosen = [
-            trials.chosen_rate(study, results, optimizer, batch)
-            for batch in sorted(study.batch_sizes)
-        ]
-        rates = ", ".join(f"{rate:g}" for rate in chosen if rate is not None)
-        _over_batches(
-            axes,
-            study,
-            results,
-            optimizer,
-            trials.chosen,
-            label=f"{_LABELS[optimizer]}, rates {rates}",
-        )
-
-
-def _draw_rates(axes, study: Study, results: Results) -> None:
-    batch = study.main_batch_size
-    axes.set_title(f"every learning rate at batch {batch:,}")
-    for optimizer in study.optimizers:
-        found = result_table.over_rates(study, results, optimizer, batch)
-        if not found:
-            continue
-        low, high = result_table.plateau(found)
-        width = f"{low:g} to {high:g}" if high > low else f"{low:g} alone"
-        _bars(
-            axes,
-            list(found),
-            list(found.values()),
-            color=_COLOURS[optimizer],
-            marker="o",
-            ms=4,
-            label=f"{_LABELS[optimizer]}, within a point of its best: {width}",
-        )
-        if high > low:
-            axes.axvspan(low, high, color=_COLOURS[optimizer], alpha=0.08, linewidth=0)
-    axes.set_xscale("log")
-    axes.set_xlabel("learning rate at the end of the warm-up")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
-def _draw_augmentation(axes, study: Study, results: Results) -> None:
-    names = {"none": "no augmentation", "reference": "random box and flip"}
-    ours, other = study.augmentation, study.other_augmentation
-    axes.set_title("with and without augmentation, rates of the panel above")
-    for optimizer in study.optimizers:
-        label = f"{_LABELS[optimizer]}, {names.get(ours, ours)}"
-        _over_batches(axes, study, results, optimizer, trials.chosen, label=label)
-        if other is not None:
-            _over_batches(
-                axes,
-                study,
-                results,
-                optimizer,
-                trials.with_other_augmentation,
-                label=f"{_LABELS[optimizer]}, {names.get(other, other)}",
-                linestyle="--",
-                mfc="white",
-            )
+        if same and changed:
+            found[cell] = (same, changed)
+    for shift, which, name, style in (
+        (-0.12, 0, f"augmentation: {ours}", {}),
+        (0.12, 1, f"augmentation: {other}", {"mfc": "white"}),
+    ):
+        for i, (cell, pair) in enumerate(found.items()):
+            colour = COLOURS[cell.optimizer]
+            label = name if not i else None
+            _points(axes, {i + shift: pair[which]}, colour, label=label, ls="none", **style)
+    axes.set_xticks(
+        range(len(found)), [f"{NAMES[c.optimizer]}\n{c.global_batch_size:,}" for c in found]
+    )
+    axes.set_xlim(-0.5, max(0.5, len(found) - 0.5))
+    axes.set_title("with and without augmentation, at the same learning rates", fontsize=10)
+    _as_accuracy(axes)
+    _legend(axes)
 
 
 def _over_batches(
-    axes,
-    study: Study,
-    results: Results,
-    optimizer: str,
-    trials: Callable[[Study, str, int, Sequence[int]], list[Trial]],
-    *,
-    batches: Sequence[int] | None = None,
-    shift: float = 1.0,
-    **style: Any,
+    axes, study: Study, results: Results, cells: Sequence[Cell], **style: Any
 ) -> None:
-    """Plots accuracy against the batch, for the batches that have run."""
-    found = {}
-    for batch in sorted(study.batch_sizes if batches is None else batches):
-        seeds = study.seeds_of(batch)
-        one = result_table.accuracy(study, results, trials(study, optimizer, batch, seeds))
+    """Plots accuracy against the batch, for the cells that have run."""
+    found: dict[float, Accuracy] = {}
+    for cell in sorted(cells, key=lambda cell: cell.global_batch_size):
+        one = result_table.accuracy(study, results, chosen(study, cell))
         if one:
-            found[batch] = one
+            found[cell.global_batch_size * _shift(study, cell.optimizer)] = one
     if found:
-        style = {"marker": "o", "ms": 5} | style
-        _bars(
-            axes,
-            [batch * shift * _SHIFTS[optimizer] for batch in found],
-            list(found.values()),
-            color=_COLOURS[optimizer],
-            **style,
-        )
+        _points(axes, found, COLOURS[cells[0].optimizer], **style)
 
 
-def _bars(axes, xs, accuracies, **style) -> None:
-    means = [one.mean for one in accuracies]
-    below = [one.mean - one.low for one in accuracies]
-    above = [one.high - one.mean for one in accuracies]
-    axes.errorbar(xs, means, yerr=[below, above], capsize=2, lw=1.4, elinewidth=1, **style)
+def _steps_to_target(
+    axes, study: Study, results: Results, cells: Sequence[Cell], target: float, **style: Any
+) -> None:
+    import statistics
+
+    found = {}
+    for cell in sorted(cells, key=lambda cell: cell.global_batch_size):
+        one = result_table.to_target(study, results, cell, target)
+        if one and one.is_reached:
+            x = cell.global_batch_size * _shift(study, cell.optimizer)
+            found[x] = statistics.median(one.steps)
+    if found:
+        style = {"marker": "o", "ms": 5, "color": COLOURS[cells[0].optimizer]} | style
+        axes.plot(list(found), list(found.values()), **style)
+
+
+def _draw_ideal(axes, study: Study, results: Results, target: float) -> None:
+    """Draws the baseline's steps to the target, and steps in inverse proportion to the batch."""
+    import statistics
+
+    one = result_table.to_target(study, results, study.baseline, target)
+    if not one or not one.steps:
+        return
+    steps, batch = statistics.median(one.steps), study.baseline_batch_size
+    largest = max(batch, *study.batch_sizes)
+    axes.plot([batch], [steps], "ks", ms=5, label=f"baseline: SGD at batch {batch:,}")
+    axes.plot(
+        [batch, largest],
+        [steps, steps * batch / largest],
+        color="grey",
+        ls=":",
+        label="the same number of examples",
+    )
+
+
+def _shift(study: Study, optimizer: str) -> float:
+    """Returns a factor that places optimizers at the same batch side by side."""
+    place = study.optimizers.index(optimizer) - (len(study.optimizers) - 1) / 2
+    return 1.04**place
+
+
+def _points(axes, found: Mapping[float, Accuracy], colour: str, **style: Any) -> None:
+    """Plots means with their confidence intervals, and every seed as a small point."""
+    means = [one.mean for one in found.values()]
+    halves = [half_width(one.values) if len(one.values) > 2 else 0.0 for one in found.values()]
+    style = {"marker": "o", "ms": 6, "capsize": 2, "lw": 1.4, "elinewidth": 1} | style
+    axes.errorbar(list(found), means, yerr=halves, color=colour, **style)
+    many = [(x, value) for x, one in found.items() if len(one.values) > 1 for value in one.values]
+    if many:
+        axes.scatter(*zip(*many, strict=True), s=8, color=colour, alpha=0.5, linewidths=0, zorder=3)
 
 
 def _draw_baseline(axes, study: Study, results: Results) -> None:
@@ -195,13 +247,42 @@ def _draw_baseline(axes, study: Study, results: Results) -> None:
     if not found:
         return
     # Keeps the band of a single seed visible.
-    low, high = min(found.low, found.mean - 0.001), max(found.high, found.mean + 0.001)
+    low, high = min(*found.values, found.mean - 0.001), max(*found.values, found.mean + 0.001)
     axes.axhspan(
         low,
         high,
         color="grey",
         alpha=0.35,
         linewidth=0,
-        label=f"baseline: SGD at batch {study.baseline_batch_size:,}, {len(found.values)} "
-        f"seed{'s'[: len(found.values) > 1]}, {found.mean:.1%}",
+        label=f"baseline: SGD at batch {study.baseline_batch_size:,}, {found.mean:.1%}, "
+        f"{len(found.values)} seed{'s'[: len(found.values) > 1]}",
     )
+
+
+def _legend(axes, *, below: bool = False) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)} if below else {}
+        axes.legend(fontsize=8, **place)
+
+
+def _as_accuracy(axes) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set_ylabel(_PERCENT)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.grid(alpha=0.3)
+
+
+def _batch_axis(axes, batches: Sequence[int]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(batches, [f"{b:,}" for b in batches])
+    axes.set_xlim(min(batches) / 1.25, max(batches) * 1.25)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("global batch")
+    axes.grid(alpha=0.3)
+
+
+def _number(value: float, _) -> str:
+    return f"{value:,.0f}" if value >= 1 and math.isfinite(value) else f"{value:g}"

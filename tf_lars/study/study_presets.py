@@ -3,8 +3,8 @@
 import dataclasses
 
 from tf_lars import setting as table
+from tf_lars.data.augmentation_names import CROP_PADDING, MAX_CROP_PADDING, PADDING_MODES
 from tf_lars.defaults import PRECISIONS, SHORT_RUN_EXAMPLES, SHORT_RUN_STEPS
-from tf_lars.errors import require
 from tf_lars.setting import above, below_one, fraction, one_of, setting, within
 from tf_lars.study.trials import Study
 
@@ -40,14 +40,26 @@ class StudySettings(Study):
         "the test set.",
         rule=within(1, 1_000_000_000),
     )
-    epochs: int = setting("Passes over the training data in each trial.", rule=table.epochs())
-    weight_decay: float = setting(
-        "L2 weight decay; biases and batch normalisation are excluded.", rule=within(0, 1000)
+    flip: bool = setting(
+        "Whether augmentation mirrors half of the images; not for digits and characters.", True
+    )
+    crop_padding: float = setting(
+        "Padding of pad_crop on each side, as a share of the side of the images.",
+        CROP_PADDING,
+        rule=within(0, MAX_CROP_PADDING),
+    )
+    crop_padding_mode: str = setting(
+        "What pad_crop pads with: reflect or zeros.", PADDING_MODES[0], rule=one_of(*PADDING_MODES)
+    )
+    evaluations: int = setting(
+        "Evaluations on the test set during a trial, evenly spaced and at most one per epoch, from "
+        "which the epochs to the target follow.",
+        10,
+        rule=within(1, 10_000),
     )
     decay_power: float = setting(
         "Power of the polynomial decay to 0 after the warm-up.", 2.0, rule=above(0, 1000)
     )
-    momentum: float = setting("Momentum of all optimizers.", 0.9, rule=below_one())
     trust_coefficient: float = setting("Trust coefficient of LARS.", 0.001, rule=above(0, 1000))
     excluded_learning_rate_multiplier: float = setting(
         "Factor on the learning rate of variables that LARS does not adapt: biases and batch "
@@ -76,22 +88,26 @@ class StudySettings(Study):
         rule=within(0, 1_000_000),
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        for warmup in (self.warmup_epochs, *self.longer_warmup_epochs):
-            rule = f"at least the warm-up, {warmup:g}"
-            require(warmup <= self.epochs, "--epochs", rule, self.epochs)
+    target_points: float = setting(
+        "Percentage points below the baseline's mean accuracy that count as reaching it.",
+        1.0,
+        rule=within(0, 100),
+    )
 
     def of_all_trials(self) -> dict[str, object]:
         """Returns the settings that must be unchanged when a study is continued."""
         varied = {field.name for field in dataclasses.fields(Study)}
-        varied |= {"data_dir", "budget_minutes"}
+        varied |= {"data_dir", "budget_minutes", "target_points"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in varied}
+
+    def augmentation_arguments(self) -> dict[str, object]:
+        """Returns the arguments of `TrainingInput` that all augmentations of the study share."""
+        names = ("flip", "crop_padding", "crop_padding_mode")
+        return {name: getattr(self, name) for name in names}
 
 
 PRESETS = {
-    # 1,437 training images of 8x8 pixels. The rate of SGD was tuned at batch 32. The rate of LARS
-    # at 256 is the one for which its rule gives 10 at 1,024, which was known to work there.
+    # 1,437 training images of 8x8 pixels.
     "digits": StudySettings(
         model="small_resnet14_w16",
         data_dir="data/digits",
@@ -101,49 +117,36 @@ PRESETS = {
         held_out_examples=180,
         epochs=30,
         warmup_epochs=5.0,
-        weight_decay=5e-4,
         batch_sizes=(512, 1024),
-        sgd_learning_rates=(0.4, 0.8, 1.6),
-        lars_learning_rates=(5.0, 10.0, 20.0, 40.0),
-        seeds=(0, 1, 2, 3, 4),
+        tuning_trials=6,
+        seeds=(0, 1, 2, 3, 4, 5),
         few_seeds=2,
-        grid_seeds=1,
         main_batch_size=1024,
-        baseline_batch_size=32,
-        baseline_learning_rate=0.1,
-        lars_batch_size=256,
-        lars_learning_rate=5.0,
-        longer_warmup_epochs=(10.0,),
-        longer_warmup_batch_sizes=(512, 1024),
+        baseline_batch_size=64,
         augmentation="none",
-        other_augmentation="reference",
+        other_augmentation="pad_crop",
+        flip=False,
         budget_minutes=9.0,
     ),
-    # 9,469 training photos of ten classes, at 32 pixels.
-    "imagenette": StudySettings(
-        model="models.study_networks:resnet18_w16",
-        data_dir="data/imagenette",
-        image_size=32,
-        stored_size=64,
+    # 9,469 training photos of ten classes, at 64 pixels.
+    "imagenette64": StudySettings(
+        model="models.study_networks:resnet18_w32",
+        data_dir="data/imagenette64",
+        image_size=64,
+        stored_size=72,
         crop_fraction=0.875,
         held_out_examples=947,
-        epochs=10,
-        warmup_epochs=2.0,
-        weight_decay=5e-4,
-        batch_sizes=(1024, 4096),
-        sgd_learning_rates=(0.4, 0.8, 1.6, 3.2),
-        lars_learning_rates=(2.5, 5.0, 10.0, 20.0, 40.0),
-        seeds=(0, 1),
+        epochs=40,
+        warmup_epochs=5.0,
+        batch_sizes=(256, 1024, 4096),
+        optimizers=("lars", "sgd", "nesterov", "lamb", "adamw"),
+        tuning_trials=5,
+        seeds=(0, 1, 2, 3, 4),
         few_seeds=2,
-        grid_seeds=2,
         main_batch_size=4096,
-        baseline_batch_size=128,
-        baseline_learning_rate=0.1,
-        lars_batch_size=256,
-        lars_learning_rate=5.0,
-        longer_warmup_epochs=(5.0,),
-        longer_warmup_batch_sizes=(4096,),
-        augmentation="reference",
+        baseline_batch_size=256,
+        equal_steps_batch_sizes=(1024,),
+        augmentation="pad_crop",
         other_augmentation="none",
     ),
 }
