@@ -25,7 +25,7 @@ from tf_lars.data.prepare import digits
 FLAGS = flags.FLAGS
 
 MODEL = ("--model=small_resnet14_w64", "--image_size=8", "--epochs=8", "--warmup_epochs=1")
-WORKERS, BATCHES = (1, 2, 4), (64, 128, 256, 512, 1024)
+WORKERS, BATCHES = (1, 2, 4), (64, 256, 1024)
 
 
 def train(data_dir: str, model_dir: str, workers: int, batch: int) -> dict:

@@ -25,16 +25,19 @@ from tf_lars.study.trials import Results
 
 FLAGS = flags.FLAGS
 
-MOVING = "moving averages"
+AUGMENTED = "tuned with augmentation"
 STUDIES = {
     "digits": ("large_batch_digits", PRESETS["digits"]),
-    MOVING: (
-        "moving_averages_digits",
+    AUGMENTED: (
+        "augmented_digits",
         dataclasses.replace(
             PRESETS["digits"],
-            batch_sizes=(1024,),
+            augmentation="pad_crop",
             other_augmentation="",
-            reestimate_batch_norm=False,
+            batch_sizes=(1024,),
+            baseline_batch_size=1024,
+            seeds=(0, 1),
+            few_seeds=1,
         ),
     ),
     "imagenette64": ("large_batch_imagenette64", PRESETS["imagenette64"]),
@@ -66,7 +69,7 @@ def tables(results: pathlib.Path) -> dict[str, str]:
     for name, (settings, trials) in studies(results).items():
         of_study = result_table.tables(settings, trials, settings.target_points)
         for kind, table in zip(("accuracy", "rates", "augmentation"), of_study, strict=False):
-            if name == MOVING and kind != "accuracy":
+            if name == AUGMENTED and kind != "accuracy":
                 continue
             found[f"{name}, {kind}"] = f"{table.title}\n\n{markdown(table.header, table.rows)}"
     found["communication"] = markdown(
@@ -113,7 +116,7 @@ def pictures(results: pathlib.Path, docs: pathlib.Path) -> list[str]:
     """Draws all figures; returns their paths."""
     paths = []
     for name, (settings, trials) in studies(results).items():
-        if name != MOVING:
+        if name != AUGMENTED:
             title = study_picture.title(settings, name)
             stem = str(docs / f"large_batch_{name}")
             paths += study_picture.draw(settings, trials, stem, title, settings.target_points)

@@ -38,6 +38,7 @@ def test_the_permutation_test_counts_assignments_of_signs():
     # |sum| >= 4 of 1, 2, 3: +++, ---, and 3 + 2 - 1 with its opposite.
     assert paired_differences.p_value([-1.0, 2.0, 3.0]) == 4 / 8
     assert paired_differences.p_value([0.0, 0.0]) == 1.0
+    assert paired_differences.p_value([1e-8, 0.01]) == 1.0
 
 
 def test_many_pairs_are_drawn_at_random_with_the_same_result_each_time():

@@ -222,10 +222,10 @@ def tables(study: Study, results: Results, target_points: float) -> list[Table]:
 def _accuracies(study: Study, results: Results, target_points: float) -> Table:
     small = baseline_accuracy(study, results)
     target = small.mean - target_points / 100 if small else math.inf
-    cells = [cell for cell in study.cells if cell != study.baseline]
+    cells = [cell for cell in _ascending(study.cells) if cell != study.baseline]
     rows = [
         _row(study, results, cell, target)
-        for cell in (study.baseline, *reversed(cells), *study.equal_steps_cells)
+        for cell in (study.baseline, *cells, *study.equal_steps_cells)
     ]
     goal = f"; the target is {100 * target:.1f} %" if small else ""
     return Table(
@@ -243,6 +243,10 @@ def _accuracies(study: Study, results: Results, target_points: float) -> Table:
         ),
         tuple(row for row in rows if row),
     )
+
+
+def _ascending(cells: Sequence[Cell]) -> list[Cell]:
+    return sorted(cells, key=lambda cell: cell.global_batch_size)
 
 
 def _row(study: Study, results: Results, cell: Cell, target: float) -> tuple[str, ...] | None:
@@ -274,7 +278,7 @@ def _in_words(study: Study, point: Point) -> str:
 
 def _rates(study: Study, results: Results) -> Table:
     rows = []
-    for cell in study.cells if study.tune == ("learning_rate",) else ():
+    for cell in _ascending(study.cells) if study.tune == ("learning_rate",) else ():
         found = over_rates(study, results, cell)
         if len(found) < study.tuning_trials:
             continue

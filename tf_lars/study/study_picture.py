@@ -95,6 +95,8 @@ def _draw_batches(figure, study: Study, results: Results, target_points: float) 
             if small:
                 target = small.mean - target_points / 100
                 _steps_to_target(right, study, results, cells, target, label=name, **style)
+    if small:
+        _points(left, {study.baseline_batch_size: small}, "black", marker="s", ls="none")
     _draw_baseline(left, study, results)
     left.set_title("accuracy after the same epochs, every rate tuned alike", fontsize=10)
     _as_accuracy(left)
