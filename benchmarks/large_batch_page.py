@@ -72,19 +72,20 @@ def tables(results: pathlib.Path) -> dict[str, str]:
             if name == AUGMENTED and kind != "accuracy":
                 continue
             found[f"{name}, {kind}"] = f"{table.title}\n\n{markdown(table.header, table.rows)}"
-    found["communication"] = markdown(
-        ["workers", "batch", "steps per epoch", "MB sent per worker and epoch", "s per epoch"],
-        [
+    if measured := _measured(results):
+        found["communication"] = markdown(
+            ["workers", "batch", "steps per epoch", "MB sent per worker and epoch", "s per epoch"],
             [
-                row["workers"],
-                f"{int(row['global_batch_size']):,}",
-                row["steps_per_epoch"],
-                row["megabytes_per_epoch"],
-                row["fastest_seconds_per_epoch"],
-            ]
-            for row in _measured(results)
-        ],
-    )
+                [
+                    row["workers"],
+                    f"{int(row['global_batch_size']):,}",
+                    row["steps_per_epoch"],
+                    row["megabytes_per_epoch"],
+                    row["fastest_seconds_per_epoch"],
+                ]
+                for row in measured
+            ],
+        )
     found["clusters"] = markdown(
         ["devices", *(f"{batch:,}" for batch in CLUSTER_BATCHES)],
         [
@@ -108,7 +109,11 @@ def _plans(name: str, devices: int) -> list[planner.Plan]:
 
 
 def _measured(results: pathlib.Path) -> list[dict]:
-    with open(results / "communication_by_batch.csv", newline="", encoding="utf-8") as file:
+    """Returns the rows of `benchmarks.communication_by_batch`; none before it has run."""
+    path = results / "communication_by_batch.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -130,18 +135,30 @@ def communication(measured: list[dict], path: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4.4), dpi=90, layout="constrained")
+    panels = 3 if measured else 1
+    figure = Figure(figsize=(max(7.5, 4.6 * panels), 4.4), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
-    sent, seconds, minutes = figure.subplots(1, 3)
+    *ours, minutes = figure.subplots(1, panels, squeeze=False)[0]
+    if measured:
+        _draw_measured(*ours, measured)
+    _draw_clusters(minutes)
+    for axes in (*ours, minutes):
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_xlabel("global batch")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    for axes in (*ours[:1], minutes):
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    figure.savefig(path)
+
+
+def _draw_measured(sent, seconds, measured: list[dict]) -> None:
     for workers, colour in ((1, "grey"), (2, "tab:blue"), (4, "tab:orange")):
         own = [row for row in measured if int(row["workers"]) == workers]
         batches = [int(row["global_batch_size"]) for row in own]
-        style = {
-            "color": colour,
-            "marker": "o",
-            "ms": 4,
-            "label": f"{workers} worker{'s'[: workers > 1]}",
-        }
+        label = f"{workers} worker{'s'[: workers > 1]}"
+        style = {"color": colour, "marker": "o", "ms": 4, "label": label}
         if workers > 1:
             sent.plot(batches, [float(row["megabytes_per_epoch"]) for row in own], **style)
         seconds.plot(batches, [float(row["fastest_seconds_per_epoch"]) for row in own], **style)
@@ -150,13 +167,14 @@ def communication(measured: list[dict], path: str) -> None:
     sent.set_yscale("log", base=2)
     seconds.set_title("seconds per epoch, measured on two cores", fontsize=10)
     seconds.set_ylim(bottom=0)
+
+
+def _draw_clusters(axes) -> None:
     for name, devices in CLUSTERS:
         plans = _plans(name, devices)
-        minutes.plot(
-            [plan.global_batch_size for plan in plans],
-            [plan.minutes for plan in plans],
-            label=f"{devices:,} {name}, planned",
-        )
+        batches = [plan.global_batch_size for plan in plans]
+        label = f"{devices:,} {name}, planned"
+        axes.plot(batches, [plan.minutes for plan in plans], label=label)
         for one in published_results():
             if (one.accelerator, one.devices, one.model, one.epochs) == (
                 name,
@@ -164,19 +182,10 @@ def communication(measured: list[dict], path: str) -> None:
                 "resnet50",
                 90,
             ):
-                minutes.plot(one.global_batch_size, one.minutes, "k*", ms=8)
-    minutes.plot([], [], "k*", ms=8, label="published")
-    minutes.set_title("minutes for 90 epochs of ResNet-50", fontsize=10)
-    minutes.set_yscale("log")
-    for axes in (sent, seconds, minutes):
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.set_xlabel("global batch")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    for axes in (sent, minutes):
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-    figure.savefig(path)
+                axes.plot(one.global_batch_size, one.minutes, "k*", ms=8)
+    axes.plot([], [], "k*", ms=8, label="published")
+    axes.set_title("minutes for 90 epochs of ResNet-50", fontsize=10)
+    axes.set_yscale("log", base=2)
 
 
 def main(_):

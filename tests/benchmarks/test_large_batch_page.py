@@ -34,6 +34,7 @@ def test_measured_numbers_in_the_text_are_in_the_tables(contents, path):
     if path == "README.md":
         text = text.partition("docs/large_batch")[2].partition("With Python")[0]
     prose = re.sub(r"<!-- table.*?<!-- end -->|```.*?```", "", text, flags=re.DOTALL)
+    prose = re.sub(r"arXiv:[\d.]+|momentum [\d.]+", "", prose)
     numbers = re.findall(r"(?<![\w.-])\d+\.\d+(?=[ ,.;:)%])", prose)
     assert numbers
     printed = "\n".join(contents.values())
@@ -45,6 +46,6 @@ def test_an_epoch_sends_bytes_in_proportion_to_its_steps():
     small, large = (communication_by_batch.row(4, batch, runs) for batch in (128, 512))
     # 1,437 images; each of four workers sends 3/2 of 4 MB for each step.
     assert small["megabytes_per_epoch"] == pytest.approx(1437 / 128 * 6, abs=0.05)
-    assert small["megabytes_per_epoch"] == pytest.approx(4 * large["megabytes_per_epoch"], abs=0.2)
+    assert small["megabytes_per_epoch"] == pytest.approx(4 * large["megabytes_per_epoch"], abs=0.3)
     assert small["fastest_seconds_per_epoch"] == pytest.approx(1.437)
     assert communication_by_batch.row(1, 128, runs)["megabytes_per_epoch"] == 0
