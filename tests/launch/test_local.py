@@ -380,7 +380,8 @@ def test_two_workers_train_a_subclassed_model_from_a_file_with_synchronised_batc
     assert "--sync_batch_norm=True" in (tmp_path / "flags.txt").read_text()
 
     output = tmp_path / "saved_model"
-    done = programs.run("launch.export", f"--model_dir={tmp_path}", f"--output={output}")
+    flags = [f"--model_dir={tmp_path}", f"--output={output}", "--trust_model_file"]
+    done = programs.run("launch.export", *flags)
     assert done.returncode == 0, done.stderr
     exported = tf.saved_model.load(str(output))  # takes float32, although it computes in bfloat16
     assert exported.serve(tf.fill([2, 8, 8, 3], 200.0)).shape == (2, 10)
