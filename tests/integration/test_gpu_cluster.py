@@ -72,7 +72,7 @@ def _refused(*launchers):
     ("more", "environment", "message"),
     [
         (["--task_index=0"], {}, "--task_index is an index into --worker_hosts"),
-        ([], {}, "must be described by --worker_hosts, TF_CONFIG, Slurm's srun"),
+        ([], {}, "must be described by --worker_hosts, --coordinator or"),
         (["--worker_hosts=a:1,b"], {}, "address of the form host:port. Received: 'b'"),
         (["--worker_hosts=a:1,b:1", "--task_index=2"], {}, "rank must be from 0 to 1"),
         (["--worker_hosts=a:1,a:1", "--task_index=0"], {}, "a:1 more than once"),
