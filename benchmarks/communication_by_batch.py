@@ -10,42 +10,19 @@ equally; the fastest run of each counts, since other load can only slow a run. W
 """
 
 import itertools
-import json
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 from absl import app, flags
 
 from benchmarks import tables
+from benchmarks.local_run import train
 from tf_lars.data.prepare import digits
 
 FLAGS = flags.FLAGS
 
 MODEL = ("--model=small_resnet14_w64", "--image_size=8", "--epochs=8", "--warmup_epochs=1")
 WORKERS, BATCHES = (1, 2, 4), (64, 256, 1024)
-
-
-def train(data_dir: str, model_dir: str, workers: int, batch: int) -> dict:
-    """Trains once and returns the run's results.json."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "launch.local", *MODEL),
-            f"--data_dir={data_dir}",
-            f"--model_dir={model_dir}",
-            f"--num_workers={workers}",
-            f"--global_batch_size={batch}",
-            *("--learning_rate=2", "--augmentation=none", "--crop_fraction=1", "--resume=never"),
-            "--epochs_between_evaluations=1000",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    with open(os.path.join(model_dir, "results.json")) as file:
-        return json.load(file)
 
 
 def row(workers: int, batch: int, results: list[dict]) -> dict:
@@ -80,7 +57,7 @@ def main(_):
         for round_ in range(FLAGS.rounds):
             for workers, batch in settings:
                 model_dir = folder / f"{workers}-{batch}"
-                one = train(str(folder / "digits"), str(model_dir), workers, batch)
+                one = train(MODEL, str(folder / "digits"), str(model_dir), workers, batch)
                 results[workers, batch].append(one)
                 print(
                     f"round {round_ + 1}/{FLAGS.rounds}: {workers} workers, batch {batch}: "

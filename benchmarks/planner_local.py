@@ -9,8 +9,6 @@ Writes `benchmarks/results/planner_local.csv`.
 """
 
 import dataclasses
-import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -19,6 +17,7 @@ import tempfile
 from absl import app, flags
 
 from benchmarks import tables
+from benchmarks.local_run import train
 from tf_lars import planner
 from tf_lars.planner import Measurement
 
@@ -31,26 +30,6 @@ PREDICTED = ((1, 512), (2, 256), (2, 1024), (4, 512))
 """Workers and global batch size of the predicted runs."""
 
 MODEL = ("--model=small_resnet14_w16", "--image_size=32", "--epochs=6", "--warmup_epochs=1")
-
-
-def train(data_dir: str, model_dir: str, workers: int, batch: int) -> float:
-    """Trains once; returns the images per second of the run, the median over its epochs."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "launch.local", *MODEL),
-            f"--data_dir={data_dir}",
-            f"--model_dir={model_dir}",
-            f"--num_workers={workers}",
-            f"--global_batch_size={batch}",
-            *("--learning_rate=2", "--augmentation=none", "--crop_fraction=1", "--resume=never"),
-            "--epochs_between_evaluations=1000",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    with open(os.path.join(model_dir, "results.json")) as file:
-        return json.load(file)["images_per_second"]
 
 
 def compare(rates: dict[tuple[int, int], list[float]], folder: pathlib.Path) -> list[dict]:
@@ -107,9 +86,9 @@ def main(_):
         )
         for round_ in range(FLAGS.rounds):
             for workers, batch in settings:
-                rate = train(
-                    str(folder / "digits"), str(folder / f"{workers}-{batch}"), workers, batch
-                )
+                model_dir = folder / f"{workers}-{batch}"
+                one = train(MODEL, str(folder / "digits"), str(model_dir), workers, batch)
+                rate = one["images_per_second"]
                 rates[workers, batch].append(rate)
                 print(
                     f"round {round_ + 1}/{FLAGS.rounds}: {workers} workers, batch {batch}: "

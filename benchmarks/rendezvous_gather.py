@@ -2,8 +2,8 @@
 
 python -m benchmarks.rendezvous_gather --workers=1000,4000 --output=runs/rendezvous_gather.csv
 
-The server is the one of worker 0, in a process of its own; the workers are coroutines of another
-process, which prove that they know the secret, register, report that they are ready and send
+The server is the one of worker 0, in a separate process; the workers are coroutines of another
+one, which prove that they know the secret, register, report that they are ready and send
 heartbeats for ten seconds. The rate of connections is that of strangers who connect, say something
 and leave, one after the other.
 """

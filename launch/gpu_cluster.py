@@ -26,11 +26,10 @@ from launch.run.settings import TrainingSettings
 from tf_lars import machine
 from tf_lars.cluster import messages
 from tf_lars.cluster.discovery import WORKER_HOSTS_FLAG, resolve_cluster
-from tf_lars.cluster.spec import Cluster, split_address
+from tf_lars.cluster.spec import MOST_WORKERS, Cluster, split_address
 from tf_lars.errors import InputError
 from tf_lars.setting import check, local_processes, setting, within
 
-MOST_WORKERS = 100_000
 _GROUP = "Cluster"
 
 

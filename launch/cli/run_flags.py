@@ -26,8 +26,8 @@ class RunSettings:
     )
     trust_model_file: bool = setting(
         "Run the Python code that flags.txt names as the model, wherever it lies. By default only "
-        "code of this program and that of --model is run: whoever can write into the folder of the "
-        "run decides what flags.txt names.",
+        "code of this program and that of --model is run: anyone with write access to the folder "
+        "of the run decides what flags.txt names.",
         False,
         group=_GROUP,
     )

@@ -28,7 +28,7 @@ from launch.kubernetes.pod_security import (
 )
 from launch.kubernetes.tpus import Slice
 from launch.kubernetes.volumes import GCS_ANNOTATIONS, MountedVolume
-from tf_lars.cluster.discovery import JOBSET_PORT
+from tf_lars.cluster.platforms import PORT
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PREEMPTED
 
 WORKER, COORDINATOR = "worker", "coordinator"
@@ -110,9 +110,9 @@ def gpu_jobset(
             _from_label("JOBSET_REPLICATED_JOB", "replicatedjob-name"),
             _from_label("JOBSET_JOB_INDEX", "job-index"),
             {"name": "JOBSET_NUM_PODS", "value": str(nodes)},
-            {"name": "JOBSET_PORT", "value": str(JOBSET_PORT)},
+            {"name": "JOBSET_PORT", "value": str(PORT)},
         ],
-        ports=[_port("tensorflow", JOBSET_PORT)],
+        ports=[_port("tensorflow", PORT)],
         resources=_resources(job, {GPU: str(gpus_per_node)}),
     )
     name = "shared-memory"

@@ -4,7 +4,6 @@ Ray knows whether a worker's process has raised an error. That an error must not
 the job has been told to stop and what the first worker prints is told here.
 """
 
-import dataclasses
 import time
 from typing import NamedTuple
 
@@ -74,7 +73,7 @@ class Board:
         self._heard = time.monotonic()
         self._has_trained = self._has_trained or outcome.trained
         if workers == self._groups[-1]:
-            self._outcomes.append(dataclasses.replace(outcome))
+            self._outcomes.append(outcome)
         if outcome.exit_code == EXIT_BAD_INPUT:
             self._stopping = True
         return self._has_trained

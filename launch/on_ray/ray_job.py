@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from launch.run.settings import TrainingSettings
 from tf_lars import files, machine
 from tf_lars.cluster import restarts
 from tf_lars.cluster.spec import split_address
-from tf_lars.cluster.supervisor import SAVE_SECONDS, Outcome
+from tf_lars.cluster.supervisor import SAVE_SECONDS
 from tf_lars.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -271,16 +272,8 @@ class _Watch:
             print(f"\nerror: {' '.join(str(self._error).split())[:2000]}", file=sys.stderr)
             return 1
         if self._stop() or cause.exit_code == EXIT_PREEMPTED:
-            return EXIT_PREEMPTED if cause.exit_code in _STOPPED else _code(cause)
-        if cause.exit_code == EXIT_BAD_INPUT:  # its sentence is enough
-            print(cause.error, file=sys.stderr)
-        else:
-            print(f"\n{cause.report()}", file=sys.stderr)
-        return _code(cause)
+            return EXIT_PREEMPTED if cause.exit_code in _STOPPED else cause.shell_code
+        return workers.report_failure(cause)
 
 
-_STOPPED = (EXIT_PREEMPTED, -15)
-
-
-def _code(outcome: Outcome) -> int:
-    return outcome.exit_code if outcome.exit_code > 0 else 128 - outcome.exit_code
+_STOPPED = (EXIT_PREEMPTED, -signal.SIGTERM)

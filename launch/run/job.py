@@ -10,7 +10,6 @@ import platform
 import signal
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from launch.run.settings import TrainingSettings
 from models import user_model
 from tf_lars import files
 from tf_lars.cluster import supervisor
-from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Rendezvous
+from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Rendezvous, package_versions
 from tf_lars.cluster.restarts import MAX_RESTARTS
 from tf_lars.cluster.spec import Cluster
 from tf_lars.errors import (
@@ -170,9 +169,7 @@ def _facts(settings: TrainingSettings) -> dict[str, str]:
     facts["data in --data_dir"] = build_input.description(settings).fingerprint
     facts["program (SHA-256 of its files)"] = _code_sha256(settings.model)
     facts["version of Python"] = platform.python_version()
-    for package in ("tensorflow", "keras"):
-        facts[f"version of {package}"] = metadata.version(package)
-    return facts
+    return facts | package_versions()
 
 
 def _code_sha256(model: str) -> str:

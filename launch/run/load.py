@@ -67,7 +67,7 @@ def _require_own_code(model: str, path: str) -> None:
     """Requires that a model that flags.txt names is code of this program, if it is code.
 
     Raises:
-      InputError: It is other code, which whoever can write into the run's folder has chosen.
+      InputError: It is other code, chosen by someone with write access to the run's folder.
     """
     if ":" not in model:
         return

@@ -69,11 +69,16 @@ def run(
         outcome = restarts.supervise(start, max_restarts=max_restarts, stop=stop)
     if outcome.exit_code in (EXIT_DONE, EXIT_PREEMPTED):
         return outcome.exit_code
+    return report_failure(outcome)
+
+
+def report_failure(outcome: Outcome) -> int:
+    """Reports why the workers have failed; returns the exit code of their launcher."""
     if outcome.exit_code == EXIT_BAD_INPUT:  # its sentence is enough
         print(outcome.error, file=sys.stderr)
     else:
         print(f"\n{outcome.report()}", file=sys.stderr)
-    return outcome.exit_code if outcome.exit_code > 0 else 128 - outcome.exit_code
+    return outcome.shell_code
 
 
 @contextlib.contextmanager

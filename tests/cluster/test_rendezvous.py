@@ -18,14 +18,20 @@ def _start_all(workers, addresses, *of_rank, **options):
         workers.start(rank, addresses, **{**options, **special})
 
 
-def test_all_meet_on_fresh_ports_and_leave_together(workers, addresses):
-    _start_all(workers, addresses, facts={"--epochs": "3"})
+def _joined(workers):
+    """Returns the different addresses that all three have agreed upon."""
     ends = workers.ends()
     assert [code for code, _ in ends] == [0, 0, 0]
     joined = {printed.splitlines()[-1] for _, printed in ends}
     assert len(joined) == 1
     fresh = joined.pop().split()[1:]
     assert len(set(fresh)) == 3
+    return fresh
+
+
+def test_all_meet_on_fresh_ports_and_leave_together(workers, addresses):
+    _start_all(workers, addresses, facts={"--epochs": "3"})
+    fresh = _joined(workers)
     assert not set(fresh) & set(addresses)
     assert not list(workers.folder.glob(".workers-*"))
 
@@ -63,13 +69,7 @@ def test_another_number_of_workers_and_a_worker_started_twice_are_refused(worker
 def test_workers_that_know_only_the_first_learn_the_others_addresses(workers, addresses):
     known = [addresses[0], "", ""]
     _start_all(workers, known)
-    ends = workers.ends()
-    assert [code for code, _ in ends] == [0, 0, 0]
-    joined = {printed.splitlines()[-1] for _, printed in ends}
-    assert len(joined) == 1
-    fresh = joined.pop().split()[1:]
-    assert len(set(fresh)) == 3
-    assert {address.split(":")[0] for address in fresh} == {"127.0.0.1"}
+    assert {address.split(":")[0] for address in _joined(workers)} == {"127.0.0.1"}
 
 
 def test_a_missing_worker_without_an_address_is_named_by_its_rank(workers, addresses):

@@ -56,14 +56,10 @@ class Strangers:
         self._kept = []
 
     def connect(self):
-        """Returns a connection, once somebody listens."""
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                return socket.create_connection(self._address, timeout=5)
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+        """Returns a connection, once the server listens."""
+        return messages.retry(
+            lambda: socket.create_connection(self._address, timeout=5), time.monotonic() + SECONDS
+        )
 
     def keep_silent(self, count=MANY):
         """Opens connections and says nothing."""
@@ -156,13 +152,9 @@ def test_another_secret_is_refused_with_one_sentence_on_both_sides(workers, addr
 def test_a_worker_that_talks_without_end_cannot_hold_up_the_end(workers, addresses):
     workers.start(0, addresses[:2], end="wait", secret="known")
     deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            connection = messages.Connection(messages.connect(addresses[0]))
-            break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    connection = messages.Connection(
+        messages.retry(lambda: messages.connect(addresses[0]), deadline)
+    )
     greeting, own = connection.next(SECONDS), secret.new_challenge()
     assert greeting["secret"]
     key = secret.of_greeting(greeting, str(workers.folder), {secret.VARIABLE: "known"})

@@ -1,4 +1,4 @@
-"""Code that the folder of a run names: run only if it is this program's, or somebody says so."""
+"""Code that the folder of a run names: run only if it is this program's, or trusted explicitly."""
 
 import os
 import shutil

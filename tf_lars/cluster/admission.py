@@ -1,6 +1,6 @@
 """Lets the workers of a job in at worker 0's address, and keeps everything else out.
 
-Whoever connects is a guest until it has proven that it knows the job's secret
+Every client is a guest until it has proven that it knows the job's secret
 (`tf_lars.cluster.secret`) and has registered. A guest costs its own connection only: nothing that
 it says is believed, it has ten seconds for everything, and beyond a number of guests, or when files
 run out, the oldest is dropped.
@@ -32,7 +32,7 @@ _MOST_COMPLAINTS = 4
 
 @dataclasses.dataclass(eq=False)
 class Guest:
-    """A connection of somebody who has not registered.
+    """A connection of a client that has not registered.
 
     Attributes:
       connection: The connection.
@@ -140,7 +140,7 @@ class Admission:
         guest.connection.close()
 
     def close_door(self) -> None:
-        """Drops all guests, and turns away whoever connects from now on."""
+        """Drops all guests, and turns away all later connections."""
         self._is_open = False
         for guest in list(self._guests):
             self.drop(guest)
@@ -156,7 +156,7 @@ class Admission:
         if "cannot" in message:
             self._complain(guest, messages.printable(message["cannot"]))
             return False
-        if not isinstance(theirs, str) or not secret.is_challenge(theirs):
+        if not secret.is_challenge(theirs):
             return False  # another program
         key = self._secret.key
         if not secret.is_answer(message.get("answer"), key, "worker", guest.challenge, theirs):

@@ -14,11 +14,8 @@ from tf_lars.cluster.platforms import TF_CONFIG
 from tf_lars.cluster.spec import Cluster
 from tf_lars.errors import InputError
 
-WORKER_HOSTS_FLAG, JOBSET = "--worker_hosts", "the Kubernetes JobSet"
-"""Sources of a cluster besides those of `ranks`, `slurm` and `platforms`."""
-
-JOBSET_PORT = 2222
-"""Port at which the pods of a Kubernetes JobSet meet, unless the variable JOBSET_PORT is set."""
+WORKER_HOSTS_FLAG = "--worker_hosts"
+"""Source of a cluster besides those of `ranks`, `slurm` and `platforms`."""
 
 
 def resolve_cluster(
@@ -78,7 +75,7 @@ def _from_environment(environment: Mapping[str, str], scontrol: slurm.Scontrol) 
         workers, rank = slurm.workers_and_rank(environment, scontrol)
         return Cluster(workers, rank, slurm.SOURCE)
     if environment.get("JOBSET_NAME"):
-        return _from_jobset(environment)
+        return Cluster(*platforms.from_jobset(environment), platforms.JOBSET)
     found = platforms.find(environment) or ranks.find(environment, ranks.NODE_LAUNCHERS)
     if not found:
         ranks.refuse_size_without_rank(environment)
@@ -89,7 +86,7 @@ def _slurm_has_started_it(environment: Mapping[str, str]) -> bool:
     """Returns whether srun itself has started this process, rather than a program in its task.
 
     srun sets variables of MPI too, and scripts those of torchrun, which then say the same; while
-    mpirun and torchrun, which may run in a task of Slurm, give each process a rank of its own.
+    mpirun and torchrun, which may run in a task of Slurm, give each process another rank.
     """
     if not environment.get("SLURM_STEP_NODELIST"):
         return False
@@ -133,23 +130,3 @@ def _from_tf_config(environment: Mapping[str, str]) -> Cluster:
             "SLURM_STEP_NUM_TASKS if srun has started something else that set it, such as Ray."
         )
     return Cluster(workers, rank, source)
-
-
-def _from_jobset(environment: Mapping[str, str]) -> Cluster:
-    """Reads the variables that `launch.render_kubernetes` sets; the DNS names are JobSet's."""
-    try:
-        jobset = environment["JOBSET_NAME"]
-        prefix = "-".join(
-            [jobset, environment["JOBSET_REPLICATED_JOB"], environment["JOBSET_JOB_INDEX"]]
-        )
-        pods = int(environment["JOBSET_NUM_PODS"])
-        rank = int(environment["JOB_COMPLETION_INDEX"])
-        port = int(environment.get("JOBSET_PORT", JOBSET_PORT))
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            "A pod of a JobSet needs JOBSET_NAME, JOBSET_REPLICATED_JOB, JOBSET_JOB_INDEX, "
-            f"JOBSET_NUM_PODS and JOB_COMPLETION_INDEX. Received: {error!r}. Render the manifest "
-            "with python -m launch.render_kubernetes."
-        ) from error
-    workers = tuple(f"{prefix}-{i}.{jobset}:{port}" for i in range(pods))
-    return Cluster(workers, rank, JOBSET)

@@ -98,7 +98,7 @@ def encoded(message: Mapping[str, Any]) -> bytes:
 
 
 def printable(text: object, most: int = 300) -> str:
-    """Returns what somebody sent as a single line without control characters, for a message."""
+    """Returns received text as a single line without control characters, for a message."""
     shown = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * most])
     return " ".join(shown.split())[:most]
 

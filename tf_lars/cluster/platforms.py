@@ -3,6 +3,7 @@
 | variable | set by | ranks |
 |---|---|---|
 | TF_CONFIG | Vertex AI, Kubeflow's TFJob, `launch.local` and others | the chief, then the workers |
+| JOBSET_NAME and others | `launch.render_kubernetes` | the pods by index |
 | CLUSTER_SPEC | Vertex AI | workerpool0, then workerpool1 |
 | SM_HOSTS, SM_CURRENT_HOST | Amazon SageMaker | the hosts by name |
 | TRAINING_JOB_NAME, and its `RESOURCE_CONFIG` | SageMaker, in any container | the hosts by name |
@@ -18,6 +19,7 @@ from tf_lars.cluster.spec import Cluster, join_address
 from tf_lars.errors import InputError
 
 TF_CONFIG, CLUSTER_SPEC, SAGEMAKER, SKYPILOT = "TF_CONFIG", "CLUSTER_SPEC", "SageMaker", "SkyPilot"
+JOBSET = "the Kubernetes JobSet"
 """Sources of a cluster, for messages."""
 
 PORT = 2222
@@ -184,6 +186,34 @@ def from_sagemaker(environment: Mapping[str, str]) -> WorkersAndRank:
         )
     hosts = sorted(hosts)  # on each host in the same order
     return tuple(f"{host}:{PORT}" for host in hosts), hosts.index(own)
+
+
+def from_jobset(environment: Mapping[str, str]) -> WorkersAndRank:
+    """Returns the workers and the rank of this pod of a JobSet of `launch.render_kubernetes`.
+
+    The DNS names are JobSet's.
+
+    Args:
+      environment: Environment variables of the process.
+
+    Raises:
+      InputError: One is missing or malformed.
+    """
+    try:
+        jobset = environment["JOBSET_NAME"]
+        prefix = "-".join(
+            [jobset, environment["JOBSET_REPLICATED_JOB"], environment["JOBSET_JOB_INDEX"]]
+        )
+        pods = int(environment["JOBSET_NUM_PODS"])
+        rank = int(environment["JOB_COMPLETION_INDEX"])
+        port = int(environment.get("JOBSET_PORT", PORT))
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            "A pod of a JobSet needs JOBSET_NAME, JOBSET_REPLICATED_JOB, JOBSET_JOB_INDEX, "
+            f"JOBSET_NUM_PODS and JOB_COMPLETION_INDEX. Received: {error!r}. Render the manifest "
+            "with python -m launch.render_kubernetes."
+        ) from error
+    return tuple(f"{prefix}-{i}.{jobset}:{port}" for i in range(pods)), rank
 
 
 def _with_sagemaker_hosts(environment: Mapping[str, str]) -> Mapping[str, str]:

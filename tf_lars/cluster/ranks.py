@@ -85,8 +85,8 @@ def find(environment: Mapping[str, str], launchers: tuple[Launcher, ...]) -> Clu
     for launcher in launchers:
         if not environment.get(launcher.rank):
             continue
-        name = launcher.size if environment.get(launcher.size) else _SIZE
-        if not environment.get(name):
+        name = _size_name(environment, launcher)
+        if name is None:
             if launcher.size:  # a variable of this name that belongs to something else
                 continue
             raise InputError(
@@ -103,6 +103,7 @@ def find(environment: Mapping[str, str], launchers: tuple[Launcher, ...]) -> Clu
                 _number(environment, launcher.rank, 0),
                 size,
                 _coordinator(launcher, environment, name, size),
+                launcher.name,
             )
     return None
 
@@ -126,8 +127,7 @@ def meeting(
     if rank is None and launcher:
         rank = _number(environment, launcher.rank, 0)
     if size is None:
-        names = (launcher.size if launcher else "", _SIZE)
-        name = next((one for one in names if environment.get(one)), None)
+        name = _size_name(environment, launcher)
         size = _number(environment, name, 1) if name else None
     if rank is None or size is None:
         missing = [
@@ -178,21 +178,22 @@ def _cluster(
     rank: int,
     size: int,
     coordinator: str,
-    source: str | None = None,
+    source: str,
 ) -> Cluster:
-    local = [0, 1]
+    cluster = Cluster((coordinator, *[""] * (size - 1)), rank, source)
     if launcher and environment.get(launcher.local_size) and environment.get(launcher.local_rank):
-        local = [
-            _number(environment, launcher.local_rank, 0),
-            _number(environment, launcher.local_size, 1),
-        ]
-    return Cluster(
-        (coordinator, *[""] * (size - 1)),
-        rank,
-        source or (launcher.name if launcher else COORDINATOR_FLAG),
-        local_rank=local[0],
-        local_size=local[1],
-    )
+        return dataclasses.replace(
+            cluster,
+            local_rank=_number(environment, launcher.local_rank, 0),
+            local_size=_number(environment, launcher.local_size, 1),
+        )
+    return cluster
+
+
+def _size_name(environment: Mapping[str, str], launcher: Launcher | None) -> str | None:
+    """Returns the variable that says how many processes there are, or None."""
+    names = (launcher.size if launcher else "", _SIZE)
+    return next((name for name in names if environment.get(name)), None)
 
 
 def _coordinator(

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from typing import TypeVar
 
 from tf_lars.cluster import messages, rendezvous_server, secret
@@ -40,8 +41,9 @@ REACH_SECONDS = 30.0
 _LEAVE_SECONDS = 120.0
 
 
-class _Impostor(OSError):
-    """Something other than worker 0 of this job answers at its address."""
+def package_versions() -> dict[str, str]:
+    """Returns the versions that must be equal on all workers, by their names in messages."""
+    return {f"version of {name}": metadata.version(name) for name in ("tensorflow", "keras")}
 
 
 class Rendezvous:
@@ -76,7 +78,7 @@ class Rendezvous:
         shared_folder: str | None,
         is_restart: bool = False,
     ):
-        self._cluster = cluster
+        self.cluster = cluster
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._timeout_code = EXIT_PEER_FAILED if is_restart else EXIT_BAD_INPUT
@@ -112,8 +114,7 @@ class Rendezvous:
             peers = self._until_deadline(lambda: self._register(hello), waits_for=0)
             self.tensorflow_cluster = dataclasses.replace(cluster, workers=tuple(peers["peers"]))
             if cluster.lacks_addresses:
-                self._cluster = self.tensorflow_cluster
-            self.cluster = self._cluster
+                self.cluster = self.tensorflow_cluster
             problem = self._problem()
             try:
                 self._server.send({"ready": problem})
@@ -171,13 +172,13 @@ class Rendezvous:
             ) from error
         if not known.exists and not ipaddress.ip_address(ip).is_loopback:
             print(
-                f"warning: whoever reaches {self._cluster.workers[0]} can disturb this job. Set "
-                f"{secret.VARIABLE} to the same secret on all workers.",
+                f"warning: any client that reaches {self.cluster.workers[0]} can disturb this job. "
+                f"Set {secret.VARIABLE} to the same secret on all workers.",
                 file=sys.stderr,
                 flush=True,
             )
         return RendezvousServer(
-            self._cluster,
+            self.cluster,
             listener,
             timeout=self._timeout,
             secret=known,
@@ -190,23 +191,23 @@ class Rendezvous:
         Raises:
           OSError: Worker 0 cannot be reached.
         """
-        with messages.connect(self._cluster.workers[0]) as sock:
+        with messages.connect(self.cluster.workers[0]) as sock:
             ip = str(sock.getsockname()[0])
         if not ipaddress.ip_address(ip).is_loopback:
             return ip, ip
         # Worker 0 is on the same machine, and other machines know that one by its name.
-        host = self._cluster.hosts[0]
+        host = self.cluster.hosts[0]
         return host, messages.resolve(host)
 
     def _own_listener(self) -> tuple[str, socket.socket]:
         """Returns this worker's IP address, and a socket bound to its address in the cluster."""
-        address = self._cluster.workers[self._cluster.rank]
+        address = self.cluster.workers[self.cluster.rank]
         host, port = split_address(address)
-        ip = self._until_deadline(lambda: messages.resolve(host), self._cluster.rank)
+        ip = self._until_deadline(lambda: messages.resolve(host), self.cluster.rank)
         if not messages.is_local(ip):
             raise InputError(
                 f"A worker's address must belong to its own machine. Received: {address} ({ip}) "
-                f"for worker {self._cluster.rank} from {self._cluster.source}, on the machine "
+                f"for worker {self.cluster.rank} from {self.cluster.source}, on the machine "
                 f"{socket.gethostname()}. Correct the rank or the address."
             )
 
@@ -220,7 +221,7 @@ class Rendezvous:
         except OSError as error:
             raise self._ended(
                 self._timeout_code,
-                f"A worker's port must be free. Received: {address} from {self._cluster.source} "
+                f"A worker's port must be free. Received: {address} from {self.cluster.source} "
                 f"({error.strerror}): another job uses it, or this worker was started twice. End "
                 "that process, or choose another port.",
             ) from error
@@ -231,50 +232,21 @@ class Rendezvous:
         Raises:
           OSError: If the server is not there, or still serves another job.
         """
-        self._server = Connection(messages.connect(self._cluster.workers[0]))
+        self._server = Connection(messages.connect(self.cluster.workers[0]))
         try:
-            self._prove()
+            name = self.cluster.name(0)
+            secret.prove(self._server, self._folder, self._keys, name)
             self._server.send({"hello": hello})
             return self._next("peers")
         except OSError as error:
             self._server.close()
-            if isinstance(error, _Impostor):
+            if isinstance(error, secret.Impostor):
                 raise
             raise OSError("it is busy with another job, or has just ended") from error
 
-    def _prove(self) -> None:
-        """Proves to the server that this worker knows the secret, and lets it prove the same.
-
-        Raises:
-          InputError: This worker does not know it.
-          OSError: The server does not, or is gone.
-        """
-        greeting = self._server.next(messages.CONNECT_SECONDS)
-        theirs, own = greeting.get("challenge"), secret.new_challenge()
-        if not secret.is_challenge(theirs):
-            raise _Impostor("something else listens at its address")
-        name = str(greeting.get("file"))
-        try:
-            if name not in self._keys:  # finding it may take longer than the server waits
-                self._keys[name] = secret.of_greeting(greeting, self._folder)
-        except InputError as error:
-            self._send_if_possible({"cannot": str(error)})
-            raise
-        key = self._keys[name]
-        answer = secret.answer(key, "worker", str(theirs), own)
-        self._server.send({"answer": answer, "challenge": own})
-        answered = self._server.next(messages.CONNECT_SECONDS)
-        if answered.get("refused"):
-            raise InputError(
-                f"All workers must have the same secret. Received: another {secret.VARIABLE} than "
-                f"that of {self._cluster.name(0)}. Set the same everywhere."
-            )
-        if not secret.is_answer(answered.get("answer"), key, "server", own, str(theirs)):
-            raise _Impostor("what listens at its address does not know the secret of this job")
-
     def _until_deadline(self, attempt: Callable[[], T], waits_for: int) -> T:
         """Retries an attempt until it raises no OSError, and reports the worker it waits for."""
-        name = self._cluster.name(waits_for)
+        name = self.cluster.name(waits_for)
         progress = time.monotonic() + rendezvous_server.PROGRESS_SECONDS
 
         def report(error: OSError) -> None:
@@ -289,7 +261,7 @@ class Rendezvous:
             raise self._ended(
                 self._timeout_code,
                 f"{name} must be reachable within {self._timeout:g} s. Received: {error} "
-                f"({self._cluster.source}). Start it, correct its address, or raise "
+                f"({self.cluster.source}). Start it, correct its address, or raise "
                 "startup_timeout.",
             ) from error
 
@@ -308,10 +280,10 @@ class Rendezvous:
                 messages.retry(connect, deadline).close()
             except OSError as error:
                 return (
-                    f"must reach {self._cluster.name(rank)} on any port. Received for port "
+                    f"must reach {self.cluster.name(rank)} on any port. Received for port "
                     f"{port}: {error}. Open the ports between the hosts."
                 )
-        if self._cluster.is_chief:
+        if self.cluster.is_chief:
             _warn_of_public(ips.values())
         return None
 
@@ -340,7 +312,7 @@ class Rendezvous:
         return InputError(reason) if exit_code == EXIT_BAD_INPUT else PeerFailure(reason)
 
     def _server_is_gone(self) -> str:
-        return f"{self._cluster.name(0)} is gone: its process ended, or its connection broke"
+        return f"{self.cluster.name(0)} is gone: its process ended, or its connection broke"
 
     def _listen(self) -> None:
         """Ends the process when the server asks for it, or is silent."""
@@ -364,7 +336,7 @@ class Rendezvous:
                 elif now - heard > limit:
                     self._exit(
                         EXIT_PEER_FAILED,
-                        f"no heartbeat from {self._cluster.name(0)} for {limit:g} s: it hangs, "
+                        f"no heartbeat from {self.cluster.name(0)} for {limit:g} s: it hangs, "
                         "or its network is down",
                     )
             except OSError:

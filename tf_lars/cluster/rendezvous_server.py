@@ -17,7 +17,7 @@ from tf_lars.cluster import messages
 from tf_lars.cluster.admission import Admission, Guest
 from tf_lars.cluster.messages import Connection
 from tf_lars.cluster.secret import Secret
-from tf_lars.cluster.spec import Cluster, join_address
+from tf_lars.cluster.spec import MOST_WORKERS, Cluster, join_address
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_PEER_FAILED, InputError
 
 BEAT_SECONDS = 2.0
@@ -38,7 +38,7 @@ FAREWELL_SECONDS = 3.0
 CHECK_SECONDS = 120.0
 """Time limit for the checks, counted from the deadline for registration."""
 _PROBE_SECONDS = 2.0
-_MOST_WORKERS, _MOST_FACTS = 100_000, 1000
+_MOST_FACTS = 1000
 _HOST = re.compile(r"[\w.:-]{0,253}")
 
 
@@ -368,7 +368,7 @@ def _is_hello(hello: dict) -> bool:
     facts, host = hello.get("facts"), hello.get("host")
     return (
         all(type(hello.get(name)) is int for name in ("rank", "num_workers", "port"))
-        and 0 <= hello["rank"] < hello["num_workers"] <= _MOST_WORKERS
+        and 0 <= hello["rank"] < hello["num_workers"] <= MOST_WORKERS
         and 0 < hello["port"] < 1 << 16
         and isinstance(host, str)
         and _HOST.fullmatch(host) is not None

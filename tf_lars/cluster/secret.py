@@ -1,7 +1,7 @@
 """The secret of a job, and the handshake by which its workers prove that they know it.
 
-Worker 0 sends a challenge to whoever connects; the other side answers it with a challenge of its
-own, so that each proves itself to the other before anything else is believed:
+Worker 0 sends a challenge to every client; the client answers it and sends a challenge in return,
+so that each proves itself to the other before anything else is believed:
 
     key = SHA-256(TF_LARS_SECRET, NUL, content of the file)
     answer of a worker = HMAC-SHA-256(key, "worker" + challenge of worker 0 + own challenge)
@@ -20,8 +20,10 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from tf_lars.cluster import messages
+from tf_lars.cluster.messages import Connection
 from tf_lars.errors import InputError
 
 VARIABLE = "TF_LARS_SECRET"
@@ -30,6 +32,10 @@ FOLDER_SECONDS = 60.0
 """Time limit for a network file system to show a file created on another host."""
 _FILE = re.compile(r"\.workers-[0-9a-f]{32}")
 _CHALLENGE = re.compile(r"[0-9a-f]{64}")
+
+
+class Impostor(OSError):
+    """Something other than worker 0 of this job answers at its address."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +89,7 @@ def new_challenge() -> str:
     return secrets.token_hex(32)
 
 
-def is_challenge(text: object) -> bool:
+def is_challenge(text: object) -> TypeGuard[str]:
     """Returns whether a message holds a challenge."""
     return isinstance(text, str) and _CHALLENGE.fullmatch(text) is not None
 
@@ -134,6 +140,44 @@ def is_answer(text: object, key: bytes, side: str, *challenges: str) -> bool:
     """Returns whether an answer proves that the other side knows the key."""
     expected = answer(key, side, *challenges)
     return isinstance(text, str) and hmac.compare_digest(text.encode(), expected.encode())
+
+
+def prove(connection: Connection, folder: str | None, keys: dict[str, bytes], server: str) -> None:
+    """Proves to worker 0 that this worker knows the secret, and has it prove the same.
+
+    Args:
+      connection: Connection to worker 0 on which nothing has been received yet.
+      folder: The folder that this worker shares with it.
+      keys: Keys by file, to which a new one is added. Finding it may take longer than worker 0
+        waits; another connection then has it.
+      server: Name of worker 0 in messages.
+
+    Raises:
+      InputError: This worker does not know the secret.
+      OSError: Worker 0 does not, or is gone.
+    """
+    greeting = connection.next(messages.CONNECT_SECONDS)
+    theirs, own = greeting.get("challenge"), new_challenge()
+    if not is_challenge(theirs):
+        raise Impostor("something else listens at its address")
+    name = str(greeting.get("file"))
+    try:
+        if name not in keys:
+            keys[name] = of_greeting(greeting, folder)
+    except InputError as error:
+        with contextlib.suppress(OSError):  # the reason counts
+            connection.send({"cannot": str(error)})
+        raise
+    key = keys[name]
+    connection.send({"answer": answer(key, "worker", theirs, own), "challenge": own})
+    answered = connection.next(messages.CONNECT_SECONDS)
+    if answered.get("refused"):
+        raise InputError(
+            f"All workers must have the same secret. Received: another {VARIABLE} than that of "
+            f"{server}. Set the same everywhere."
+        )
+    if not is_answer(answered.get("answer"), key, "server", own, theirs):
+        raise Impostor("what listens at its address does not know the secret of this job")
 
 
 def _content(folder: str, name: str) -> bytes:

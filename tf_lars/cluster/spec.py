@@ -12,6 +12,10 @@ ALONE = "this machine alone"
 """Source of a cluster that nothing describes."""
 
 
+MOST_WORKERS = 100_000
+"""Largest number of workers of a job."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """The processes of one training job, seen from one of them.

@@ -70,6 +70,11 @@ class Outcome:
             how = f"ended with exit code {self.exit_code}"
         return f"worker {self.rank} {how}; its log is {self.log}"
 
+    @property
+    def shell_code(self) -> int:
+        """The exit code as a shell has it: 128 and the number of the signal, if one killed it."""
+        return self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
+
     def report(self) -> str:
         """Returns a description that ends with the error message, if there is one."""
         return f"{self}:\n{self.error}" if self.error else str(self)
@@ -276,7 +281,7 @@ class _Worker:
             return
         try:
             self._console(block)
-        except BrokenPipeError:  # whoever reads has had enough, as in `| head`
+        except BrokenPipeError:  # the reader has had enough, as in `| head`
             raise
         except OSError:  # the console is a file on a full disk: as for the log
             pass

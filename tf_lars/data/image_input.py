@@ -49,7 +49,7 @@ class TrainingInput:
       augmentation: "reference" takes a random box of 8 to 100 % of the area with an aspect ratio
         from 3/4 to 4/3, resizes it, and flips it with probability 1/2 (Szegedy et al. 2015, as in
         MLPerf); "randaugment" and "augmix" then apply the operations of `tf_lars.data.augment`;
-        "pad_crop" pads the image that evaluation shows, takes a random crop of its own size and
+        "pad_crop" pads the image that evaluation shows, takes a random crop of the same size and
         flips it likewise (He et al. 2016, section 4.2, for CIFAR); "none" shows each image as
         evaluation does.
       crop_fraction: For "none" and "pad_crop", side of the centre crop over the short side of the

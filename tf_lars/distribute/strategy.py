@@ -2,13 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
-from importlib import metadata
 
 import tensorflow as tf
 
 from tf_lars.cluster import proxies
 from tf_lars.cluster.discovery import resolve_cluster
-from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Rendezvous
+from tf_lars.cluster.rendezvous import STARTUP_SECONDS, Rendezvous, package_versions
 from tf_lars.cluster.spec import Cluster
 from tf_lars.distribute.meeting import WAIT_SECONDS, watch
 from tf_lars.distribute.replicas import communication_options
@@ -70,8 +69,7 @@ def create_strategy(
 @contextlib.contextmanager
 def _introduced(cluster: Cluster, startup_timeout: float) -> Iterator[Cluster]:
     """Yields the cluster with all addresses; the workers part when all have left this context."""
-    versions = {f"version of {name}": metadata.version(name) for name in ("tensorflow", "keras")}
-    member = Rendezvous(cluster, versions, timeout=startup_timeout, shared_folder=None)
+    member = Rendezvous(cluster, package_versions(), timeout=startup_timeout, shared_folder=None)
     try:
         yield member.tensorflow_cluster
     except BaseException as error:
