@@ -59,7 +59,7 @@ class Admission:
         and the `Guest`.
 
     Attributes:
-      complaints: Why some have been turned away, by IP address, for messages.
+      complaints: IP addresses of some that have been turned away, each with the reason.
     """
 
     def __init__(self, listener: socket.socket, key: Secret, selector: selectors.BaseSelector):
@@ -68,7 +68,7 @@ class Admission:
         self._selector = selector
         self._guests: dict[Guest, None] = {}  # in the order of their arrival
         self._is_open = True
-        self.complaints: dict[str, str] = {}
+        self.complaints: list[tuple[str, str]] = []
         _raise_limit_of_files()
         listener.setblocking(False)
         listener.listen(_BACKLOG)
@@ -170,8 +170,9 @@ class Admission:
         return True
 
     def _complain(self, guest: Guest, reason: str) -> None:
-        if guest.host not in self.complaints and len(self.complaints) < _MOST_COMPLAINTS:
-            self.complaints[guest.host] = reason
+        complaint = guest.host, reason  # two workers of one host may fail for different reasons
+        if complaint not in self.complaints and len(self.complaints) < _MOST_COMPLAINTS:
+            self.complaints.append(complaint)
             print(f"refused a connection from {guest.host}: {reason}", flush=True)
 
 

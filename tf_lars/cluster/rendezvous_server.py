@@ -235,7 +235,7 @@ class RendezvousServer(threading.Thread):
             absent = [r for r in range(self._cluster.num_workers) if r not in self._by_rank]
             refused = "".join(
                 f"; a connection from {host} was refused: {reason}"
-                for host, reason in self._admission.complaints.items()
+                for host, reason in self._admission.complaints
             )
             if now > self._deadline:
                 causes = [f"{self._cluster.name(r)}: {self._why_absent(r)}" for r in absent[:2]]
