@@ -39,11 +39,12 @@ def main(settings: TrainingSettings, job: JobSettings) -> int:
             devices_per_worker=asked.gpus_per_worker or 1,
             joined=False,
         )
-    if importlib.util.find_spec("ray") is None:
-        raise InputError(
-            "launch.ray needs Ray. Received: an environment without it. Install it with "
-            "pip install 'ray[train]'."
-        )
+    for name in ("ray", "psutil"):
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"launch.ray needs Ray and psutil. Received: an environment without {name}. "
+                "Install them with pip install 'ray[data,train]>=2.60' psutil."
+            )
     preflight.check(settings, sizes[-1])
     address = ray_environment.prepare(asked.address)
     from launch.on_ray import ray_job

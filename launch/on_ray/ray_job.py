@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import ray
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -42,6 +43,8 @@ PROGRESS_SECONDS = 10.0
 """Interval of messages about what the launcher waits for."""
 CONNECT_SECONDS = 10.0
 """Time limit for the connection to a cluster's head."""
+END_SECONDS = 20.0
+"""Time limit for the processes of the run's own Ray to end by themselves."""
 _POLL_SECONDS = 0.5
 _CAUSE_SECONDS = 3.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # holds nothing; Ray asks for 75 MiB at least
@@ -151,8 +154,22 @@ def _connected(address: str | None, dashboard: bool) -> Iterator[bool]:
             print(f"Ray's dashboard is at http://{context.dashboard_url}", flush=True)
         yield True
     finally:
+        processes = psutil.Process().children(recursive=True)
         ray.shutdown()
+        _end(processes)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Waits until processes of Ray have ended, and kills those that do not end by themselves.
+
+    Ray's shutdown returns while its actors are still ending.
+    """
+    _, left = psutil.wait_procs(processes, END_SECONDS)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, END_SECONDS)
 
 
 def _of_this_machine() -> dict[str, int]:
