@@ -115,7 +115,7 @@ def _settings() -> RecipeSettings:
 
 
 def _recipe(values: Mapping[str, Any], given: RecipeSettings) -> Recipe:
-    optimizer = "lars" if values["optimizer"] == "lars" else "sgd"
+    optimizer = recipes.optimizer_of_recipes(values["optimizer"])
     model, batch = values["model"], values["global_batch_size"]
     if values.get("batch_size_schedule"):  # the schedule of the rate is for its first batch
         batch = BatchSizeSchedule.parse(values["batch_size_schedule"]).sizes[0]
@@ -135,7 +135,7 @@ def _recipe(values: Mapping[str, Any], given: RecipeSettings) -> Recipe:
             label_smoothing=values["label_smoothing"],
         )
     recipe = recipes.for_model(model, batch, optimizer)
-    if abs(examples / recipe.num_examples - 1) > 0.01:
+    if not recipe.is_for(examples):
         raise InputError(
             f"Settings are published for ImageNet's {recipe.num_examples:,} training images. "
             f"Received: {examples:,} in {data.data or data.data_dir!r}. Give a learning rate tuned "

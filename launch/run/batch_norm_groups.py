@@ -100,12 +100,8 @@ def _check_batch(settings: TrainingSettings) -> None:
 
 
 def _published(settings: TrainingSettings) -> int | None:
-    optimizer = "lars" if settings.optimizer == "lars" else "sgd"
-    try:
-        recipe = recipes.for_model(settings.model, settings.global_batch_size, optimizer)
-    except InputError:
-        return None
-    return recipe.batch_norm_group_size
+    recipe = recipes.for_run(settings.model, settings.global_batch_size, settings.optimizer)
+    return recipe.batch_norm_group_size if recipe else None
 
 
 def _check(settings: TrainingSettings, size: int, share: int, replicas: int) -> None:

@@ -13,7 +13,7 @@ from launch.run.settings import TrainingSettings
 from tf_lars import planner, recipes
 from tf_lars.cluster.spec import Cluster
 from tf_lars.data import order
-from tf_lars.errors import DivergedError, InputError
+from tf_lars.errors import DivergedError
 from tf_lars.planner.gpu_names import accelerator_of
 
 if TYPE_CHECKING:
@@ -152,14 +152,10 @@ def _peak_flops(settings: TrainingSettings) -> float | None:
 
 def _warmups(settings: TrainingSettings, num_examples: int) -> tuple[float, float] | None:
     """Returns the warm-up of the run and of the recipe for its model, data and batch."""
-    optimizer = "lars" if settings.optimizer == "lars" else "sgd"
-    try:
-        recipe = recipes.for_model(settings.model, settings.global_batch_size, optimizer)
-    except InputError:
-        return None
-    if abs(num_examples / recipe.num_examples - 1) > 0.01:
-        return None
-    return settings.warmup_epochs, recipe.warmup_epochs
+    recipe = recipes.for_run(
+        settings.model, settings.global_batch_size, settings.optimizer, num_examples
+    )
+    return (settings.warmup_epochs, recipe.warmup_epochs) if recipe else None
 
 
 def _moving_average_momentum(run: Run) -> float | None:

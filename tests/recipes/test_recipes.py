@@ -188,3 +188,13 @@ def test_recipes_need_no_tensorflow():
         "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", source], check=True)
+
+
+def test_a_run_has_published_settings_if_its_model_batch_and_data_do():
+    adamw = recipes.for_run("resnet50", 4096, "adamw")
+    assert adamw == recipes.for_model("resnet50", 4096, "sgd")
+    assert recipes.for_run("resnet50", 4096, "lars") == recipes.for_model("resnet50", 4096, "lars")
+    assert recipes.for_run("resnet50", 4096, "lars", 1_270_000) is not None
+    assert recipes.for_run("resnet50", 4096, "lars", 100_000) is None
+    assert recipes.for_run("resnet50", 100, "lars") is None
+    assert recipes.for_run("lenet", 4096, "lars") is None

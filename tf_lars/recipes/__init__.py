@@ -6,7 +6,9 @@ from tf_lars.recipes.recipes import (
     Recipe,
     alexnet_bn,
     for_model,
+    for_run,
     from_baseline,
+    optimizer_of_recipes,
     published,
     resnet50,
 )
@@ -17,7 +19,9 @@ __all__ = [
     "Recipe",
     "alexnet_bn",
     "for_model",
+    "for_run",
     "from_baseline",
+    "optimizer_of_recipes",
     "published",
     "resnet50",
 ]

@@ -106,6 +106,10 @@ class Recipe:
         """Optimizer steps of the warm-up: warmup_epochs * N / B, rounded."""
         return round(self.warmup_epochs * self.num_examples / self.global_batch_size)
 
+    def is_for(self, num_examples: int) -> bool:
+        """Returns whether a training set is as large as the recipe's, to 1 %."""
+        return abs(num_examples / self.num_examples - 1) <= 0.01
+
     def learning_rate_schedule(self) -> "Warmup":
         """Returns the learning rate schedule for an optimizer; imports TensorFlow."""
         from tf_lars import schedules
@@ -235,6 +239,29 @@ def for_model(model: str, global_batch_size: int, optimizer: str = "lars") -> Re
         source=f"interpolated in log(batch) between the reference convergence points "
         f"{low.global_batch_size:,} and {high.global_batch_size:,} of MLPerf, rules 4.0.0",
     )
+
+
+def optimizer_of_recipes(optimizer: str) -> str:
+    """Returns the optimizer whose settings serve another one: "lars" for LARS, otherwise "sgd"."""
+    return "lars" if optimizer == "lars" else "sgd"
+
+
+def for_run(
+    model: str, global_batch_size: int, optimizer: str, num_examples: int | None = None
+) -> Recipe | None:
+    """Returns the settings published for a run, or None.
+
+    Args:
+      model: Name of the model.
+      global_batch_size: Examples per step, on all devices.
+      optimizer: Name of any optimizer.
+      num_examples: Training examples per epoch; None if they do not matter.
+    """
+    try:
+        recipe = for_model(model, global_batch_size, optimizer_of_recipes(optimizer))
+    except InputError:
+        return None
+    return recipe if num_examples is None or recipe.is_for(num_examples) else None
 
 
 def from_baseline(
