@@ -10,13 +10,13 @@ import math
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 from launch.cli import app, flags, run_flags
 from launch.run import build_input, build_model
 from launch.run.layout import CHECKPOINTS
 from launch.run.settings import TrainingSettings
+from launch.run.time_budget import TimeBudget
 from tf_lars import scaling
 from tf_lars.cluster.discovery import check_alone
 from tf_lars.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
@@ -175,30 +175,18 @@ def _checkpoints(asked: CriticalBatchSettings, run: TrainingSettings) -> dict[in
 
 def _run(asked: CriticalBatchSettings, todo: list, log, make_runner: Callable) -> None:
     """Runs branches until all have run or the time is over."""
-    from tf_lars.tracking.console import clock
-
-    begin = time.perf_counter()
+    budget = TimeBudget(asked.budget_minutes, "branches")
     runner = make_runner()
-    seconds: list[float] = []
     for number, branch in enumerate(todo, start=1):
-        spent = time.perf_counter() - begin
-        typical = statistics.median(seconds) if seconds else 0.0
-        if seconds and spent + typical > 60 * (asked.budget_minutes or math.inf):
-            left = len(todo) - number + 1
-            print(
-                f"the budget of {asked.budget_minutes:g} minutes is used up, with {left} branches "
-                "left; the same command continues with them",
-                flush=True,
-            )
+        if not budget.allows(len(todo) - number + 1):
             return
         result = runner.run(branch)
         log.add(result)
-        seconds.append(result.seconds)
-        eta = clock(statistics.mean(seconds) * (len(todo) - number))
+        budget.add(result.seconds)
         print(
             f"branch {number}/{len(todo)}  step {branch.step:,}  repeat {branch.repeat + 1}  batch "
             f"{branch.global_batch_size:<7,} loss {result.loss:.5g}  {result.seconds:.1f} s  "
-            f"ETA {eta}",
+            f"ETA {budget.eta(len(todo) - number)}",
             flush=True,
         )
 

@@ -4,15 +4,13 @@ python -m launch.large_batch_study --preset=digits
 """
 
 import dataclasses
-import math
 import os
-import statistics
 import sys
-import time
 
 import models
 from launch.cli import app, flags
 from launch.run import build_input, build_model
+from launch.run.time_budget import TimeBudget
 from tf_lars.cluster.discovery import check_alone
 from tf_lars.data.augmentation_names import check_augmentation
 from tf_lars.data.records.dataset_info import DatasetInfo
@@ -22,7 +20,7 @@ from tf_lars.setting import Rule, check, one_of, setting
 from tf_lars.study import result_table, study_picture, trials
 from tf_lars.study.result_log import ResultLog
 from tf_lars.study.study_presets import PRESETS, StudySettings
-from tf_lars.study.trials import Result, Trial
+from tf_lars.study.trials import Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +98,7 @@ def main() -> int:
 
 def _run(chosen: StudySettings, info: DatasetInfo, log: ResultLog) -> None:
     """Runs trials until all have run or the time is over."""
-    begin = time.perf_counter()
-    budget = 60 * (chosen.budget_minutes or math.inf)
+    budget = TimeBudget(chosen.budget_minutes, "trials")
     todo = trials.remaining(chosen, log.results)
     # Some will coincide once tuning has chosen.
     most = "at most " if any(trial.point is None for trial in todo) else ""
@@ -109,37 +106,21 @@ def _run(chosen: StudySettings, info: DatasetInfo, log: ResultLog) -> None:
     if not todo:
         return
     runner = _runner(chosen, info)
-    seconds: list[float] = []
-    while todo:
+    while todo and budget.allows(len(todo)):
         trial = trials.resolve(chosen, log.results, todo[0])
         assert trial  # What tuning chooses comes after the tuning.
-        spent = time.perf_counter() - begin
-        # Runs at least one trial: otherwise, if reading the data takes the whole time, restarting
-        # would never finish the study.
-        if seconds and spent + statistics.median(seconds) > budget:
-            print(
-                f"the budget of {chosen.budget_minutes:g} minutes is used up, with {len(todo)} "
-                "trials left; the same command continues with them",
-                flush=True,
-            )
-            return
         result = runner.run(trial)
         log.add(result)
-        seconds.append(result.seconds)
+        budget.add(result.seconds)
         todo = trials.remaining(chosen, log.results)
-        total = len(log.results) + len(todo)
-        print(_progress(result, len(log.results), total, statistics.mean(seconds)), flush=True)
-
-
-def _progress(result: Result, number: int, total: int, typical: float) -> str:
-    from tf_lars.tracking.console import clock
-
-    return (
-        f"trial {number}/{total}  {_describe(result.trial)}  | "
-        f"held-out {result.held_out_top1:.2%}  test {result.test_top1:.2%}"
-        f"{'  diverged' if result.diverged else ''}  {result.seconds:.1f} s  "
-        f"ETA {clock(typical * (total - number))}"
-    )
+        done = len(log.results)
+        print(
+            f"trial {done}/{done + len(todo)}  {_describe(result.trial)}  | "
+            f"held-out {result.held_out_top1:.2%}  test {result.test_top1:.2%}"
+            f"{'  diverged' if result.diverged else ''}  {result.seconds:.1f} s  "
+            f"ETA {budget.eta(len(todo))}",
+            flush=True,
+        )
 
 
 def _describe(trial: Trial) -> str:
