@@ -5,8 +5,8 @@ PYTHON311 ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
-# Two files of tests at a time: much of a test is one thread of Python.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
+# Two files of tests at a time: much of a test is one thread of Python. tests/conftest.py orders them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 .PHONY: help setup setup-compile setup-engines train test test-all test-exhaustive test-addons test-tpu test-engines lint bench bench-optimizer bench-input bench-loop lock clean
 

@@ -25,9 +25,10 @@ from tf_lars.study.trials import Results
 
 FLAGS = flags.FLAGS
 
-AUGMENTED = "tuned with augmentation"
+AUGMENTED, OTHER_MACHINE = "tuned with augmentation", "digits on another machine"
 STUDIES = {
     "digits": ("large_batch_digits", PRESETS["digits"]),
+    OTHER_MACHINE: ("large_batch_digits_epyc", PRESETS["digits"]),
     AUGMENTED: (
         "augmented_digits",
         dataclasses.replace(
@@ -69,7 +70,7 @@ def tables(results: pathlib.Path) -> dict[str, str]:
     for name, (settings, trials) in studies(results).items():
         of_study = result_table.tables(settings, trials, settings.target_points)
         for kind, table in zip(("accuracy", "rates", "augmentation"), of_study, strict=False):
-            if name == AUGMENTED and kind != "accuracy":
+            if name in (AUGMENTED, OTHER_MACHINE) and kind != "accuracy":
                 continue
             found[f"{name}, {kind}"] = f"{table.title}\n\n{markdown(table.header, table.rows)}"
     if measured := _measured(results):
@@ -121,7 +122,7 @@ def pictures(results: pathlib.Path, docs: pathlib.Path) -> list[str]:
     """Draws all figures; returns their paths."""
     paths = []
     for name, (settings, trials) in studies(results).items():
-        if name != AUGMENTED:
+        if name not in (AUGMENTED, OTHER_MACHINE):
             title = study_picture.title(settings, name)
             stem = str(docs / f"large_batch_{name}")
             paths += study_picture.draw(settings, trials, stem, title, settings.target_points)

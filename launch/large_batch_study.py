@@ -177,6 +177,7 @@ def _runner(chosen: StudySettings, info: DatasetInfo):
     return StudyRunner(
         data,
         create_model=create_model,
+        seeds=chosen.seeds,
         compile_model=compile_model,
         evaluations=chosen.evaluations,
         augmentation=chosen.augmentation_arguments(),

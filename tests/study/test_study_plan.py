@@ -20,7 +20,7 @@ def test_every_optimizer_and_batch_gets_the_same_number_of_tuning_trials():
     tried = collections.defaultdict(set)
     for trial in trials.trials(study):
         if trial.point:
-            tried[trials.cell_of(trial)].add(trial.point)
+            tried[trials.tuned_cell(STUDY, trial)].add(trial.point)
     assert set(tried) == {study.baseline, *study.cells, *study.equal_steps_cells}
     assert {len(points) for points in tried.values()} == {5}
 
@@ -28,7 +28,7 @@ def test_every_optimizer_and_batch_gets_the_same_number_of_tuning_trials():
 def test_a_small_batch_among_the_batches_is_tuned_once():
     study = changed(batch_sizes=(32, 256))
     listed = trials.trials(study)
-    tuned = [t for t in listed if trials.cell_of(t) == study.baseline and t.point]
+    tuned = [t for t in listed if trials.tuned_cell(STUDY, t) == study.baseline and t.point]
     assert len(tuned) == study.tuning_trials
     assert study.seeds_of(study.baseline) == study.seeds
 
@@ -54,7 +54,7 @@ def test_what_tuning_chooses_comes_after_it():
     listed = trials.trials(STUDY)
     for trial in listed:
         if trial.point is None:
-            tuning = trials.tuning(STUDY, trials.cell_of(trial))
+            tuning = trials.tuning(STUDY, trials.tuned_cell(STUDY, trial))
             assert max(map(listed.index, tuning)) < listed.index(trial)
 
 
@@ -81,6 +81,26 @@ def test_the_other_augmentation_is_compared_at_the_baseline_and_the_main_batch()
     }
     assert {t.seed for t in listed} == {0, 1}
     assert {t.augmentation for t in trials.trials(changed(other_augmentation=""))} == {"none"}
+
+
+def test_augmentations_may_be_compared_after_more_epochs_at_the_rates_of_the_tuning():
+    longer = changed(augmentation_epochs=30)
+    listed = [t for t in trials.trials(longer) if t.epochs == 30]
+    assert [(t.augmentation, t.seed) for t in listed[:4]] == [
+        ("none", 0),
+        ("pad_crop", 0),
+        ("none", 0),
+        ("pad_crop", 0),
+    ]
+    assert len(listed) == 3 * 2 * 2
+    assert {t.warmup_epochs for t in listed} == {3.0}
+    results = finished(longer)
+    points = {
+        (t.optimizer, t.global_batch_size): t.point for t in results if t.epochs == 10 and t.seed
+    }
+    assert all(
+        t.point == points[t.optimizer, t.global_batch_size] for t in results if t.epochs == 30
+    )
 
 
 def test_the_held_out_examples_choose_and_the_test_set_has_no_say():

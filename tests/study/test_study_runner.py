@@ -62,6 +62,7 @@ def _runner(data, compile_model=_compile_model):
     return StudyRunner(
         data,
         create_model=_create_model,
+        seeds=(0, 1),
         compile_model=compile_model,
         evaluations=2,
         augmentation={"flip": False},

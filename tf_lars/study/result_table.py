@@ -14,12 +14,12 @@ from tf_lars.study.trials import (
     Results,
     Study,
     Trial,
+    by_augmentation,
     chosen,
     chosen_point,
     linear_rule,
     resolve,
     tuning,
-    with_other_augmentation,
 )
 
 NAMES = {
@@ -140,6 +140,14 @@ def to_target(study: Study, results: Results, cell: Cell, target: float) -> ToTa
         tuple(round(r.steps * epochs / r.trial.epochs) for epochs, r in reached),
         len(found),
     )
+
+
+def accuracy_by_augmentation(
+    study: Study, results: Results, cell: Cell
+) -> tuple[Accuracy, Accuracy] | None:
+    """Returns the accuracy with the study's augmentation and the other one, if both have run."""
+    same, other = (accuracy(study, results, of_one) for of_one in by_augmentation(study, cell))
+    return (same, other) if same and other else None
 
 
 def over_rates(study: Study, results: Results, cell: Cell) -> dict[float, Accuracy]:
@@ -303,10 +311,10 @@ def _rates(study: Study, results: Results) -> Table:
 def _augmentations(study: Study, results: Results) -> Table:
     rows = []
     for cell in dict.fromkeys([study.baseline, *study.cells]):
-        other = accuracy(study, results, with_other_augmentation(study, cell))
-        same = accuracy(study, results, chosen(study, cell))
-        if not (other and same):
+        pair = accuracy_by_augmentation(study, results, cell)
+        if not pair:
             continue
+        same, other = pair
         rows.append(
             (
                 f"{cell.global_batch_size:,}",
@@ -317,7 +325,8 @@ def _augmentations(study: Study, results: Results) -> Table:
             )
         )
     return Table(
-        "Test accuracy in % by augmentation, at the same hyperparameters",
+        f"Test accuracy in % by augmentation, after {study.augmentation_epochs or study.epochs} "
+        "epochs, at the same hyperparameters",
         ("batch", "optimizer", study.augmentation, study.other_augmentation, "difference"),
         tuple(rows),
     )

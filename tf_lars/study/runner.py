@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from tf_lars.data import order
 from tf_lars.data.held_out import held_out_mask
@@ -97,6 +96,8 @@ class StudyRunner:
     Args:
       data: Data to train and evaluate on.
       create_model: Creates a model with the initial weights of a seed.
+      seeds: Seeds of the trials. Their initial weights are drawn before the first trial, since
+        setting Keras's seed makes TensorFlow instantiate every traced function again.
       compile_model: Compiles a model in place, given the name of an optimizer, a schedule, and
         hyperparameters whose learning rate is that of the schedule.
       evaluations: Number of evaluations on the test set during a trial, at most one per epoch.
@@ -112,6 +113,7 @@ class StudyRunner:
         data: StudyData,
         *,
         create_model: Callable[[int], keras.Model],
+        seeds: Sequence[int],
         compile_model: Callable[[keras.Model, str, AdjustableWarmupPolynomial, Point], None],
         evaluations: int,
         augmentation: Mapping[str, Any],
@@ -129,7 +131,9 @@ class StudyRunner:
         self._batch_norm_examples = batch_norm_examples
         # The latest of each optimizer, with its hyperparameters besides the learning rate.
         self._trainers: dict[str, tuple[Point, Trainer, AdjustableWarmupPolynomial]] = {}
-        self._weights: dict[int, list[np.ndarray]] = {}
+        self._weights = {
+            seed: [variable.numpy() for variable in create_model(seed).variables] for seed in seeds
+        }
         self._held_out, self._test = (
             ResidentEvaluationInput(images.image, images.label, _EVALUATION_BATCH)
             for images in (data.held_out, data.test)
@@ -201,19 +205,13 @@ class StudyRunner:
             )
         _, trainer, schedule = self._trainers[trial.optimizer]
         variables = trainer.model.variables
-        for variable, value in zip(variables, self._initial(trial.seed), strict=True):
+        for variable, value in zip(variables, self._weights[trial.seed], strict=True):
             variable.assign(value)
         trainer.reset_optimizer()
         warmup = round(trial.warmup_epochs * len(self._data.plain) / trial.global_batch_size)
         steps = self._steps(trial)
         schedule.set(trial.point.learning_rate, steps, min(warmup, steps))
         return trainer
-
-    def _initial(self, seed: int) -> list[np.ndarray]:
-        if seed not in self._weights:
-            model = self._create_model(seed)
-            self._weights[seed] = [variable.numpy() for variable in model.variables]
-        return self._weights[seed]
 
     def _steps(self, trial: Trial) -> int:
         return order.epoch_end_steps(len(self._data.plain), trial.global_batch_size, trial.epochs)[

@@ -15,7 +15,6 @@ from tf_lars.study.trials import (
     Study,
     chosen,
     linear_rule,
-    with_other_augmentation,
 )
 
 COLOURS = {
@@ -65,7 +64,8 @@ def draw(
             layout="constrained",
         )
         FigureCanvasAgg(figure)
-        figure.suptitle(title, fontsize=10)
+        longer = study.augmentation_epochs if name == "augmentation" else None
+        figure.suptitle(f"{title}, {_length(study, longer or study.epochs)}", fontsize=10)
         fill(figure)
         paths.append(f"{output}_{name}.png")
         with files.writing(paths[-1]):
@@ -75,10 +75,12 @@ def draw(
 
 def title(settings: StudySettings, data: str) -> str:
     """Returns a title for the figures of a study, given the name of its data set."""
-    return (
-        f"{settings.model.rpartition(':')[2]} on {data}, {settings.image_size} px, "
-        f"{settings.epochs} epochs, {settings.warmup_epochs:g} of them warm-up"
-    )
+    return f"{settings.model.rpartition(':')[2]} on {data}, {settings.image_size} px"
+
+
+def _length(study: Study, epochs: int) -> str:
+    warmup = study.warmup_epochs * epochs / study.epochs
+    return f"{epochs} epochs, {warmup:g} of them warm-up"
 
 
 def _draw_batches(figure, study: Study, results: Results, target_points: float) -> None:
@@ -156,12 +158,9 @@ def _draw_augmentation(figure, study: Study, results: Results) -> None:
     cells = dict.fromkeys([study.baseline, *study.cells])
     found: dict[Cell, tuple[Accuracy, Accuracy]] = {}
     for cell in cells:
-        same, changed = (
-            result_table.accuracy(study, results, make(study, cell))
-            for make in (chosen, with_other_augmentation)
-        )
-        if same and changed:
-            found[cell] = (same, changed)
+        pair = result_table.accuracy_by_augmentation(study, results, cell)
+        if pair:
+            found[cell] = pair
     for shift, which, name, style in (
         (-0.12, 0, f"augmentation: {ours}", {}),
         (0.12, 1, f"augmentation: {other}", {"mfc": "white"}),

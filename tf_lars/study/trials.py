@@ -209,6 +209,13 @@ class Study:
         ),
         group=TRIALS,
     )
+    augmentation_epochs: int | None = setting(
+        "Epochs of the trials that compare the two augmentations, by default --epochs. The warm-up "
+        "grows with them. Augmented examples take more steps to learn.",
+        None,
+        rule=table.epochs(),
+        group=TRIALS,
+    )
 
     def __post_init__(self):
         check(self)
@@ -295,18 +302,20 @@ def chosen(study: Study, cell: Cell, seeds: Sequence[int] | None = None) -> list
     return [study.trial(cell, None, seed) for seed in seeds or study.seeds_of(cell)]
 
 
-def with_other_augmentation(study: Study, cell: Cell) -> list[Trial]:
-    """Returns the trials of a cell with the other augmentation, if there is one.
+def by_augmentation(study: Study, cell: Cell) -> tuple[list[Trial], list[Trial]]:
+    """Returns the trials of a cell with the study's augmentation and with the other one.
 
-    They exist for the baseline and the main batch, with a few seeds.
+    They exist for the baseline and the main batch, with a few seeds and the hyperparameters that
+    tuning chooses for the study's augmentation and epochs; without another augmentation both lists
+    are empty.
     """
     main = cell.epochs == study.epochs and cell.global_batch_size == study.main_batch_size
     if not study.other_augmentation or not (main or cell == study.baseline):
-        return []
-    return [
-        dataclasses.replace(trial, augmentation=study.other_augmentation)
-        for trial in chosen(study, cell, study.seeds[: study.few_seeds])
-    ]
+        return [], []
+    longer = dataclasses.replace(cell, epochs=study.augmentation_epochs or study.epochs)
+    same = chosen(study, longer, study.seeds[: study.few_seeds])
+    other = study.other_augmentation
+    return same, [dataclasses.replace(trial, augmentation=other) for trial in same]
 
 
 def trials(study: Study) -> list[Trial]:
@@ -320,7 +329,8 @@ def trials(study: Study) -> list[Trial]:
     others = [cell for cell in study.cells if cell not in (*main, study.baseline)]
     first = [study.baseline, *main]
     listed = _tuned(study, first) + _tuned(study, others)
-    listed += [trial for cell in first for trial in with_other_augmentation(study, cell)]
+    by_seed = zip(*(zip(*by_augmentation(study, cell), strict=True) for cell in first), strict=True)
+    listed += [trial for cells in by_seed for two in cells for trial in two]
     listed += _tuned(study, study.equal_steps_cells)
     return list(dict.fromkeys(listed))
 
@@ -336,9 +346,12 @@ def _tuned(study: Study, cells: Sequence[Cell]) -> list[Trial]:
     ]
 
 
-def cell_of(trial: Trial) -> Cell:
-    """Returns the cell of a trial."""
-    return Cell(trial.optimizer, trial.global_batch_size, trial.epochs)
+def tuned_cell(study: Study, trial: Trial) -> Cell:
+    """Returns the cell whose tuning chooses the hyperparameters of a trial."""
+    cell = Cell(trial.optimizer, trial.global_batch_size, trial.epochs)
+    if trial.epochs == study.augmentation_epochs and cell not in study.equal_steps_cells:
+        return dataclasses.replace(cell, epochs=study.epochs)
+    return cell
 
 
 def chosen_point(study: Study, results: Results, cell: Cell) -> Point | None:
@@ -375,7 +388,7 @@ def resolve(study: Study, results: Results, trial: Trial) -> Trial | None:
     """Returns a trial with the point that tuning has chosen, or None before that."""
     if trial.point is not None:
         return trial
-    point = chosen_point(study, results, cell_of(trial))
+    point = chosen_point(study, results, tuned_cell(study, trial))
     return None if point is None else dataclasses.replace(trial, point=point)
 
 
