@@ -23,9 +23,10 @@ def tiny(digits_dir, tmp_path):
         "--warmup_epochs=1",
         "--batch_sizes=256,512",
         "--main_batch_size=512",
-        "--optimizers=lars,adamw",
+        "--optimizers=lars,sgd",
         "--tuning_trials=2",
         "--equal_steps_batch_sizes=256",
+        "--augmentation_epochs_factor=1.5",
         "--baseline_batch_size=128",
         "--seeds=0",
         "--few_seeds=1",
@@ -57,11 +58,16 @@ def test_a_study_runs_is_resumed_and_extended(tiny, tmp_path):
         for r in rows
         if r["augmentation"] == "none"
     )
-    cells = [(name, batch, "2") for name in ("lars", "adamw") for batch in ("256", "512")]
-    cells += [("sgd", "128", "2"), ("lars", "256", "4"), ("adamw", "256", "4")]
-    assert trained == dict.fromkeys(cells, 2)
+    cells = [(name, batch, "2") for name in ("lars", "sgd") for batch in ("256", "512")]
+    cells += [("sgd", "128", "2"), ("lars", "256", "4"), ("sgd", "256", "4")]
+    longer = [("sgd", "128", "3"), ("lars", "512", "3"), ("sgd", "512", "3")]
+    assert trained == dict.fromkeys(cells, 2) | dict.fromkeys(longer, 1)
     assert {row["augmentation"] for row in rows} == {"none", "pad_crop"}
-    assert {(row["epochs"], row["warmup_epochs"]) for row in rows} == {("2", "1"), ("4", "2")}
+    assert {(row["epochs"], row["warmup_epochs"]) for row in rows} == {
+        ("2", "1"),
+        ("3", "1.5"),
+        ("4", "2"),
+    }
 
     again = programs.run(PROGRAM, *tiny)
     assert again.stdout.startswith("0 trials to run")

@@ -84,7 +84,7 @@ def test_the_other_augmentation_is_compared_at_the_baseline_and_the_main_batch()
 
 
 def test_augmentations_may_be_compared_after_more_epochs_at_the_rates_of_the_tuning():
-    longer = changed(augmentation_epochs=30)
+    longer = changed(augmentation_epochs_factor=3.0)
     listed = [t for t in trials.trials(longer) if t.epochs == 30]
     assert [(t.augmentation, t.seed) for t in listed[:4]] == [
         ("none", 0),

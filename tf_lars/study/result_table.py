@@ -325,7 +325,7 @@ def _augmentations(study: Study, results: Results) -> Table:
             )
         )
     return Table(
-        f"Test accuracy in % by augmentation, after {study.augmentation_epochs or study.epochs} "
+        f"Test accuracy in % by augmentation, after {study.augmentation_epochs} "
         "epochs, at the same hyperparameters",
         ("batch", "optimizer", study.augmentation, study.other_augmentation, "difference"),
         tuple(rows),

@@ -64,8 +64,8 @@ def draw(
             layout="constrained",
         )
         FigureCanvasAgg(figure)
-        longer = study.augmentation_epochs if name == "augmentation" else None
-        figure.suptitle(f"{title}, {_length(study, longer or study.epochs)}", fontsize=10)
+        epochs = study.augmentation_epochs if name == "augmentation" else study.epochs
+        figure.suptitle(f"{title}, {_length(study, epochs)}", fontsize=10)
         fill(figure)
         paths.append(f"{output}_{name}.png")
         with files.writing(paths[-1]):

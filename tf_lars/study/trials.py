@@ -209,11 +209,11 @@ class Study:
         ),
         group=TRIALS,
     )
-    augmentation_epochs: int | None = setting(
-        "Epochs of the trials that compare the two augmentations, by default --epochs. The warm-up "
-        "grows with them. Augmented examples take more steps to learn.",
-        None,
-        rule=table.epochs(),
+    augmentation_epochs_factor: float = setting(
+        "Epochs and warm-up of the trials that compare the two augmentations, over those of the "
+        "others. Augmented examples take more steps to learn.",
+        1.0,
+        rule=within(1, 100),
         group=TRIALS,
     )
 
@@ -233,6 +233,11 @@ class Study:
     def baseline(self) -> Cell:
         """SGD at the small batch."""
         return Cell("sgd", self.baseline_batch_size, self.epochs)
+
+    @property
+    def augmentation_epochs(self) -> int:
+        """Epochs of the trials that compare the two augmentations."""
+        return round(self.epochs * self.augmentation_epochs_factor)
 
     @property
     def cells(self) -> list[Cell]:
@@ -312,7 +317,7 @@ def by_augmentation(study: Study, cell: Cell) -> tuple[list[Trial], list[Trial]]
     main = cell.epochs == study.epochs and cell.global_batch_size == study.main_batch_size
     if not study.other_augmentation or not (main or cell == study.baseline):
         return [], []
-    longer = dataclasses.replace(cell, epochs=study.augmentation_epochs or study.epochs)
+    longer = dataclasses.replace(cell, epochs=study.augmentation_epochs)
     same = chosen(study, longer, study.seeds[: study.few_seeds])
     other = study.other_augmentation
     return same, [dataclasses.replace(trial, augmentation=other) for trial in same]
