@@ -17,7 +17,7 @@ help:
 	@echo "make train     train on handwritten digits with two workers (SEED=$(SEED))"
 	@echo "make test      run the tests"
 	@echo "make test-all  the slow ones too, as CI does"
-	@echo "make test-exhaustive  the long sweeps only, which CI leaves out"
+	@echo "make test-exhaustive  what CI leaves out: long sweeps and runs of benchmarks"
 	@echo "make test-addons      the tests of Keras 2 and tensorflow-addons, in .venv-addons"
 	@echo "make test-tpu         the step's operations, with TensorFlow for TPUs, in .venv-tpu"
 	@echo "make test-engines     the manifests of other engines, by their publishers' models"

@@ -17,7 +17,7 @@ def test_table():
     assert (second["cpu_to_default"], second["cpu_ms_per_image_min"]) == (2.5, 50.0)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="processes take turns on Linux only"
 )

@@ -31,7 +31,7 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_measures_what_is_installed_and_names_what_is_not(photos, tmp_path):
     names = [peers.OURS, peers.OURS_SMALL, peers.DALI]
     command = [sys.executable, "-m", "benchmarks.input_pipeline", f"--images={photos}"]
@@ -65,7 +65,7 @@ def test_a_run_measures_what_is_installed_and_names_what_is_not(photos, tmp_path
     assert "Python" in (tmp_path / "input_pipeline.txt").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_small_shards_have_the_short_side_256_and_quality_90(photos, tmp_path):
     import tensorflow as tf
 

@@ -44,7 +44,7 @@ def test_torch_trains_the_same_network():
     assert sum(p.numel() for p in network.parameters()) == 25_557_032
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_two_workers_train():
     task = {"batch": 2, "image_size": 32, "steps": 2, "warm_up": 1, "threads": 1}

@@ -19,7 +19,7 @@ def test_relative_differences():
 
 
 @needs_jax
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_three_steps_of_xla_are_those_of_tensorflow(tmp_path):
     path = tmp_path / "step.zip"
     done = programs.run(

@@ -58,8 +58,13 @@ def test_it_runs_alone(name, tmp_path):
     assert _last_line(_start(name, tmp_path)).startswith(EXAMPLES[name])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive if i else pytest.mark.slow)
+        for i, name in enumerate(EXAMPLES)
+    ],
+)
 def test_it_runs_on_two_workers_with_the_same_result_on_both(name, tmp_path):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in supervisor.free_ports(2)]}
     workers = [

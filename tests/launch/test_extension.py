@@ -13,7 +13,7 @@ from tf_lars.errors import InputError
 from tf_lars.sealed_json import seal
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_extended_run_that_is_killed_ends_as_one_that_is_not(finished, short_run, tmp_path):
     for name in "ab":
         shutil.copytree(finished[0], tmp_path / name)

@@ -90,7 +90,7 @@ def test_a_run_with_a_killed_worker_ends_with_the_bits_of_launch_local(
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_bad_input_of_a_worker_ends_the_job_with_its_sentence(finished, short_run, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     # Ray has the CPUs for one worker only, so that one trains.
