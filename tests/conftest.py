@@ -22,8 +22,15 @@ tf.config.set_logical_device_configuration(
 
 
 def pytest_collection_modifyitems(items):
-    """Puts files with slow tests first, so that none of them is the last to end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    """Puts files that take long first, so that none of them is the last to end.
+
+    They are those with slow tests and those that trace and compile whole models.
+    """
+    slow = {
+        item.path
+        for item in items
+        if item.get_closest_marker("slow") or item.path.parent.name == "xla"
+    }
     items.sort(key=lambda item: item.path not in slow)
 
 

@@ -39,6 +39,10 @@ def expected():
     return of
 
 
+# Four replicas sum in another order than two slices: 2.5e-5 apart on one CPU (Emerald Rapids).
+PAIRS_RTOL = 5e-5
+
+
 def _assert_same(results, expected, rtol=1e-5):
     training_cases.assert_same_training(results, expected, rtol)
     assert results["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-4)
@@ -65,7 +69,7 @@ def test_a_group_of_all_replicas_trains_like_slices_and_like_synchronised_layers
 
 def test_groups_of_two_among_four_replicas_train_like_slices(expected, tmp_path):
     results = batch_norm_cases.on_four_cpus(tmp_path, "pairs")["pairs"]
-    _assert_same(results, expected(BATCH // 2))
+    _assert_same(results, expected(BATCH // 2), PAIRS_RTOL)
 
 
 @pytest.mark.slow
@@ -81,7 +85,7 @@ def test_groups_over_worker_processes_train_like_slices(workers, case, size, exp
     cases = [case, "synchronised"] if case == "whole" else [case]
     found = two_processes.run("tests.helpers.batch_norm_cases", tmp_path, *cases, workers=workers)
     results = [batch_norm_cases.by_case(one) for one in found]
-    _assert_same(results[0][case], expected(size))
+    _assert_same(results[0][case], expected(size), PAIRS_RTOL if case == "pairs" else 1e-5)
     for other in results[1:]:
         training_cases.assert_same_bits(other[case], results[0][case])
     if case == "whole":

@@ -47,6 +47,11 @@ def _results(model_dir):
     return json.loads((model_dir / "results.json").read_text())
 
 
+def _resumptions(output):
+    """Returns the lines of a run's output that name the checkpoint from which it resumes."""
+    return {line for line in output.splitlines() if line.startswith("resuming from")}
+
+
 @pytest.mark.parametrize(
     "kills",
     [pytest.param(2, marks=pytest.mark.slow), pytest.param(25, marks=pytest.mark.exhaustive)],
@@ -72,10 +77,11 @@ def test_kills_at_random_instants_change_nothing(kills, flags, tmp_path):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         output = run.communicate(timeout=60)[0]
-        resumed_at |= {line for line in output.splitlines() if line.startswith("resuming from")}
+        resumed_at |= _resumptions(output)
     last = _start(flags, model_dir)
     output = last.communicate(timeout=programs.SECONDS)[0]
     assert last.returncode == 0, output
+    resumed_at |= _resumptions(output)
     assert resumed_at, "no run got far enough to be resumed"
     for name in ("weights_sha256", "replica_weights_sha256", "top1", "loss", "steps"):
         assert _results(model_dir)[name] == _results(tmp_path / "undisturbed")[name], name
