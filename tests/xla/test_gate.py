@@ -71,7 +71,13 @@ def _plain_policy():
     gc.collect()  # graphs of a whole network, which refer to themselves
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("resnet101", "resnet152") else name
+        for name in MODELS
+    ],
+)
 def test_every_model_passes(model):
     settings = _settings(model=model, image_size=MODELS[model], global_batch_size=2 * REPLICAS)
     program, _ = replica_step.program(settings, REPLICAS, None)
