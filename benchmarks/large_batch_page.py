@@ -26,6 +26,8 @@ from tf_lars.study.trials import Results
 FLAGS = flags.FLAGS
 
 AUGMENTED, OTHER_MACHINE = "tuned with augmentation", "digits on another machine"
+ACCURACY_ONLY = (AUGMENTED, OTHER_MACHINE)
+"""Studies of which the page shows the table of accuracies, without figures."""
 STUDIES = {
     "digits": ("large_batch_digits", PRESETS["digits"]),
     OTHER_MACHINE: ("large_batch_digits_epyc", PRESETS["digits"]),
@@ -70,7 +72,7 @@ def tables(results: pathlib.Path) -> dict[str, str]:
     for name, (settings, trials) in studies(results).items():
         of_study = result_table.tables(settings, trials, settings.target_points)
         for kind, table in zip(("accuracy", "rates", "augmentation"), of_study, strict=False):
-            if name in (AUGMENTED, OTHER_MACHINE) and kind != "accuracy":
+            if name in ACCURACY_ONLY and kind != "accuracy":
                 continue
             found[f"{name}, {kind}"] = f"{table.title}\n\n{markdown(table.header, table.rows)}"
     if measured := _measured(results):
@@ -122,7 +124,7 @@ def pictures(results: pathlib.Path, docs: pathlib.Path) -> list[str]:
     """Draws all figures; returns their paths."""
     paths = []
     for name, (settings, trials) in studies(results).items():
-        if name not in (AUGMENTED, OTHER_MACHINE):
+        if name not in ACCURACY_ONLY:
             title = study_picture.title(settings, name)
             stem = str(docs / f"large_batch_{name}")
             paths += study_picture.draw(settings, trials, stem, title, settings.target_points)

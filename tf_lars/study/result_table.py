@@ -142,12 +142,16 @@ def to_target(study: Study, results: Results, cell: Cell, target: float) -> ToTa
     )
 
 
-def accuracy_by_augmentation(
-    study: Study, results: Results, cell: Cell
-) -> tuple[Accuracy, Accuracy] | None:
-    """Returns the accuracy with the study's augmentation and the other one, if both have run."""
-    same, other = (accuracy(study, results, of_one) for of_one in by_augmentation(study, cell))
-    return (same, other) if same and other else None
+def accuracies_by_augmentation(
+    study: Study, results: Results
+) -> dict[Cell, tuple[Accuracy, Accuracy]]:
+    """Returns the accuracy with the study's augmentation and the other one, where both have run."""
+    found = {}
+    for cell in dict.fromkeys([study.baseline, *study.cells]):
+        same, other = (accuracy(study, results, of_one) for of_one in by_augmentation(study, cell))
+        if same and other:
+            found[cell] = (same, other)
+    return found
 
 
 def over_rates(study: Study, results: Results, cell: Cell) -> dict[float, Accuracy]:
@@ -309,21 +313,16 @@ def _rates(study: Study, results: Results) -> Table:
 
 
 def _augmentations(study: Study, results: Results) -> Table:
-    rows = []
-    for cell in dict.fromkeys([study.baseline, *study.cells]):
-        pair = accuracy_by_augmentation(study, results, cell)
-        if not pair:
-            continue
-        same, other = pair
-        rows.append(
-            (
-                f"{cell.global_batch_size:,}",
-                NAMES[cell.optimizer],
-                str(same),
-                str(other),
-                str(paired(other.of_seed, same.of_seed)),
-            )
+    rows = [
+        (
+            f"{cell.global_batch_size:,}",
+            NAMES[cell.optimizer],
+            str(same),
+            str(other),
+            str(paired(other.of_seed, same.of_seed)),
         )
+        for cell, (same, other) in accuracies_by_augmentation(study, results).items()
+    ]
     return Table(
         f"Test accuracy in % by augmentation, after {study.augmentation_epochs} "
         "epochs, at the same hyperparameters",

@@ -40,7 +40,7 @@ def draw(
       study: The study.
       results: Results of the trials that have run.
       output: Path without extension.
-      title: Title above the panels.
+      title: Title above the panels, before the number of epochs.
       target_points: See `result_table.tables`.
 
     Raises:
@@ -155,12 +155,7 @@ def _draw_augmentation(figure, study: Study, results: Results) -> None:
     axes = figure.subplots()
     names = {"none": "none", "pad_crop": "pad and crop", "reference": "random box"}
     ours, other = (names.get(n, n) for n in (study.augmentation, study.other_augmentation))
-    cells = dict.fromkeys([study.baseline, *study.cells])
-    found: dict[Cell, tuple[Accuracy, Accuracy]] = {}
-    for cell in cells:
-        pair = result_table.accuracy_by_augmentation(study, results, cell)
-        if pair:
-            found[cell] = pair
+    found = result_table.accuracies_by_augmentation(study, results)
     for shift, which, name, style in (
         (-0.12, 0, f"augmentation: {ours}", {}),
         (0.12, 1, f"augmentation: {other}", {"mfc": "white"}),
