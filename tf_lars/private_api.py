@@ -82,7 +82,7 @@ OPTIMIZER_HOOKS = (
 TENSORFLOW_NAMES = {
     "tensorflow.python.data.ops.multi_device_iterator_ops": ("_create_device_dataset",),
     "tensorflow.core.protobuf.trackable_object_graph_pb2": ("TrackableObjectGraph",),
-    "tensorflow.python.eager.context": ("context",),
+    "tensorflow.python.eager.context": ("async_wait", "context"),
     CONFIG: ("is_op_determinism_enabled",),
     "tensorflow.python.eager.context.Context": ("abort_collective_ops", "report_error_to_cluster"),
     "tensorflow.__internal__.distribute.interim": ("maybe_merge_call",),
@@ -300,6 +300,17 @@ def merge_call(function: Callable, *arguments: Any) -> Any:
     strategy = tf.distribute.get_strategy()
     interim = tf.__internal__.distribute.interim
     return interim.maybe_merge_call(function, strategy, *arguments)
+
+
+def finish_assignments() -> None:
+    """Waits until hosts that this process drives, as on TPU slices, have made its assignments.
+
+    Assignments outside a `tf.function` return before they are made there, and a function that is
+    called next may run before them. Where no host is driven, this takes microseconds.
+    """
+    from tensorflow.python.eager import context
+
+    context.async_wait()
 
 
 def is_deterministic() -> bool:

@@ -8,7 +8,13 @@ import tensorflow as tf
 
 from tf_lars.data.input_errors import told_by_input
 from tf_lars.distribute.replicas import distribute
-from tf_lars.private_api import call_model, loss_tracker, results_of, update_metrics
+from tf_lars.private_api import (
+    call_model,
+    finish_assignments,
+    loss_tracker,
+    results_of,
+    update_metrics,
+)
 from tf_lars.training.batch import Batch, Unpack
 from tf_lars.training.mean_loss import averaged_over, mean_loss
 
@@ -62,6 +68,7 @@ class Evaluator:
         if data is not self._data:  # building the pipeline takes longer than a small evaluation
             self._data, self._dataset = data, distribute(self._strategy, data.dataset)
         self._model.reset_metrics()
+        finish_assignments()
         with told_by_input():
             results = self._loop(iter(self._dataset), tf.constant(data.steps))
         logs = {name: float(value) for name, value in results.items()}

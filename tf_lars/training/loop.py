@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_lars.data.input_errors import told_by_input
 from tf_lars.distribute.replicas import gather_from_workers
-from tf_lars.private_api import results_of
+from tf_lars.private_api import finish_assignments, results_of
 from tf_lars.tracking.observation import LayerSample, Observation, PartNorms, WorkerTimes
 from tf_lars.training.divergence import Divergence
 from tf_lars.training.layer_samples import LayerSampler
@@ -178,6 +178,7 @@ class TrainingLoop:
         """Calls the loop, and samples the layers if it is their turn."""
         due = self._layers_every and (run.step + 1) % self._layers_every == 0
         before = self._sampler.before() if self._sampler and due else None
+        finish_assignments()  # to metrics, and by callbacks
         with told_by_input():
             results, taken = self._call(run.iterator, tf.constant(count))
         layers = None

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tf_lars.distribute.replicas import broadcast_from_first_replica
-from tf_lars.private_api import random_states
+from tf_lars.private_api import finish_assignments, random_states
 
 _APART = 0x9E3779B1  # 2**32 divided by the golden ratio: spreads replica numbers
 
@@ -34,4 +34,5 @@ def differ_by_replica(model: keras.Model, strategy: tf.distribute.Strategy) -> N
             dtype = tf.as_dtype(state.dtype)
             state.assign(tf.bitcast(halves, dtype) + tf.cast(further, dtype))
 
+    finish_assignments()  # of a restored checkpoint
     tf.function(lambda: strategy.run(replica))()
