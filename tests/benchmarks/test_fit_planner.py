@@ -118,6 +118,7 @@ def test_every_paper_that_was_read_is_in_the_table_of_errors():
         assert float(row["predicted_minutes"]) == pytest.approx(plan.minutes, rel=0.02, abs=0.02)
 
 
+@pytest.mark.exhaustive
 def test_results_that_were_left_out_are_predicted_within_the_bounds():
     rows = fit_planner.validate(FITTED, repeats=2)
     errors = {(row["results"], row["epochs"]): row for row in rows}

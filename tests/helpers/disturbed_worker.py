@@ -25,8 +25,10 @@ from tf_lars.tracking.scalars import ScalarLogger
 BATCH = 256
 """Large enough that computing takes most of a step."""
 
-SECONDS = 30.0
-"""Length of each phase."""
+QUIET_SECONDS, MOST_SECONDS = 16.0, 60.0
+"""Length of the undisturbed phase, and of one whose disturbance is not noticed."""
+WINDOW = 8.0
+"""Seconds over which the times of steps are averaged."""
 
 _PULSES = """
 import os, select, signal, sys, time
@@ -51,28 +53,31 @@ class Late(ArrayTrainingInput):
 
 
 class Phase(keras.callbacks.Callback):
-    """Ends training after a while, by the clock of the chief, and stops this worker until then.
+    """Ends training once the chief warns, or after a while, and stops this worker until then.
 
     Both begin after the first call, which traces the loop.
     """
 
-    def __init__(self, strategy, stopped):
+    def __init__(self, strategy, seconds, stopped):
         super().__init__()
+        self.found = {}
         self._strategy = strategy
+        self._seconds = seconds
         self._stopped = stopped
         self._end = None
         self._pulses = None
 
     def on_train_batch_end(self, batch, logs=None):
         if self._end is None:
-            self._end = time.monotonic() + SECONDS
+            self._end = time.monotonic() + self._seconds
             if self._stopped:
                 self._pulses = subprocess.Popen(
                     [sys.executable, "-c", _PULSES, str(os.getpid())], stdin=subprocess.PIPE
                 )
 
     def on_epoch_end(self, epoch, logs=None):
-        if broadcast_from_chief(self._strategy, int(time.monotonic() > self._end)):
+        over = bool(self.found) or time.monotonic() > self._end
+        if broadcast_from_chief(self._strategy, int(over)):
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
@@ -80,18 +85,20 @@ class Phase(keras.callbacks.Callback):
             self._pulses.communicate()
 
 
-def warnings(strategy, cluster, folder, data, *, stopped):
+def warnings(strategy, cluster, folder, data, *, seconds, stopped):
     """Trains for a while; returns the warnings by kind."""
     trainer = training_cases.trainer(strategy, training_cases.small_resnet, steps_per_loop=5)
-    callbacks, health = [Phase(strategy, stopped and cluster.rank == 1)], None
+    phase, health = Phase(strategy, seconds, stopped and cluster.rank == 1), None
+    callbacks = [phase]
     log = MetricLog(os.path.join(folder, "tensorboard"), os.path.join(folder, "metrics.jsonl"))
     if cluster.is_chief:
         health = Health(
             log,
             total_steps=10**9,
             worker_names=cluster.workers,
-            thresholds=Thresholds(seconds=8.0),
+            thresholds=Thresholds(seconds=WINDOW),
         )
+        phase.found = health.found
         callbacks += [
             ScalarLogger(log, lambda: trainer.step, epoch_of=lambda step: step / 5),
             health,
@@ -118,6 +125,7 @@ def main():
             cluster,
             os.path.join(folder, phase),
             data(*examples, BATCH),
+            seconds=QUIET_SECONDS if phase == "undisturbed" else MOST_SECONDS,
             stopped=phase == "stopped",
         )
         found |= {f"{phase} {kind}": message for kind, message in seen.items()}

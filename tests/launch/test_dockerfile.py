@@ -111,7 +111,7 @@ open(os.path.expanduser("~/.here"), "w").close()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_image_trains_on_two_workers_without_privileges(images, digits_dir, tmp_path):
     image = images.build(images.build_base(), "cpu")
     runs = tmp_path / "runs"

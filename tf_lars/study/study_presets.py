@@ -132,24 +132,26 @@ PRESETS = {
     ),
     # 9,469 training photos of ten classes; the evaluation crops 64 of 72 pixels.
     "imagenette64": StudySettings(
-        model="models.study_networks:resnet18_w32",
+        model="models.study_networks:resnet18_w16",
         data_dir="data/imagenette64",
         image_size=64,
         stored_size=72,
         crop_fraction=64 / 72,
         held_out_examples=947,
-        epochs=30,
+        epochs=40,
         warmup_epochs=5.0,
-        batch_sizes=(1024, 4096),
-        optimizers=("lars", "sgd", "lamb"),
-        tuning_trials=4,
-        seeds=(0, 1, 2, 3, 4, 5),
+        batch_sizes=(1024, 2048, 4096),
+        tuning_trials=5,
+        # A factor of 32 for each, so that five trials are close enough.
+        learning_rate_ranges=("lars:2:64", "sgd:0.1:3.2", "nesterov:0.1:3.2"),
+        seeds=(0, 1, 2, 3, 4),
         few_seeds=2,
-        main_batch_size=4096,
+        main_batch_size=2048,
         baseline_batch_size=256,
         equal_steps_batch_sizes=(512,),
         augmentation="pad_crop",
         other_augmentation="none",
+        evaluations=8,
     ),
 }
 """Studies by the name that `--preset` takes."""
