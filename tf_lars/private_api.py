@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 CONFIG = "tensorflow.python.framework.config"
+EAGER = "tensorflow.python.eager.context"
 LOSS_SCALES = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
 """Functions of Keras that divide losses by the number of replicas, and multiply them."""
 
@@ -82,9 +83,9 @@ OPTIMIZER_HOOKS = (
 TENSORFLOW_NAMES = {
     "tensorflow.python.data.ops.multi_device_iterator_ops": ("_create_device_dataset",),
     "tensorflow.core.protobuf.trackable_object_graph_pb2": ("TrackableObjectGraph",),
-    "tensorflow.python.eager.context": ("async_wait", "context"),
+    EAGER: ("async_wait", "context"),
     CONFIG: ("is_op_determinism_enabled",),
-    "tensorflow.python.eager.context.Context": ("abort_collective_ops", "report_error_to_cluster"),
+    f"{EAGER}.Context": ("abort_collective_ops", "report_error_to_cluster"),
     "tensorflow.__internal__.distribute.interim": ("maybe_merge_call",),
 }
 """Private names of TensorFlow, by module."""
@@ -308,9 +309,7 @@ def finish_assignments() -> None:
     Assignments outside a `tf.function` return before they are made there, and a function that is
     called next may run before them. Where no host is driven, this takes microseconds.
     """
-    from tensorflow.python.eager import context
-
-    context.async_wait()
+    importlib.import_module(EAGER).async_wait()
 
 
 def is_deterministic() -> bool:
@@ -354,11 +353,9 @@ def configure_heartbeat(num_workers: int, *, register_seconds: int, heartbeat_se
       register_seconds: how long TensorFlow waits for all workers to join.
       heartbeat_seconds: after this long it aborts a process whose peer is silent.
     """
-    from tensorflow.python.eager import context
-
     config = tf.compat.v1.ConfigProto().experimental.coordination_config
     config.coordinated_job_list.add(name="worker", num_tasks=num_workers)
-    context.context().configure_coordination_service(
+    importlib.import_module(EAGER).context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",
         cluster_register_timeout_in_ms=register_seconds * 1000,
@@ -373,9 +370,9 @@ def abort_collectives(message: str) -> None:
     Args:
       message: Message of that error, which other workers may also get.
     """
-    from tensorflow.python.eager import context
-
-    context.context().abort_collective_ops(tf.errors.DEADLINE_EXCEEDED, message)
+    importlib.import_module(EAGER).context().abort_collective_ops(
+        tf.errors.DEADLINE_EXCEEDED, message
+    )
 
 
 def tell_other_workers(message: str) -> None:
@@ -384,11 +381,11 @@ def tell_other_workers(message: str) -> None:
     Args:
       message: Message of that error.
     """
-    from tensorflow.python.eager import context
-
     # Another worker may have been first.
     with contextlib.suppress(tf.errors.OpError):
-        context.context().report_error_to_cluster(tf.errors.INTERNAL, message)
+        importlib.import_module(EAGER).context().report_error_to_cluster(
+            tf.errors.INTERNAL, message
+        )
 
 
 def fit_owners() -> dict[str, Any]:
@@ -429,22 +426,7 @@ def first_epoch(model: keras.Model, given: int) -> int:
     return model._initial_epoch or given
 
 
-def array_adapter() -> type:
-    """Returns the class with which Keras reads arrays."""
-    from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
-
-    return ArrayDataAdapter
-
-
-def dataset_adapter() -> type:
-    """Returns the class with which Keras reads a `tf.data.Dataset`."""
-    from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
-
-    return TFDatasetAdapter
-
-
-def py_dataset_adapter() -> type:
-    """Returns the class with which Keras reads a `keras.utils.PyDataset`."""
-    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
-
-    return PyDatasetAdapter
+def data_adapter(name: str) -> type:
+    """Returns the class with which Keras reads a kind of data, such as "ArrayDataAdapter"."""
+    module = next(module for module, names in KERAS_NAMES.items() if name in names)
+    return getattr(importlib.import_module(module), name)

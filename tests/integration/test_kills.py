@@ -52,12 +52,9 @@ def _resumptions(output):
     return {line for line in output.splitlines() if line.startswith("resuming from")}
 
 
-@pytest.mark.parametrize(
-    "kills",
-    [pytest.param(1, marks=pytest.mark.slow), pytest.param(25, marks=pytest.mark.exhaustive)],
-)
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-def test_kills_at_random_instants_change_nothing(kills, flags, tmp_path):
+def test_kills_at_random_instants_change_nothing(flags, tmp_path):
     start = time.monotonic()
     undisturbed = _start(flags, tmp_path / "undisturbed")
     assert undisturbed.communicate(timeout=programs.SECONDS)[0], "it prints"
@@ -66,7 +63,7 @@ def test_kills_at_random_instants_change_nothing(kills, flags, tmp_path):
 
     instants = random.Random(0)
     model_dir, resumed_at = tmp_path / "killed", set()
-    for _ in range(kills):
+    for _ in range(25):
         run = _start(flags, model_dir)
         try:
             # Mostly after the start-up, which takes about half of the time.

@@ -69,7 +69,7 @@ def test_training_changes_all_weights(name, image_size, jit_compile):
     [
         ("small_resnet8", 8),
         ("alexnet_bn", 64),
-        pytest.param("keras.applications/MobileNetV2", 32, marks=pytest.mark.slow),
+        pytest.param("keras.applications/MobileNetV2", 32, marks=pytest.mark.exhaustive),
     ],
 )
 def test_synchronised_and_grouped_batch_norm_see_the_batch_of_all_replicas(

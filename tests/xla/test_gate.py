@@ -74,7 +74,9 @@ def _plain_policy():
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name in ("resnet101", "resnet152") else name
+        pytest.param(name, marks=pytest.mark.exhaustive)
+        if name in ("resnet101", "resnet152")
+        else name
         for name in MODELS
     ],
 )

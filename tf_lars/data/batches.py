@@ -9,6 +9,9 @@ from tf_lars.data import order
 from tf_lars.data.batch_schedule import BatchSizeSchedule
 from tf_lars.machine import available_cores
 
+_as_it_is = tf.autograph.experimental.do_not_convert
+"""The functions of these pipelines need no AutoGraph, whose conversion would take seconds."""
+
 
 class EvaluationSource(Protocol):
     """Data to evaluate on."""
@@ -55,7 +58,7 @@ class Positions(NamedTuple):
         Args:
           lookup: Function from the positions of a batch to the batch.
         """
-        return self.chunks.rebatch(self.batch_size, drop_remainder=True).map(lookup)
+        return self.chunks.rebatch(self.batch_size, drop_remainder=True).map(_as_it_is(lookup))
 
     def read(self, read: Callable[..., Any], prepare: Callable[..., Any]) -> tf.data.Dataset:
         """Returns batches of data on disk, prefetched.
@@ -65,9 +68,9 @@ class Positions(NamedTuple):
           prepare: Function from the entries of one example to the example.
         """
         return (
-            self.chunks.map(read, num_parallel_calls=2)
+            self.chunks.map(_as_it_is(read), num_parallel_calls=2)
             .unbatch()
-            .map(prepare, num_parallel_calls=available_cores())
+            .map(_as_it_is(prepare), num_parallel_calls=available_cores())
             .batch(self.batch_size, drop_remainder=True)
             .prefetch(2)
         )

@@ -400,6 +400,7 @@ def _in_chunks(start: int, stop: int, locate) -> "tf.data.Dataset":
     """Returns a dataset of `locate(start)` for each chunk of positions, the root of a pipeline."""
     import tensorflow as tf
 
+    locate = tf.autograph.experimental.do_not_convert(locate)  # which would take seconds
     return without_autotune(tf.data.Dataset.range(start, stop, CHUNK).map(locate))
 
 

@@ -40,7 +40,7 @@ class BatchNormStatistics:
         self._model = model
         self._strategy = strategy
         self._inputs_of = inputs_of
-        self._average = tf.function(lambda: strategy.run(self._average_in_replica))
+        self._average = tf.function(lambda: strategy.run(self._average_in_replica), autograph=False)
         self._estimate = tf.function(self._estimate_in_graph)
 
     @property

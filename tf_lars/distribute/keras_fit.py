@@ -102,12 +102,10 @@ from tf_lars.distribute.same_batches import SameBatches
 from tf_lars.distribute.whole_batch_losses import replacements, within_step
 from tf_lars.errors import InputError
 from tf_lars.private_api import (
-    array_adapter,
-    dataset_adapter,
+    data_adapter,
     fit_owners,
     is_multi_worker,
     on_each_step,
-    py_dataset_adapter,
     strategy_of,
 )
 
@@ -305,13 +303,14 @@ def _make_epoch_iterator(self, distribute_strategy=None, *args, **kwargs):
     with _replaced(tf.random, "shuffle", shuffle):
         stock["__init__"](self, strategy, *args, **kwargs)
     adapter: Any = self.data_adapter
-    if not isinstance(adapter, (array_adapter(), dataset_adapter(), py_dataset_adapter())):
+    readers = ("ArrayDataAdapter", "TFDatasetAdapter", "PyDatasetAdapter")
+    if not isinstance(adapter, tuple(map(data_adapter, readers))):
         raise InputError(
             "On several workers, Keras's fit takes arrays, a tf.data.Dataset or a "
             f"keras.utils.PyDataset. Received: data for its {type(adapter).__name__}. Make one of "
             "these of it, or use tf_lars.Trainer(model).fit, which takes generators, too."
         )
-    if isinstance(adapter, array_adapter()):
+    if isinstance(adapter, data_adapter("ArrayDataAdapter")):
         setattr(adapter, "on_epoch_begin", lambda: epoch.assign_add(1))  # noqa: B010
     check_equal(
         strategy,

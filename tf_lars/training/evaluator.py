@@ -91,6 +91,7 @@ class Evaluator:
         count = tf.convert_to_tensor(loss_tracker(self._model).count)
         return results_of(self._model) | {"examples": count}
 
+    @tf.autograph.experimental.do_not_convert
     def _step(self, element) -> None:
         model = self._model
         batch = _with_padding(self._unpack(element))

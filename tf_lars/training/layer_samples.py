@@ -35,8 +35,8 @@ class LayerSampler:
         if isinstance(self._optimizer, LARS):
             with strategy.scope():
                 self._optimizer.record_trust_ratios()
-        self._copy = tf.function(self._copied)
-        self._norms = tf.function(self._compared)
+        self._copy = tf.function(self._copied, autograph=False)
+        self._norms = tf.function(self._compared, autograph=False)
         self._first: np.ndarray | None = None
         self.exploded = False
 

@@ -116,17 +116,20 @@ class TrainingStep:
         self._options = communication_options(bytes_per_pack)
         self.scales_loss = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
         self._forward_and_backward = (
-            tf.function(self._run_network, jit_compile=True) if jit_compile else self._run_network
+            tf.function(self._run_network, jit_compile=True, autograph=False)
+            if jit_compile
+            else self._run_network
         )
         if in_one_program is None:
             in_one_program = isinstance(strategy, tf.distribute.TPUStrategy)
         self.skips_bad_steps = not in_one_program or self.scales_loss
         self._in_one_program = in_one_program
-        # Each occurs twice in the graph, but is traced once.
-        self._gradients_of_all = tf.function(self._reduced_gradients)
-        self._update_all = tf.function(self._updated_weights)
-        self._step_of_all = tf.function(self.whole_step)
-        self._put_back_all = tf.function(self._put_back)
+        # Each occurs twice in the graph, but is traced once. Like a step of Keras's `fit`, none is
+        # converted by AutoGraph, which would take seconds.
+        self._gradients_of_all = tf.function(self._reduced_gradients, autograph=False)
+        self._update_all = tf.function(self._updated_weights, autograph=False)
+        self._step_of_all = tf.function(self.whole_step, autograph=False)
+        self._put_back_all = tf.function(self._put_back, autograph=False)
 
     def parts_of(self, share: int) -> int:
         """Returns the number of micro-batches of a replica's share of the batch."""
@@ -198,14 +201,19 @@ class TrainingStep:
         if parts == 1:
             gradients = self._gradients(batch, 1)
             return gradients, self._part_square(gradients)
-        variables = self._model.trainable_variables
-        squares = tf.constant(0.0)
-        # Constant zeros would be stored in the graph, each as large as its variable.
-        total = [tf.raw_ops.Empty(shape=v.shape, dtype=v.dtype, init=True) for v in variables]
-        for i in tf.range(parts):
+
+        def add(i, total, squares):
             more = self._gradients(slice_batch(batch, i, size // parts), parts)
-            squares += self._part_square(more)
             total = [t if g is None else t + g for t, g in zip(total, more, strict=True)]
+            return i + 1, total, squares + self._part_square(more)
+
+        variables = self._model.trainable_variables
+        # Constant zeros would be stored in the graph, each as large as its variable.
+        zeros = [tf.raw_ops.Empty(shape=v.shape, dtype=v.dtype, init=True) for v in variables]
+        first = (tf.constant(0), zeros, tf.constant(0.0))
+        _, total, squares = tf.while_loop(
+            lambda i, *_: i < parts, add, first, maximum_iterations=parts
+        )
         return total, squares
 
     def _part_square(self, gradients: list) -> tf.Tensor:

@@ -52,7 +52,8 @@ class Trainer:
       strategy: Strategy from `tf_lars.create_strategy`, or any synchronous strategy; by default
         the strategy in scope.
       prepare_batch: Function that turns an element of the data into `(x, y, sample_weight)` on the
-        device; by default, elements must be such tuples.
+        device; by default, elements must be such tuples. It is called without AutoGraph, as models
+        and losses are by Keras's `fit`.
       micro_batch_size: Number of examples that a replica processes at a time. It must divide the
         replica's share of the global batch, and is all of it by default, or of the smallest in a
         schedule. Gradients of the parts are summed before the one all-reduce, so the step is the
