@@ -72,15 +72,20 @@ def test_groups_of_two_among_four_replicas_train_like_slices(expected, tmp_path)
     _assert_same(results, expected(BATCH // 2), PAIRS_RTOL)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_groups_of_two_among_four_replicas_train_a_resnet_like_one_process(tmp_path):
     case = "resnet of pairs"
     results = batch_norm_cases.on_four_cpus(tmp_path, case)[case]
     _assert_same(results, trained(ONE, grouped(BATCH // 2, training_cases.small_resnet)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("workers", "case", "size"), [(2, "whole", BATCH), (4, "pairs", 64)])
+@pytest.mark.parametrize(
+    ("workers", "case", "size"),
+    [
+        pytest.param(2, "whole", BATCH, marks=pytest.mark.slow),
+        pytest.param(4, "pairs", 64, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_groups_over_worker_processes_train_like_slices(workers, case, size, expected, tmp_path):
     cases = [case, "synchronised"] if case == "whole" else [case]
     found = two_processes.run("tests.helpers.batch_norm_cases", tmp_path, *cases, workers=workers)

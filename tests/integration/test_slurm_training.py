@@ -12,7 +12,7 @@ import pytest
 from tests.helpers import programs
 from tests.helpers.cluster_job import flags_for_digits
 
-EPOCHS = 12
+EPOCHS = 8
 
 
 def _launcher(model_dir, task):
@@ -50,7 +50,7 @@ def test_a_job_survives_a_killed_task_and_a_requeue(slurm, digits_dir, tmp_path)
     slurm.wait_for(job, has_printed("epoch 3/"), programs.SECONDS)
     os.kill(_launcher(model_dir, 1), signal.SIGKILL)
     slurm.wait_for(job, has_printed("resuming from"), programs.SECONDS)
-    slurm.wait_for(job, has_printed("epoch 6/"), programs.SECONDS)
+    slurm.wait_for(job, has_printed("epoch 5/"), programs.SECONDS)
     slurm.scontrol("requeue", job)
     slurm.wait_for(job, has_printed("resuming from", 2), programs.SECONDS)
     assert slurm.wait(job, programs.SECONDS) == "COMPLETED", log.read_text()

@@ -55,7 +55,7 @@ def test_preflight_finds_what_no_devices_can_form(tmp_path):
         check(batch_norm_group_size=256, jit_compile=True, num_workers=2)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_workers_train_in_groups_and_the_model_loads_anywhere(short_run, tmp_path):
     run, output = tmp_path / "run", tmp_path / "model.keras"
     flags = [f"--model_dir={run}", "--batch_norm_group_size=64"]

@@ -140,7 +140,7 @@ def test_a_trial_that_diverges_is_a_result_and_the_next_one_is_sound(data):
     assert again.test_loss == sound.test_loss
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_other_hyperparameters_and_every_optimizer_are_those_of_the_trial(data):
     settings = []
 

@@ -63,6 +63,15 @@ def _settings(**changes):
     return TrainingSettings(**(values | changes))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _old_objects():
+    """Keeps the collector from looking at what other modules have left, after every test."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _plain_policy():
     yield
