@@ -54,6 +54,7 @@ def test_each_is_short_and_listed():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.slow
 def test_it_runs_alone(name, tmp_path):
     assert _last_line(_start(name, tmp_path)).startswith(EXAMPLES[name])
 

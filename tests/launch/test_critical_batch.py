@@ -18,6 +18,7 @@ def _measure(run, *flags):
     return programs.run("launch.critical_batch", f"--model_dir={run}", *FLAGS, *flags)
 
 
+@pytest.mark.slow
 def test_a_measurement_continues_after_its_budget_and_ends_with_a_file_for_the_planner(
     finished, tmp_path
 ):
@@ -51,6 +52,7 @@ def test_a_measurement_continues_after_its_budget_and_ends_with_a_file_for_the_p
     assert "Branches continue with the settings that they began with" in other.stderr
 
 
+@pytest.mark.slow
 def test_the_same_branch_ends_with_the_same_loss(finished, tmp_path):
     losses = []
     for name in ("one", "two"):

@@ -163,6 +163,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_weights(finished, sho
     assert results["steps"] == undisturbed["steps"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_named_and_the_run_goes_on(finished, short_run, tmp_path):
     # --resume=never applies to the first start only; the restart resumes.
     code, printed, errors = programs.run_killing_worker_1(

@@ -42,6 +42,7 @@ print("found", json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_all_files_of_a_run_go_to_a_remote_folder_and_are_found_there(digits_dir, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _REMOTE_RUN, digits_dir],

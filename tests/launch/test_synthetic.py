@@ -15,6 +15,7 @@ FLAGS = [
 ]
 
 
+@pytest.mark.slow
 def test_two_workers_train_without_a_data_set(tmp_path):
     flags = [*FLAGS, "--mixup_alpha=0.2", f"--model_dir={tmp_path}"]
     shown = programs.run("launch.local", *flags, "--dry_run", "--dry_run_output=")

@@ -51,6 +51,7 @@ def _create(name, num_classes=10, image_size=96):
         *(pytest.param(*one, marks=pytest.mark.exhaustive) for one in LARGE.items()),
     ],
 )
+@pytest.mark.slow
 def test_parameter_counts_are_the_published_ones(name, parameters):
     # The kernels of VGG's dense layers depend on the image's size.
     model = _create(name, num_classes=1000, image_size=224 if "VGG" in name else 96)
@@ -88,6 +89,7 @@ def test_every_model_gives_float32_logits_in_mixed_precision(name, mixed_bfloat1
         ),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_colours_are_normalised_inside_as_the_family_asks(name, first, expected):
     keras.backend.clear_session()  # DenseNet's first layer is named by a counter
     model = _create(name, image_size=64)

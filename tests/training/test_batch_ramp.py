@@ -91,6 +91,7 @@ def test_each_phase_is_traced_once_and_observed_with_its_batch():
 
 
 @pytest.mark.parametrize("stop", [{"epoch": 1}, {"step": 9}, {"epoch": 4}])
+@pytest.mark.slow
 def test_a_ramp_resumes_in_any_phase_with_the_same_bits(stop, tmp_path):
     def run(folder, *callbacks):
         rate = schedules.Ramped(schedules.WarmupCosine(2.0, 30, 6), STEPS.phases, 16)

@@ -54,6 +54,7 @@ def test_two_replicas_name_the_layer_that_a_search_by_hand_finds(on_two_cpus):
     _check(on_two_cpus["diverged"], 2)
 
 
+@pytest.mark.slow
 def test_two_workers_end_with_the_same_sentence(two_workers):
     for case in ("diverged", "exploded"):
         first, second = (two_workers[case, rank] for rank in range(2))

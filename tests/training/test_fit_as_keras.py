@@ -35,11 +35,13 @@ def test_one_device_trains_like_keras(case, expected):
 
 
 @pytest.mark.parametrize("case", fit_cases.ALL)
+@pytest.mark.slow
 def test_two_replicas_train_like_keras_on_one(case, mirrored, expected):
     _check(Cases(mirrored).run(case), expected(case))
 
 
 @pytest.mark.parametrize("case", fit_cases.ALL)
+@pytest.mark.slow
 def test_two_workers_train_like_keras_on_one(case, two_workers, expected):
     for worker in two_workers:
         results = {n.partition("|")[2]: v for n, v in worker.items() if n.startswith(f"{case}|")}

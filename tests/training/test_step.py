@@ -46,6 +46,7 @@ class _InOrder(ArrayTrainingInput):
 
 
 @pytest.mark.parametrize("micro_batch_size", [None, 8])
+@pytest.mark.slow
 def test_a_skipped_step_leaves_no_trace(mirrored, micro_batch_size):
     x, y = training_cases.images(320)
     x = x.astype(np.float32)

@@ -89,6 +89,7 @@ def _plain_policy():
         for name in MODELS
     ],
 )
+@pytest.mark.slow
 def test_every_model_passes(model):
     settings = _settings(model=model, image_size=MODELS[model], global_batch_size=2 * REPLICAS)
     program, _ = replica_step.program(settings, REPLICAS, None)
@@ -119,6 +120,7 @@ def _dense(function=None):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_every_form_of_lars_passes(form):
     _program(_dense, FORMS[form]).check()
 
