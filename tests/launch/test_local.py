@@ -202,7 +202,7 @@ def test_one_worker_trains_in_the_process_itself(short_run, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["eval_examples"] == 360
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_with_every_augmentation_counts_every_validation_image(short_run, tmp_path):
     pytest.importorskip("keras_cv", reason="needs keras-cv (extra `keras-cv`)")
     flags = ["--augmentation=randaugment", "--mixup_alpha=0.2", "--cutmix_alpha=1"]

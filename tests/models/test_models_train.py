@@ -9,17 +9,14 @@ import models
 from tf_lars.distribute.batch_norm import BatchNormStatistics
 from tf_lars.errors import InputError
 
-LARGE = [
-    ("resnet18", 32),
-    ("resnet50", 32),
-    ("keras.applications/MobileNetV2", 32),
-    ("keras_cv/ResNet18V2Backbone", 32),
-]
+LARGE = [("resnet18", 32), ("keras_cv/ResNet18V2Backbone", 32)]
+LARGER = [("resnet50", 32), ("keras.applications/MobileNetV2", 32)]
 KINDS = [
     ("small_resnet8", 8),
     ("alexnet", 64),
     ("alexnet_bn", 64),
     *(pytest.param(*one, marks=pytest.mark.slow) for one in LARGE),
+    *(pytest.param(*one, marks=pytest.mark.exhaustive) for one in LARGER),
 ]
 
 
