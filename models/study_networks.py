@@ -19,11 +19,6 @@ def resnet18_w16(num_classes: int, image_size: int | None) -> keras.Model:
     return resnet.imagenet_resnet(18, num_classes=num_classes, image_size=image_size, width=16)
 
 
-def resnet18_w32(num_classes: int, image_size: int | None) -> keras.Model:
-    """Builds ResNet-18 with half of its channels: 2.8 M parameters."""
-    return resnet.imagenet_resnet(18, num_classes=num_classes, image_size=image_size, width=32)
-
-
 def plain_convnet(num_classes: int, image_size: int | None) -> keras.Model:
     """Builds a network of four convolutions with biases and without batch normalisation."""
     image = image_input(image_size)

@@ -69,6 +69,10 @@ def test_a_study_runs_is_resumed_and_extended(tiny, tmp_path):
         ("4", "2"),
     }
 
+    again = programs.run(PROGRAM, *tiny)
+    assert again.stdout.startswith("0 trials to run")
+    assert _rows(tmp_path) == rows
+
     refused = programs.run(PROGRAM, *tiny, "--trust_coefficient=0.1")
     assert refused.returncode == 2
     assert "trust_coefficient=0.001 (now 0.1)" in refused.stderr

@@ -216,14 +216,12 @@ def test_a_run_with_every_augmentation_counts_every_validation_image(short_run, 
 def test_a_run_in_float16_with_averages_keeps_its_best_and_counts_skipped_steps(
     short_run, tmp_path
 ):
-    # CPUs compute slowly in float16.
-    flags = ["--model=small_resnet8_w8", "--mixed_precision=float16", "--keep_best"]
-    flags += ["--gradient_reduction_dtype=bfloat16"]
+    flags = ["--mixed_precision=float16", "--gradient_reduction_dtype=bfloat16", "--keep_best"]
     flags += ["--ema_momentum=0.5", "--keep_checkpoints=1", "--bytes_per_pack=100000"]
     done = _run(*short_run, *flags, "--epochs=10", f"--model_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["top1"] > 0.25
+    assert results["top1"] > 0.5
     states = [json.loads(p.read_text()) for p in tmp_path.glob("checkpoints/*/state.json")]
     history = max((state["history"] for state in states), key=len)
     best = max(history, key=lambda entry: (entry["val_top1"], entry["step"]))

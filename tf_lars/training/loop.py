@@ -176,9 +176,9 @@ class TrainingLoop:
         self, run: RunState, count: int
     ) -> tuple[dict[str, tf.Tensor], StepsTaken, LayerSample | None]:
         """Calls the loop, and samples the layers if it is their turn."""
+        finish_assignments()  # to metrics, and by callbacks
         due = self._layers_every and (run.step + 1) % self._layers_every == 0
         before = self._sampler.before() if self._sampler and due else None
-        finish_assignments()  # to metrics, and by callbacks
         with told_by_input():
             results, taken = self._call(run.iterator, tf.constant(count))
         layers = None

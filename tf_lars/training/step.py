@@ -211,9 +211,7 @@ class TrainingStep:
         # Constant zeros would be stored in the graph, each as large as its variable.
         zeros = [tf.raw_ops.Empty(shape=v.shape, dtype=v.dtype, init=True) for v in variables]
         first = (tf.constant(0), zeros, tf.constant(0.0))
-        _, total, squares = tf.while_loop(
-            lambda i, *_: i < parts, add, first, maximum_iterations=parts
-        )
+        _, total, squares = tf.while_loop(lambda i, *_: i < parts, add, first)
         return total, squares
 
     def _part_square(self, gradients: list) -> tf.Tensor:
