@@ -366,6 +366,8 @@ def _square(gradient, shape) -> tf.Tensor:
     return 2 * tf.cast(tf.nn.l2_loss(values), tf.float32)
 
 
+# The loop, which AutoGraph converts, calls it: imports cannot be converted.
+@tf.autograph.experimental.do_not_convert
 def _now() -> tf.Tensor:
     """Returns the time in seconds as a float64; 0 where TensorFlow must be deterministic."""
     return tf.constant(0.0, tf.float64) if is_deterministic() else tf.timestamp()
