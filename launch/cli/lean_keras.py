@@ -19,7 +19,6 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
         if fullname in PACKAGES.get(_importer().partition(".")[0], ()):
             raise ModuleNotFoundError(f"{fullname} is not needed here", name=fullname)
-        return None
 
 
 def install() -> None:

@@ -138,7 +138,7 @@ PRESETS = {
         stored_size=72,
         crop_fraction=64 / 72,
         held_out_examples=947,
-        epochs=40,
+        epochs=60,
         warmup_epochs=5.0,
         batch_sizes=(1024, 2048, 4096),
         tuning_trials=5,
@@ -152,6 +152,9 @@ PRESETS = {
         augmentation="pad_crop",
         other_augmentation="none",
         evaluations=8,
+        # Against overfitting: 8,522 images are few.
+        weight_decay=2e-3,
+        label_smoothing=0.1,
     ),
 }
 """Studies by the name that `--preset` takes."""
