@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from launch.cli import lean_keras
 from launch.cli.flags import help_text
+from tf_lars import optional_imports
 from tf_lars.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_INTERRUPTED, InputError
 
 _KERAS_CONFIGURATION = os.path.join("keras", "src", "backend", "config.py")
@@ -61,7 +61,7 @@ def run(main: Callable[..., int | None], *, takes_arguments: bool = False) -> No
     flags.FLAGS.set_gnu_getopt(takes_arguments)  # which reads flags after the first argument too
     # Whatever this host's keras.json says: another backend could not run these programs.
     os.environ |= {"KERAS_BACKEND": "tensorflow", "KERAS_NNX_ENABLED": "false"}
-    lean_keras.install()
+    optional_imports.keep_out(optional_imports.KERAS_EXTRAS)
     # Without a GPU, TensorFlow logs an error at start because it has found none.
     quiet = "2" if os.path.exists("/dev/nvidia0") else "3"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", quiet)

@@ -130,6 +130,7 @@ def test_a_batch_of_one_cannot_be_mixed(data_dir):
         data.dataset(tf.distribute.InputContext(1, 0, 2), 0, 1)
 
 
+@pytest.mark.slow
 def test_a_reference_run_does_not_import_keras_cv(data_dir):
     program = f"""
 import sys

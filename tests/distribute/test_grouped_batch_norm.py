@@ -67,6 +67,7 @@ def test_a_group_of_all_replicas_trains_like_slices_and_like_synchronised_layers
     _assert_same(results, trained(mirrored, batch_norm_cases.synchronised))
 
 
+@pytest.mark.slow
 def test_groups_of_two_among_four_replicas_train_like_slices(expected, tmp_path):
     results = batch_norm_cases.on_four_cpus(tmp_path, "pairs")["pairs"]
     _assert_same(results, expected(BATCH // 2), PAIRS_RTOL)
@@ -178,6 +179,7 @@ assert "GroupedBatchNormalization" in kinds, kinds
 """
 
 
+@pytest.mark.slow
 def test_a_file_loads_with_this_package_and_an_ungrouped_one_without(tmp_path):
     path, model = str(tmp_path / "model.keras"), grouped(16)()
     model.save(path)

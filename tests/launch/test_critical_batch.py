@@ -81,6 +81,7 @@ def test_other_batches_are_refused(largest):
         ladder(CriticalBatchSettings(smallest_batch=32, largest_batch=largest), 512)
 
 
+@pytest.mark.slow
 def test_without_a_run_or_a_checkpoint_there_is_one_sentence(finished, tmp_path):
     missing = _measure(tmp_path / "nothing")
     assert missing.returncode == 2
@@ -92,6 +93,7 @@ def test_without_a_run_or_a_checkpoint_there_is_one_sentence(finished, tmp_path)
     assert "must have a checkpoint to branch from" in without.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_log_is_refused(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     settings = json.dumps({"batches": [32, 64, 128], "branch_steps": 8, "seed": 0})

@@ -19,7 +19,7 @@ def _evaluated(*flags):
     return json.loads(done.stdout[done.stdout.index("{") :])
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_checkpoint_evaluates_to_the_results_of_its_run(num_workers, finished):
     model_dir, _ = finished
     results = json.loads((model_dir / "results.json").read_text())
@@ -200,7 +200,11 @@ def test_an_exported_model_takes_plain_images_elsewhere(finished, pictures, tmp_
         (["--model_dir=/nowhere"], "must hold the flags.txt"),
         ([], "--model_dir must be the folder of a run"),
         (["--model_dir={run}", "--checkpoint=/nowhere"], "--checkpoint must be newest, best"),
-        (["--model_dir={run}", "--predict=/etc/hostname"], "--predict takes pictures"),
+        pytest.param(
+            ["--model_dir={run}", "--predict=/etc/hostname"],
+            "--predict takes pictures",
+            marks=pytest.mark.slow,
+        ),
         (["--model_dir={run}", "--data_dir=/nowhere"], "/nowhere"),
         (["--model_dir={run}", "--num_workers=0"], "--num_workers must be from 1 to"),
     ],

@@ -59,6 +59,7 @@ def test_two_workers_fine_tune_and_a_kill_changes_nothing(flags, tmp_path):
     assert "freeze='^(stem|stage1)_' (now 'stem')" in refused.stderr
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_ends_all_workers_with_one_sentence(flags, tmp_path):
     other = [*flags, "--model=alexnet", "--image_size=64", f"--model_dir={tmp_path / 'run'}"]
     refused = programs.run("launch.local", *other, "--freeze=conv")

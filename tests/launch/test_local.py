@@ -282,7 +282,11 @@ def test_a_file_in_the_place_of_a_folder_is_refused(name, short_run, tmp_path):
         (["--data_dir=gs://data"], "from a local folder. Received: 'gs://data'"),
         (["--learning_rate=-1"], "--learning_rate must be above 0"),
         (["--micro_batch_size=some"], "--micro_batch_size must be at least 1, or auto"),
-        (["--micro_batch_size=100"], "micro_batch_size must divide the 256 examples"),
+        pytest.param(
+            ["--micro_batch_size=100"],
+            "micro_batch_size must divide the 256 examples",
+            marks=pytest.mark.slow,
+        ),
         (["--gradient_reduction_dtype=int8"], "must be float32 or bfloat16. Received: 'int8'"),
         (["--max_skipped_steps=0"], "--max_skipped_steps must be from 1 to"),
         (["--warmup_epochs=9"], "--warmup_epochs must be at most 6"),
@@ -293,7 +297,7 @@ def test_a_file_in_the_place_of_a_folder_is_refused(name, short_run, tmp_path):
         (["--random_erasing_probability=2"], "--random_erasing_probability must be from 0 to 1"),
         (["--unknown_flag=1"], "unknown_flag"),
         (["stray"], "stray"),
-        (["--resume=must"], "--resume=must needs a checkpoint"),
+        pytest.param(["--resume=must"], "--resume=must needs a checkpoint", marks=pytest.mark.slow),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(flags, message, short_run, tmp_path):

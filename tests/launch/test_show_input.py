@@ -42,7 +42,9 @@ def test_a_sheet_shows_validation_images_and_no_padding(data_dir, tmp_path):
     assert path.stat().st_size > 0
 
 
-@pytest.mark.parametrize("program", ["launch.show_input", "launch.measure_input"])
+@pytest.mark.parametrize(
+    "program", ["launch.show_input", pytest.param("launch.measure_input", marks=pytest.mark.slow)]
+)
 def test_a_damaged_record_ends_either_program_with_its_name(program, data_dir, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(data_dir, data)

@@ -39,7 +39,7 @@ def test_multiply_adds_are_the_published_ones(name, image_size, billions):
     ("name", "image_size"),
     [
         ("small_resnet20", 32),
-        ("alexnet", 64),
+        pytest.param("alexnet", 64, marks=pytest.mark.slow),
         ("keras.applications/MobileNetV2", 64),
         pytest.param("resnet50", 64, marks=pytest.mark.slow),
         pytest.param("keras.applications/DenseNet121", 64, marks=pytest.mark.slow),

@@ -93,7 +93,7 @@ print("end")
 """
 
 
-@pytest.mark.parametrize("columns", [100, 30])
+@pytest.mark.parametrize("columns", [30, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_terminal_shows_one_bar_in_place_below_a_line_per_epoch(columns):
     written = terminal.run(ON_A_TERMINAL, columns)
     frames = [
@@ -135,6 +135,7 @@ def _details(columns):
         yield full if columns == 100 else f"step {step}/20  loss 0.5000"
 
 
+@pytest.mark.slow
 def test_a_training_that_ends_with_an_error_leaves_the_terminal_as_it_was():
     begun = ON_A_TERMINAL[: ON_A_TERMINAL.index("test._train")]
     code = f"{begun}line.on_train_batch_begin(0)\nprint('word ' * 30)\nraise SystemExit"
@@ -145,6 +146,7 @@ def test_a_training_that_ends_with_an_error_leaves_the_terminal_as_it_was():
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")
 
 
+@pytest.mark.slow
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines():
     written = terminal.run(ON_A_TERMINAL, 100, environment={"TERM": "dumb"})
     assert "\x1b" not in written

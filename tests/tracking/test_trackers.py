@@ -7,6 +7,8 @@ import pytest
 
 from tests.helpers import tensorboard_server, trackers_worker, two_processes, wandb_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -229,6 +229,7 @@ def test_calls_of_the_loop_end_at_the_boundaries_that_callbacks_ask_for():
     assert [one.step for one in watch.seen] == [3, 4, 5, 7, 8, 10]
 
 
+@pytest.mark.slow
 def test_a_deterministic_run_has_no_times_and_trains_as_any_other():
     # TensorFlow cannot take this setting back: hence a separate process.
     program = """

@@ -73,6 +73,7 @@ def test_a_file_that_crashes_its_decoder_is_a_bad_image_and_the_others_are_writt
     assert (info.splits["train"].num_examples, report.images_written) == (3, 6)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_ends_the_preparation_and_a_rerun_continues(
     tmp_path, deadly, config
 ):

@@ -25,7 +25,9 @@ from typing import IO, Any, Protocol, runtime_checkable
 from tf_lars.errors import InputError
 
 _COMMAND = (
-    "import sys; from tf_lars.data.prepare import process_pool; "
+    "import sys; from tf_lars import optional_imports; "
+    "optional_imports.keep_out(optional_imports.KERAS); "
+    "from tf_lars.data.prepare import process_pool; "
     "process_pool.serve(int(sys.argv[1]), int(sys.argv[2]))"
 )
 # Room for the longest path of Linux.
