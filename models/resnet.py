@@ -32,6 +32,7 @@ def imagenet_resnet(
     num_classes: int = 1000,
     image_size: int | None = 224,
     width: int = 64,
+    stem_pool: bool = True,
     space_to_depth_stem: bool = False,
 ) -> keras.Model:
     """Builds a ResNet v1.5: a 7x7 stride-2 stem and four stages of `width` x (1, 2, 4, 8) channels.
@@ -43,6 +44,8 @@ def imagenet_resnet(
       num_classes: Number of logits.
       image_size: Side of the square input in pixels; that of the features is 1/32 of it.
       width: Channels of the stem and of the first stage.
+      stem_pool: Whether the stem ends with max-pooling of stride 2; without it, features are twice
+        as large, which small images need.
       space_to_depth_stem: Whether to compute the first convolution with `SpaceToDepthConv2D`: same
         weights and result, but faster on TPUs.
     """
@@ -53,8 +56,9 @@ def imagenet_resnet(
     x = _conv(x, width, 7, stride=2, kind=stem, name="stem_conv")
     x = _batch_norm(x, name="stem_bn")
     x = layers.ReLU(name="stem_relu")(x)
-    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-    x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+    if stem_pool:
+        x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        x = layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
     x = _stages(x, kind, blocks, width)
     return keras.Model(image, _head(x, num_classes), name=f"resnet{depth}")
 

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import models
+from models import resnet, study_networks
 from models.resnet import SpaceToDepthConv2D
 from tf_lars.errors import InputError
 
@@ -39,6 +40,14 @@ def test_parameter_counts_of_the_imagenet_family(name, parameters):
 def test_parameter_counts_of_the_small_family(depth, millions):
     model = models.create(f"small_resnet{depth}", num_classes=10, image_size=32)
     assert _trainable(model) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_without_max_pooling_features_are_twice_as_large():
+    unpooled = study_networks.resnet18_w16_unpooled(num_classes=10, image_size=64)
+    pooled = resnet.imagenet_resnet(18, num_classes=10, image_size=64, width=16)
+    assert _trainable(unpooled) == _trainable(pooled)
+    sides = [model.get_layer("average_pool").input.shape[1] for model in (unpooled, pooled)]
+    assert sides == [4, 2]
 
 
 def test_resnet50_strides_in_the_3x3_convolution():
