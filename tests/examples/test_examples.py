@@ -42,7 +42,7 @@ def _last_line(process):
     finally:
         process.kill()
     assert process.returncode == 0, err[-3000:]
-    assert "WARNING:tensorflow" not in err, err[-3000:]
+    assert "AutoGraph could not" not in err, err[-3000:]
     return out.splitlines()[-1]
 
 

@@ -31,13 +31,17 @@ from tf_lars import files
 from tf_lars.errors import InputError
 
 Line = dict[str, Any]
+_Written = concurrent.futures.Future[None]
+
+FLUSH_SECONDS = 30.0
+"""Longest time for which training waits until metrics are in their files."""
 
 _RUNS = {"train": "", "validation": "val_"}
 """Runs of TensorBoard, and what is put before their tags in a line."""
 
 
 class MetricLog:
-    """Writes the metrics of a run in a thread, so that training does not wait for storage.
+    """Writes the metrics of a run in a thread; training waits for storage in `flush` alone.
 
     On a full or read-only disk, metrics are lost with one warning, and training continues. `close`
     writes the rest; the interpreter's end does, too.
@@ -121,10 +125,19 @@ class MetricLog:
         """Writes a line of JSON that has no counterpart in TensorBoard."""
         self._submit(self._write_line, {"step": step, "time": time.time()} | fields)
 
-    def flush(self) -> None:
-        """Has everything written so far appear in the files, without waiting for it."""
+    def flush(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Has everything written so far appear in the files, and waits for it.
+
+        So a checkpoint that is saved next never has a step that the files lack, however soon the
+        process is killed: a run that resumes from there could not write it again.
+
+        Args:
+          seconds: Longest time to wait; after it, a warning is printed, and training continues.
+        """
         self._end_row()
-        self._submit(self._flush)
+        written = self._submit(self._flush)
+        if written and not concurrent.futures.wait([written], seconds).done:
+            self._warn(f"are not yet written to {self._lines_path!r} after {seconds:g} s")
 
     def close(self) -> None:
         """Writes the rest, waits for it, and closes the files."""
@@ -141,25 +154,26 @@ class MetricLog:
             row, self._row = self._row, {}
             self._submit(self._write_line, row)
 
-    def _submit(self, write: Callable[..., None], *arguments: Any) -> None:
+    def _submit(self, write: Callable[..., None], *arguments: Any) -> _Written | None:
         if self._thread is None:
-            return
+            return None
         try:
-            self._thread.submit(self._or_warning, write, *arguments)
+            return self._thread.submit(self._or_warning, write, *arguments)
         except RuntimeError:  # the interpreter ends, and has waited for the thread
             self._or_warning(write, *arguments)
+            return None
 
     def _or_warning(self, write: Callable[..., None], *arguments: Any) -> None:
         try:
             with files.writing(self._events_folder):
                 write(*arguments)
         except Exception as error:  # in a thread, it would vanish
-            if not self._warned:
-                self._warned = True
-                print(
-                    f"warning: metrics cannot be written ({str(error)[:300]}); training continues.",
-                    flush=True,
-                )
+            self._warn(f"cannot be written ({str(error)[:300]})")
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            print(f"warning: metrics {what}; training continues.", flush=True)
 
     def _kept(self, step: int) -> list[Line]:
         """Returns the lines up to a step, of a file that may be missing or unreadable."""

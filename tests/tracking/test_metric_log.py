@@ -1,0 +1,56 @@
+"""The files of metrics, beside a thread that is busy."""
+
+import threading
+
+import pytest
+
+from tf_lars.tracking import metric_log
+from tf_lars.tracking.metric_log import MetricLog
+
+PIXEL = (1, 1, b"not looked at")
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = MetricLog(str(tmp_path / "events"), str(tmp_path / "metrics.jsonl"))
+    log.begin(0, {})
+    yield log
+    log.close()
+
+
+def _steps(tmp_path):
+    return [line["step"] for line in metric_log.read(str(tmp_path / "metrics.jsonl"))]
+
+
+def test_what_was_written_before_a_flush_is_in_the_file_after_it(log, tmp_path):
+    ready = threading.Event()
+    timer = threading.Timer(0.5, ready.set)
+
+    def draw():
+        ready.wait(60)
+        return PIXEL
+
+    log.image(1, "picture", draw)
+    log.scalars(1, {"loss": 1.0})
+    timer.start()
+    log.flush()
+    assert _steps(tmp_path) == [0, 1]
+
+
+def test_training_goes_on_after_waiting_for_storage(log, tmp_path, capsys):
+    ready = threading.Event()
+
+    def draw():
+        ready.wait(60)
+        return PIXEL
+
+    log.image(1, "picture", draw)
+    log.scalars(1, {"loss": 1.0})
+    log.flush(seconds=0.01)
+    log.flush(seconds=0.01)
+    printed = capsys.readouterr().out
+    assert printed.count("warning: metrics are not yet written to") == 1
+    assert "after 0.01 s; training continues." in printed
+    ready.set()
+    log.close()
+    assert _steps(tmp_path) == [0, 1]
