@@ -124,7 +124,8 @@ def pictures(results: pathlib.Path, docs: pathlib.Path) -> list[str]:
     """Draws all figures; returns their paths."""
     paths = []
     for name, (settings, trials) in studies(results).items():
-        if name not in ACCURACY_ONLY:
+        begun = result_table.tables(settings, trials, settings.target_points)  # else: still tuned
+        if begun and name not in ACCURACY_ONLY:
             title = study_picture.title(settings, name)
             stem = str(docs / f"large_batch_{name}")
             paths += study_picture.draw(settings, trials, stem, title, settings.target_points)
