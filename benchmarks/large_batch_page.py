@@ -54,7 +54,7 @@ CLUSTER_BATCHES = tuple(2**i for i in range(10, 16))
 
 
 def studies(results: pathlib.Path) -> dict[str, tuple[StudySettings, Results]]:
-    """Returns settings and results of the studies that have been run, by name."""
+    """Returns settings and results of the studies that compare something by now, by name."""
     found = {}
     for name, (stem, settings) in STUDIES.items():
         path = results / f"{stem}.csv"
@@ -62,7 +62,9 @@ def studies(results: pathlib.Path) -> dict[str, tuple[StudySettings, Results]]:
             with open(path.with_suffix(".settings.json"), encoding="utf-8") as file:
                 data = json.load(file)["data"]
             log = ResultLog(path, settings.of_all_trials() | {"data": data})
-            found[name] = (settings, log.results)
+            accuracy = result_table.tables(settings, log.results, settings.target_points)[:1]
+            if any(len(table.rows) > 1 for table in accuracy):
+                found[name] = (settings, log.results)
     return found
 
 
@@ -124,8 +126,7 @@ def pictures(results: pathlib.Path, docs: pathlib.Path) -> list[str]:
     """Draws all figures; returns their paths."""
     paths = []
     for name, (settings, trials) in studies(results).items():
-        begun = result_table.tables(settings, trials, settings.target_points)  # else: still tuned
-        if begun and name not in ACCURACY_ONLY:
+        if name not in ACCURACY_ONLY:
             title = study_picture.title(settings, name)
             stem = str(docs / f"large_batch_{name}")
             paths += study_picture.draw(settings, trials, stem, title, settings.target_points)
