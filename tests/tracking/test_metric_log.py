@@ -18,34 +18,32 @@ def log(tmp_path):
     log.close()
 
 
+@pytest.fixture
+def ready(log):
+    """An event for which the thread of the log waits before it writes a line of step 1."""
+    ready = threading.Event()
+
+    def draw():
+        ready.wait(60)
+        return PIXEL
+
+    log.image(1, "picture", draw)
+    log.scalars(1, {"loss": 1.0})
+    yield ready
+    ready.set()
+
+
 def _steps(tmp_path):
     return [line["step"] for line in metric_log.read(str(tmp_path / "metrics.jsonl"))]
 
 
-def test_what_was_written_before_a_flush_is_in_the_file_after_it(log, tmp_path):
-    ready = threading.Event()
-    timer = threading.Timer(0.5, ready.set)
-
-    def draw():
-        ready.wait(60)
-        return PIXEL
-
-    log.image(1, "picture", draw)
-    log.scalars(1, {"loss": 1.0})
-    timer.start()
+def test_what_was_written_before_a_flush_is_in_the_file_after_it(log, ready, tmp_path):
+    threading.Timer(0.5, ready.set).start()
     log.flush()
     assert _steps(tmp_path) == [0, 1]
 
 
-def test_training_goes_on_after_waiting_for_storage(log, tmp_path, capsys):
-    ready = threading.Event()
-
-    def draw():
-        ready.wait(60)
-        return PIXEL
-
-    log.image(1, "picture", draw)
-    log.scalars(1, {"loss": 1.0})
+def test_training_goes_on_after_waiting_for_storage(log, ready, tmp_path, capsys):
     log.flush(seconds=0.01)
     log.flush(seconds=0.01)
     printed = capsys.readouterr().out

@@ -59,7 +59,7 @@ class MetricLog:
         self._lines: Any = None
         self._row: Line = {}
         self._earlier: list[Line] = []
-        self._warned = False
+        self._warned: set[str] = set()
 
     def begin(self, step: int, environment: Mapping[str, object]) -> None:
         """Opens the files, and drops what was written after a step by a process that was killed.
@@ -137,7 +137,7 @@ class MetricLog:
         self._end_row()
         written = self._submit(self._flush)
         if written and not concurrent.futures.wait([written], seconds).done:
-            self._warn(f"are not yet written to {self._lines_path!r} after {seconds:g} s")
+            self._warn("are not yet written", f" to {self._lines_path!r} after {seconds:g} s")
 
     def close(self) -> None:
         """Writes the rest, waits for it, and closes the files."""
@@ -168,12 +168,12 @@ class MetricLog:
             with files.writing(self._events_folder):
                 write(*arguments)
         except Exception as error:  # in a thread, it would vanish
-            self._warn(f"cannot be written ({str(error)[:300]})")
+            self._warn("cannot be written", f" ({str(error)[:300]})")
 
-    def _warn(self, what: str) -> None:
-        if not self._warned:
-            self._warned = True
-            print(f"warning: metrics {what}; training continues.", flush=True)
+    def _warn(self, what: str, details: str) -> None:
+        if what not in self._warned:  # slow storage must not hide that it is full
+            self._warned.add(what)
+            print(f"warning: metrics {what}{details}; training continues.", flush=True)
 
     def _kept(self, step: int) -> list[Line]:
         """Returns the lines up to a step, of a file that may be missing or unreadable."""

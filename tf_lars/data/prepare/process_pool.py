@@ -22,12 +22,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import IO, Any, Protocol, runtime_checkable
 
+from tf_lars import optional_imports
 from tf_lars.errors import InputError
 
 _COMMAND = (
-    "import sys; from tf_lars import optional_imports; "
-    "optional_imports.keep_out(optional_imports.KERAS); "
-    "from tf_lars.data.prepare import process_pool; "
+    "import sys; from tf_lars.data.prepare import process_pool; "
     "process_pool.serve(int(sys.argv[1]), int(sys.argv[2]))"
 )
 # Room for the longest path of Linux.
@@ -157,6 +156,7 @@ def serve(pipe: int, note: int) -> None:
         note: File descriptor of the file for `working_on`.
     """
     global _note
+    optional_imports.keep_out(optional_imports.KERAS)  # before a task imports TensorFlow
     _note = mmap.mmap(note, _NOTE_BYTES + 1)
     connection = Connection(pipe)
     # A closed pipe, during or between tasks, means that the caller is gone.
