@@ -1,12 +1,13 @@
-"""CPU time per image to train ResNet-50 in float32 and in bfloat16.
+"""CPU time per image to train ResNet-50 in float32 and bfloat16, with Keras's and fused batch norm.
 
     python -m benchmarks.mixed_precision
 
-Two `tf_lars.Trainer`s take turns in one process, on one batch of noise in memory, with LARS. The
+Four `tf_lars.Trainer`s take turns in one process, on one batch of noise in memory, with LARS. The
 result depends on the processor's bfloat16 instructions; its flags are printed. Writes
 `mixed_precision.csv`.
 """
 
+import itertools
 import os
 import pathlib
 import platform
@@ -19,9 +20,10 @@ from benchmarks.loop_overhead import take_turns
 
 FLAGS = flags.FLAGS
 POLICIES = ("float32", "mixed_bfloat16")
+BATCH_NORMS = ("Keras", "fused")
 
 
-def contender(policy):
+def contender(policy, batch_norm):
     """Returns a function of `(total_steps, taken)` that trains under a dtype policy."""
 
     def run(total, taken):
@@ -31,6 +33,7 @@ def contender(policy):
 
         import models
         from tf_lars import LARS, Trainer
+        from tf_lars.training.fused_batch_norm import fuse_batch_norm
 
         before = keras.mixed_precision.global_policy()
         keras.mixed_precision.set_dtype_policy(policy)
@@ -38,6 +41,8 @@ def contender(policy):
             model = models.create("resnet50", num_classes=1000, image_size=FLAGS.image_size)
         finally:
             keras.mixed_precision.set_dtype_policy(before)
+        if batch_norm == "fused":
+            fuse_batch_norm(model)
         model.compile(
             LARS(1.0, weight_decay=5e-5),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -62,18 +67,20 @@ def contender(policy):
 
 
 def table(times, batch_size):
-    """Returns the rows of the table from {policy: CPU milliseconds per step}."""
-    medians = {policy: statistics.median(values) / batch_size for policy, values in times.items()}
+    """Returns the rows of the table from {(policy, batch norm): CPU milliseconds per step}."""
+    medians = {case: statistics.median(values) / batch_size for case, values in times.items()}
+    reference = medians["float32", "Keras"]
     return [
         {
             "policy": policy,
+            "batch_norm": batch_norm,
             "cpu_ms_per_image_median": round(median, 3),
-            "cpu_ms_per_image_min": round(min(times[policy]) / batch_size, 3),
+            "cpu_ms_per_image_min": round(min(times[policy, batch_norm]) / batch_size, 3),
             "images_per_cpu_second": round(1000 / median, 2),
-            "rate_to_float32": round(medians["float32"] / median, 3),
-            "turns": len(times[policy]),
+            "rate_to_float32_and_keras": round(reference / median, 3),
+            "turns": len(times[policy, batch_norm]),
         }
-        for policy, median in medians.items()
+        for (policy, batch_norm), median in medians.items()
     ]
 
 
@@ -92,7 +99,7 @@ def main(argv):
         f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras "
         f"{keras.__version__}, batch {FLAGS.batch_size}, {FLAGS.image_size} px"
     )
-    contenders = {policy: contender(policy) for policy in POLICIES}
+    contenders = {case: contender(*case) for case in itertools.product(POLICIES, BATCH_NORMS)}
     rows = table(take_turns(contenders, steps=1, rounds=FLAGS.rounds), FLAGS.batch_size)
     tables.show(rows)
     output_dir = pathlib.Path(FLAGS.output_dir)

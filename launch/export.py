@@ -72,6 +72,9 @@ def main() -> int:
 def _write(model: "keras.Model", output: str, image_size: int | str) -> None:
     import keras
 
+    from tf_lars.training.fused_batch_norm import unfuse_batch_norm
+
+    unfuse_batch_norm(model)  # so that a file loads without this package
     # Drops the optimizer: Keras could not load it elsewhere, and it is as large as the weights.
     model.optimizer, model.compiled = None, False
     if output.endswith(".keras"):

@@ -8,16 +8,20 @@ from keras import layers
 
 from models import resnet
 from models.input_and_head import image_input, logits, normalise_colours
+from tf_lars.training.fused_batch_norm import fuse_batch_norm
 
 
 def resnet18_w16_unpooled(num_classes: int, image_size: int | None) -> keras.Model:
     """Builds ResNet-18 with a quarter of its channels and no max-pooling: 0.7 M parameters.
 
-    The side of its features is 1/16 of the image's, for images of 64 pixels.
+    The side of its features is 1/16 of the image's, for images of 64 pixels. Batch normalisation is
+    fused, since a study trains on CPUs, where Keras's takes as long as most of the convolutions.
     """
-    return resnet.imagenet_resnet(
+    model = resnet.imagenet_resnet(
         18, num_classes=num_classes, image_size=image_size, width=16, stem_pool=False
     )
+    fuse_batch_norm(model)
+    return model
 
 
 def plain_convnet(num_classes: int, image_size: int | None) -> keras.Model:

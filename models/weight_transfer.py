@@ -101,13 +101,15 @@ def transfer(
       sources: Layers to take weights from.
       keeps: Function that returns whether a layer of the model keeps its own weights.
     """
-    from tf_lars.distribute.grouped_batch_norm import GroupedBatchNormalization
+    import keras
+
     from tf_lars.private_api import layers_of
 
     targets = _targets(model, keeps)
     classes = {type(layer) for layer in layers_of(model)}
-    if GroupedBatchNormalization in classes:  # whose names are those of the layers before it
-        classes.add(GroupedBatchNormalization.__base__)
+    batch_norm = keras.layers.BatchNormalization
+    if any(issubclass(kind, batch_norm) for kind in classes):
+        classes.add(batch_norm)  # a layer that was turned into another kind keeps its name
     kinds = {_snake_case(kind.__name__) for kind in classes}
     ours, theirs = [t.path for t in targets], [s.path for s in sources]
     exact = _paired(ours, theirs)

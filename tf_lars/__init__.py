@@ -28,6 +28,7 @@ if "keras" in sys.modules:
     with contextlib.suppress(ImportError):  # Keras 2, or another backend than TensorFlow
         importlib.import_module(_EXPORTS["LARS"])
         importlib.import_module("tf_lars.distribute.grouped_batch_norm")
+        importlib.import_module("tf_lars.training.fused_batch_norm")
 
 
 def __getattr__(name: str) -> Any:

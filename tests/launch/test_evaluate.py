@@ -5,12 +5,15 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import tensorflow as tf
 
-from tests.helpers import programs
+from launch import export
+from tests.helpers import batch_norm_cases, programs
 from tests.helpers.image_files import exif_block, with_exif
+from tf_lars.training.fused_batch_norm import fuse_batch_norm
 
 
 def _evaluated(*flags):
@@ -192,6 +195,14 @@ def test_an_exported_model_takes_plain_images_elsewhere(finished, pictures, tmp_
         assert refused.returncode == 2
         assert sentence in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_an_exported_model_has_keras_layers_alone(tmp_path):
+    model, path = batch_norm_cases.network(), tmp_path / "model.keras"
+    fuse_batch_norm(model)
+    export._write(model, str(path), 8)
+    with zipfile.ZipFile(path) as file:
+        assert "tf_lars" not in file.read("config.json").decode()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from models.weight_transfer import layers_of_model, transfer
 from tests.models.test_freezing import Net
 from tf_lars.distribute.grouped_batch_norm import group_batch_norm
 from tf_lars.errors import InputError
+from tf_lars.training.fused_batch_norm import fuse_batch_norm
 
 
 def _network(classes=3, width=4, *, name="logits", more=False):
@@ -49,9 +50,10 @@ def test_names_that_keras_makes_count_by_their_place():
     assert (len(done.loaded), done.missing, done.unused) == (4, {}, {})
 
 
-def test_groups_of_batch_norm_take_the_weights_of_plain_layers():
+@pytest.mark.parametrize("turn", [lambda model: group_batch_norm(model, 4), fuse_batch_norm])
+def test_turned_batch_norm_takes_the_weights_of_plain_layers(turn):
     source, target = _randomised(_network()), _network()
-    group_batch_norm(target, 4)
+    turn(target)
     transfer(target, layers_of_model(source))
     assert all(_same(_values(source), _values(target)))
 

@@ -6,6 +6,7 @@ import pytest
 
 from tf_lars.tracking import metric_log
 from tf_lars.tracking.metric_log import MetricLog
+from tf_lars.tracking.scalars import ScalarLogger
 
 PIXEL = (1, 1, b"not looked at")
 
@@ -41,6 +42,19 @@ def test_what_was_written_before_a_flush_is_in_the_file_after_it(log, ready, tmp
     threading.Timer(0.5, ready.set).start()
     log.flush()
     assert _steps(tmp_path) == [0, 1]
+
+
+def test_what_any_callback_wrote_in_an_epoch_is_in_the_file_after_it(log, ready, tmp_path):
+    scalars = ScalarLogger(log, lambda: 0, epoch_of=float, every=100)
+    scalars.on_epoch_end(0, {"step": 2, "loss": 0.5})
+    log.line(2, warning="of a later callback")
+    threading.Timer(0.5, ready.set).start()
+    scalars.after_epoch(2)
+    lines = metric_log.read(str(tmp_path / "metrics.jsonl"))
+    assert sorted(tuple(line)[2:] for line in lines if line["step"] == 2) == [
+        ("epoch", "loss"),
+        ("warning",),
+    ]
 
 
 def test_training_goes_on_after_waiting_for_storage(log, ready, tmp_path, capsys):

@@ -15,6 +15,7 @@ from tf_lars import LARS, Trainer
 from tf_lars.data.arrays import ArrayTrainingInput
 from tf_lars.tracking.noise_scale import DECAY
 from tf_lars.tracking.observation import Observe
+from tf_lars.training.checkpoints import CheckpointStore
 
 ALONE = tf.distribute.get_strategy()
 
@@ -238,6 +239,7 @@ tf.config.experimental.enable_op_determinism()
 from tests.helpers import programs, training_cases
 from tf_lars.data.arrays import ArrayTrainingInput
 from tf_lars.tracking.observation import Observe
+from tf_lars.training.checkpoints import CheckpointStore
 t = training_cases.trainer(
     tf.distribute.get_strategy(),
     training_cases.plain_model,
@@ -264,3 +266,42 @@ def test_parts_with_large_activations_are_observed():
         x, random.integers(0, 10, 512), batch_size=256, epochs=4, callbacks=[watcher], verbose=0
     )
     assert all(one.parts for one in watcher.seen)
+
+
+class Ordered(keras.callbacks.Callback):
+    """Notes when it is called at the end of an epoch, and after all others were."""
+
+    def __init__(self, name, calls):
+        super().__init__()
+        self._name, self._calls = name, calls
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._calls.append(f"{self._name} ends epoch {epoch}")
+
+    def after_epoch(self, step):
+        self._calls.append(f"{self._name} after step {step}")
+
+
+def test_every_callback_has_ended_the_epoch_before_any_may_flush_and_the_run_is_saved(
+    tmp_path, monkeypatch
+):
+    calls = []
+    store = CheckpointStore(str(tmp_path), {})
+    save = store.save
+
+    def noted_save(model, step, *arguments):
+        calls.append(f"saved step {step}")
+        return save(model, step, *arguments)
+
+    monkeypatch.setattr(store, "save", noted_save)
+    trainer = training_cases.trainer(ALONE, training_cases.plain_model)
+    data = InOrder(*training_cases.images(2 * BATCH), BATCH)
+    watchers = [Ordered("first", calls), Ordered("last", calls)]
+    trainer.fit(data, epochs=1, callbacks=watchers, checkpoints=store, verbose=0)
+    assert calls == [
+        "first ends epoch 0",
+        "last ends epoch 0",
+        "first after step 2",
+        "last after step 2",
+        "saved step 2",
+    ]

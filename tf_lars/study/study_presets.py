@@ -152,6 +152,7 @@ PRESETS = {
         augmentation="pad_crop",
         other_augmentation="none",
         evaluations=8,
+        mixed_precision="bfloat16",
         # Against overfitting: 8,522 images are few.
         weight_decay=1e-3,
         label_smoothing=0.1,

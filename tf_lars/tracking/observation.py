@@ -1,9 +1,11 @@
 """What a training loop observes beside its loss, and tells its callbacks.
 
-A Keras callback given to `Trainer.fit` may have two further methods:
+A Keras callback given to `Trainer.fit` may have three further methods:
 
 - `on_observation(observation)` is called after each call of the loop, before `on_train_batch_end`;
-- `next_boundary(step)` returns a step after `step` at which a call of the loop must end, or None.
+- `next_boundary(step)` returns a step after `step` at which a call of the loop must end, or None;
+- `after_epoch(step)` is called after the `on_epoch_end` of all callbacks and before a checkpoint of
+  this step is saved.
 """
 
 import dataclasses

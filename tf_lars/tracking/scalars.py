@@ -24,7 +24,8 @@ class ScalarLogger(keras.callbacks.Callback):
     | `skipped_steps` | train | each epoch, once there are any | count since the run began |
     | `bad_records` | train | each epoch, if some are allowed | see `BadRecordCount` |
 
-    It opens the log, and must come before all other callbacks that write to it.
+    It opens the log, and must come before all other callbacks that write to it. After each epoch it
+    flushes the log, once all callbacks have written to it.
 
     Args:
       log: Log to write to.
@@ -82,6 +83,9 @@ class ScalarLogger(keras.callbacks.Callback):
         }
         if values:
             self._log.scalars(step, values, "validation", epoch=self._epoch_of(step))
+
+    def after_epoch(self, step: int) -> None:
+        """Has all that was written in the epoch, by whatever callback, appear in the files."""
         self._log.flush()
 
     def _write(self, step: int, logs: Mapping[str, float]) -> None:

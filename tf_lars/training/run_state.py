@@ -130,9 +130,13 @@ class RunState:
 
     def tell(self, observation: Observation) -> None:
         """Tells the callbacks that want to know what the loop has observed."""
+        self._call("on_observation", observation)
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        """Calls a method that Keras does not know, of the callbacks that have it."""
         for callback in self.callbacks.callbacks:
-            if hasattr(callback, "on_observation"):
-                callback.on_observation(observation)
+            if hasattr(callback, method):
+                getattr(callback, method)(*arguments)
 
     def steps_to_boundary(self, step: int) -> int:
         """Returns how many steps after a step a call of the loop must end, by the callbacks."""
@@ -198,7 +202,9 @@ class RunState:
         """Adds an epoch, or its part before a stop, to the history, and saves a checkpoint.
 
         The history in a checkpoint holds complete epochs only; diverged weights are never saved.
+        Callbacks with `after_epoch` are called before.
         """
+        self._call("after_epoch", self.step)
         whole = self.step == end
         done = epoch if whole else passes(self.data, self.step)
         self.history.append(logs | {"epoch": done})
