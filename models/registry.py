@@ -71,6 +71,7 @@ def create(
     space_to_depth_stem: bool = False,
     sync_batch_norm: bool = False,
     batch_norm_group_size: int | None = None,
+    fused_batch_norm: bool = False,
 ) -> "keras.Model":
     """Builds a model with random weights, whatever Keras's own configuration (`keras.json`) is.
 
@@ -91,6 +92,8 @@ def create(
         replicas; by default each replica normalises its own share.
       batch_norm_group_size: Number of neighbouring examples of a training batch that are normalised
         together: see `tf_lars.distribute.grouped_batch_norm`.
+      fused_batch_norm: Whether to normalise with TensorFlow's fused kernel: see
+        `tf_lars.training.fused_batch_norm`. Not with the two before.
 
     Raises:
       InputError: The model is unknown, or cannot be built with these arguments.
@@ -102,6 +105,8 @@ def create(
         _synchronise_batch_norm(name, model)
     elif batch_norm_group_size is not None:
         _group_batch_norm(name, model, batch_norm_group_size)
+    elif fused_batch_norm:
+        _fuse_batch_norm(name, model)
     return model
 
 
@@ -150,6 +155,12 @@ def _group_batch_norm(name: str, model: "keras.Model", group_size: int) -> None:
 
     found = group_batch_norm(model, group_size)
     _require_batch_norm("--batch_norm_group_size", name, found)
+
+
+def _fuse_batch_norm(name: str, model: "keras.Model") -> None:
+    from tf_lars.training.fused_batch_norm import fuse_batch_norm
+
+    _require_batch_norm("--fused_batch_norm", name, fuse_batch_norm(model))
 
 
 def _require_batch_norm(flag: str, name: str, found: list) -> None:

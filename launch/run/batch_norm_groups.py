@@ -69,7 +69,7 @@ def resolve(settings: TrainingSettings, replicas: int) -> Groups:
     published = _published(settings)
     if published is None:
         return Groups(settings, f"{own}; no group is published for this model and batch")
-    if settings.sync_batch_norm:
+    if settings.sync_batch_norm or settings.fused_batch_norm:
         return Groups(settings, f"{own}, instead of the recipe's groups of {published:,}")
     try:
         _check(settings, published, share, replicas)
@@ -85,8 +85,18 @@ def resolve(settings: TrainingSettings, replicas: int) -> Groups:
 
 
 def _check_batch(settings: TrainingSettings) -> None:
-    """Checks the groups against the global batch."""
+    """Checks the groups against the global batch and the other flags."""
     size, batch = settings.batch_norm_group_size, settings.global_batch_size
+    others = {
+        "--sync_batch_norm": settings.sync_batch_norm,
+        f"--batch_norm_group_size={size}": isinstance(size, int),
+    }
+    if settings.fused_batch_norm and any(others.values()):
+        raise InputError(
+            "--fused_batch_norm normalises together what a device processes at a time. Received: "
+            f"--fused_batch_norm with {next(flag for flag, given in others.items() if given)}. "
+            "Leave out one of them."
+        )
     if not isinstance(size, int):
         return
     if settings.sync_batch_norm and size != batch:

@@ -48,6 +48,7 @@ def create(
         image_size=None if settings.image_size_schedule else settings.image_size,
         space_to_depth_stem=settings.space_to_depth_stem,
         sync_batch_norm=settings.sync_batch_norm,
+        fused_batch_norm=settings.fused_batch_norm,
         batch_norm_group_size=_group_size(settings),
     )
     if settings.freeze:

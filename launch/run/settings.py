@@ -87,6 +87,14 @@ class TrainingSettings(BatchSettings, TrackingSettings, DataSettings):
         False,
         group=MODEL,
     )
+    fused_batch_norm: bool = setting(
+        "Normalise with TensorFlow's fused kernel, which Keras does not use: same results but for "
+        "rounding, faster where XLA does not compile the network. Not with --sync_batch_norm or "
+        "groups.",
+        False,
+        group=MODEL,
+        identifies_run=False,
+    )
     batch_norm_group_size: int | str | None = setting(
         "Number of neighbouring examples of a training batch that are normalised together: an "
         "equal part of what a device processes at a time, or the shares of several devices. "

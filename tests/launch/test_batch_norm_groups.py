@@ -37,6 +37,9 @@ def test_the_number_of_a_user_stays_or_is_refused():
         batch_norm_groups.resolve(_settings(sync_batch_norm=True, batch_norm_group_size=64), 2)
     whole = _settings(sync_batch_norm=True, batch_norm_group_size=256)
     assert "over the whole batch of 256" in batch_norm_groups.resolve(whole, 2).line
+    for other in ({"sync_batch_norm": True}, {"batch_norm_group_size": 64}):
+        with pytest.raises(InputError, match=f"--fused_batch_norm with --{next(iter(other))}"):
+            batch_norm_groups.resolve(_settings(fused_batch_norm=True, **other), 2)
     uneven = _settings(global_batch_size=384, batch_norm_group_size=96)
     with pytest.raises(InputError, match=r"divide the 128 examples .* The nearest is 128"):
         batch_norm_groups.resolve(uneven, 3)

@@ -94,6 +94,8 @@ def test_synchronised_and_grouped_batch_norm_see_the_batch_of_all_replicas(
         return np.concatenate([w.numpy() - old for w, old in zip(moving, before, strict=True)])
 
     together = changes(tf.distribute.get_strategy())
+    fused = changes(tf.distribute.get_strategy(), fused_batch_norm=True)
+    assert np.linalg.norm(fused - together) < 1e-4 * np.linalg.norm(together)
     synchronised = changes(mirrored, sync_batch_norm=True)
     assert np.linalg.norm(synchronised - together) < 1e-4 * np.linalg.norm(together)
     group = changes(mirrored, batch_norm_group_size=16)
@@ -108,8 +110,10 @@ def test_synchronised_and_grouped_batch_norm_see_the_batch_of_all_replicas(
 
 
 @pytest.mark.parametrize("name", ["alexnet", "keras.applications/VGG16"])
-def test_a_model_without_batch_norm_has_none_to_synchronise_or_group(name):
+def test_a_model_without_batch_norm_has_none_to_synchronise_group_or_fuse(name):
     with pytest.raises(InputError, match=f"--sync_batch_norm needs .*{name}"):
         _create(name, 64, sync_batch_norm=True)
     with pytest.raises(InputError, match=f"--batch_norm_group_size needs .*{name}"):
         _create(name, 64, batch_norm_group_size=4)
+    with pytest.raises(InputError, match=f"--fused_batch_norm needs .*{name}"):
+        _create(name, 64, fused_batch_norm=True)

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers import batch_norm_cases, training_cases
-from tf_lars.errors import InputError
 from tf_lars.training.fused_batch_norm import (
     FusedBatchNormalization,
     fuse_batch_norm,
@@ -150,7 +149,11 @@ def test_a_file_loads_as_it_was_and_after_unfusing_without_this_package(tmp_path
         assert "tf_lars" not in file.read("config.json").decode()
 
 
-def test_a_model_without_batch_norm_is_refused():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)], name="plain")
-    with pytest.raises(InputError, match="Received: 'plain', which has none"):
-        fuse_batch_norm(model)
+def test_other_kinds_of_batch_norm_stay_as_they_are():
+    class Own(Plain):
+        pass
+
+    model = keras.Sequential([keras.Input((4, 4, 2)), Own(), Plain(), FusedBatchNormalization()])
+    found = fuse_batch_norm(model)
+    assert found == model.layers[1:]
+    assert [type(layer) for layer in model.layers] == [Own, *[FusedBatchNormalization] * 2]

@@ -38,6 +38,7 @@ OPTIONS = {
     "ghost batch normalisation": {"batch_norm_group_size": 4},
     "groups of two replicas": {"batch_norm_group_size": 16},
     "whole batch normalised": {"sync_batch_norm": True},
+    "fused batch normalisation": {"fused_batch_norm": True, "mixed_precision": "bfloat16"},
     "nesterov, average of weights": {"optimizer": "nesterov", "ema_momentum": 0.9},
     "sgd, frozen stem": {"optimizer": "sgd", "freeze": "^stem"},
     "space to depth": {"model": "resnet18", "image_size": 32, "space_to_depth_stem": True},

@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from tf_lars.errors import InputError
 from tf_lars.private_api import layers_of
 
 _KERNEL_DTYPES = ("float16", "bfloat16", "float32")
@@ -72,18 +71,10 @@ def fuse_batch_norm(model: keras.Model) -> list[keras.layers.BatchNormalization]
       model: Model of any kind; layers in nested models are found too.
 
     Returns:
-      The layers that were turned.
-
-    Raises:
-      InputError: If the model has no such layer.
+      All layers of the model that are fused now.
     """
-    kind = keras.layers.BatchNormalization
-    found = [layer for layer in layers_of(model) if type(layer) is kind]
-    if not found:
-        raise InputError(
-            "Fused batch normalisation needs layers of the type keras.layers.BatchNormalization. "
-            f"Received: {model.name!r}, which has none. Leave the call out."
-        )
+    kinds = (keras.layers.BatchNormalization, FusedBatchNormalization)
+    found = [layer for layer in layers_of(model) if type(layer) in kinds]
     for layer in found:
         # A copy of the model would need new layers, and a subclassed model cannot be copied.
         layer.__class__ = FusedBatchNormalization

@@ -157,6 +157,10 @@ def test_the_batch_is_workers_times_devices_times_what_each_takes(arguments, fac
             "over the whole batch of 4,096 examples, instead of the recipe's groups of 64",
         ),
         (
+            ["--batch_norm_group_size=recipe", "--fused_batch_norm"],
+            "over a device's 1,024 examples, instead of the recipe's groups of 64",
+        ),
+        (
             ["--batch_norm_group_size=recipe", "--micro_batch_size=32"],
             "over a micro-batch of 32 examples, since this cluster cannot form the recipe's groups "
             "of 64: a group of batch normalisation must fit into a micro-batch",
