@@ -43,7 +43,16 @@ STUDIES = {
             few_seeds=1,
         ),
     ),
-    "imagenette64": ("large_batch_imagenette64", PRESETS["imagenette64"]),
+    # The part of the preset that has been run.
+    "imagenette64": (
+        "large_batch_imagenette64",
+        dataclasses.replace(
+            PRESETS["imagenette64"],
+            batch_sizes=(2048,),
+            equal_steps_batch_sizes=(),
+            other_augmentation="",
+        ),
+    ),
 }
 """File of results, without extension, and settings of each study, by its name."""
 
@@ -54,7 +63,7 @@ CLUSTER_BATCHES = tuple(2**i for i in range(10, 16))
 
 
 def studies(results: pathlib.Path) -> dict[str, tuple[StudySettings, Results]]:
-    """Returns settings and results of the studies that compare something by now, by name."""
+    """Returns settings and results of the studies that have begun, by name."""
     found = {}
     for name, (stem, settings) in STUDIES.items():
         path = results / f"{stem}.csv"
@@ -62,9 +71,7 @@ def studies(results: pathlib.Path) -> dict[str, tuple[StudySettings, Results]]:
             with open(path.with_suffix(".settings.json"), encoding="utf-8") as file:
                 data = json.load(file)["data"]
             log = ResultLog(path, settings.of_all_trials() | {"data": data})
-            accuracy = result_table.tables(settings, log.results, settings.target_points)[:1]
-            if any(len(table.rows) > 1 for table in accuracy):
-                found[name] = (settings, log.results)
+            found[name] = (settings, log.results)
     return found
 
 
