@@ -239,7 +239,6 @@ tf.config.experimental.enable_op_determinism()
 from tests.helpers import programs, training_cases
 from tf_lars.data.arrays import ArrayTrainingInput
 from tf_lars.tracking.observation import Observe
-from tf_lars.training.checkpoints import CheckpointStore
 t = training_cases.trainer(
     tf.distribute.get_strategy(),
     training_cases.plain_model,

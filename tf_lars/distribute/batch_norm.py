@@ -16,6 +16,15 @@ from tf_lars.distribute.replicas import slice_batch
 from tf_lars.private_api import call_model, layers_of
 
 
+def move_statistics(
+    layer: keras.layers.BatchNormalization, mean: tf.Tensor, variance: tf.Tensor
+) -> None:
+    """Moves a layer's moving statistics towards those of a batch, in the dtype of the latter."""
+    for moving, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        before = tf.cast(tf.convert_to_tensor(moving), value.dtype)
+        moving.assign(before * layer.momentum + value * (1.0 - layer.momentum))
+
+
 def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """Returns the batch normalisation layers of a model that are not frozen, nested ones too."""
     kind = keras.layers.BatchNormalization

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_lars.distribute.batch_norm import move_statistics
 from tf_lars.errors import InputError, require
 from tf_lars.private_api import layers_of
 
@@ -94,7 +95,7 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
             mean, variance = self._moments_within(x, examples // self.group_size)
         else:
             mean, variance = self._moments_across(x)
-        self._move_statistics(tf.reduce_mean(mean, 0), tf.reduce_mean(variance, 0))
+        move_statistics(self, tf.reduce_mean(mean, 0), tf.reduce_mean(variance, 0))
         return tf.cast(self._normalised(x, mean, variance), self.compute_dtype)
 
     def _moments_within(self, x: tf.Tensor, groups: int) -> _Moments:
@@ -130,11 +131,6 @@ class GroupedBatchNormalization(keras.layers.BatchNormalization):
         whole = mean_over_group(mean)
         between = tf.math.squared_difference(mean, tf.stop_gradient(whole))
         return whole, mean_over_group(variance + between)
-
-    def _move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            before = tf.cast(tf.convert_to_tensor(moving), value.dtype)
-            moving.assign(before * self.momentum + value * (1.0 - self.momentum))
 
     def _normalised(self, x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
         """Returns a batch of which each part is normalised by its row of mean and variance."""
